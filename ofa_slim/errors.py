@@ -1,0 +1,40 @@
+"""The errors that users meet; each also derives from the built-in error a caller would expect."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class OfaSlimError(Exception):
+    """Base of every error that ofa_slim raises on purpose."""
+
+
+class ConvertError(OfaSlimError, ValueError):
+    """A model cannot be made elastic as asked."""
+
+
+class IllegalSubnetError(OfaSlimError, ValueError):
+    """A sub-network configuration that the search space does not contain."""
+
+
+class ConfigError(OfaSlimError, ValueError):
+    """A `RunConfig`, `DistillConfig` or task that cannot mean anything for this model."""
+
+
+class ImportanceError(OfaSlimError, ValueError):
+    """Importance cannot be computed, or an order that is no permutation."""
+
+
+class DistillError(OfaSlimError, ValueError):
+    """A distillation loss that cannot be formed."""
+
+
+class ExportError(OfaSlimError, RuntimeError):
+    """An exported model that cannot be written, or does not compute what the supernet computes."""
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """A half sentence that names the closest allowed name, or "" where none is close."""
+    close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,272 @@
+"""Scores of heads and neurons by |parameter · gradient|, and reordering a model by them.
+
+Everything works on any model that holds a stack of a known family (`paddle.nn.TransformerEncoder`),
+before and after `Convert` or `OFA`. Source of both scores: Hou et al. 2020, DynaBERT, arXiv:2004.04037.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import nn
+from tqdm import tqdm
+
+from ofa_slim.errors import ImportanceError
+from ofa_slim.supernet.convert import full_size
+from ofa_slim.supernet.families import Stack, find_stacks, layer_at
+from ofa_slim.supernet.families.base import joined
+from ofa_slim.supernet.spec import spec_of
+from ofa_slim.unwrap import unwrap
+
+__all__ = [
+    "compute_neuron_head_importance",
+    "reorder_head",
+    "reorder_neuron",
+    "reorder_neuron_head",
+]
+
+_LABELS = ("labels", "label")
+
+
+def compute_neuron_head_importance(
+    task_name: str,
+    model: nn.Layer,
+    data_loader: Iterable[Any],
+    num_layers: int,
+    num_heads: int,
+    loss_fct: Callable[..., paddle.Tensor] | None = None,
+    intermediate_name: str = "linear1",
+    output_name: str = "linear2",
+) -> tuple[paddle.Tensor, list[paddle.Tensor]]:
+    """Scores every head and every feed-forward neuron of a model on some batches.
+
+    The score of a head is the absolute gradient of the loss to a mask on it, that of a neuron
+    ``|sum(w1 * g1 + b1 * g1b)| + |sum(w2 * g2)|`` over its own weights; both are summed over the batches,
+    each batch for itself. The model runs in full and in eval mode, one backward pass per batch; its mode,
+    gradients and active sub-network are those of before when this returns.
+
+    Args:
+        task_name: free text, shown beside the progress.
+        model: a plain model, a supernet or an `OFA`.
+        data_loader: batches. A tuple or list holds the model's inputs in order and, last, the labels; a
+            dictionary holds the model's keyword arguments and the labels as ``"labels"``.
+        num_layers: how many blocks the model has.
+        num_heads: how many heads each block has.
+        loss_fct: ``loss_fct(model output, labels)`` -> scalar; cross entropy by default.
+        intermediate_name: path in a block of the first feed-forward layer.
+        output_name: path in a block of the second.
+
+    Returns: float32 ``[num_layers, num_heads]`` and, per layer, float32 ``[neurons]``; in units of the
+        loss, at least 0.
+
+    Raises: ImportanceError where the model has no such layers or counts, a batch has no labels, or there
+        is no batch.
+    """
+    network = unwrap(model)
+    loss_fct = nn.CrossEntropyLoss() if loss_fct is None else loss_fct
+    blocks = _blocks(network)
+    if len(blocks) != num_layers:
+        raise ImportanceError(f"num_layers is {num_layers}, but the model has {len(blocks)} blocks")
+    parts = [_Part(*block, intermediate_name, output_name) for block in blocks]
+    for part in parts:
+        if part.num_heads != num_heads:
+            raise ImportanceError(f"num_heads is {num_heads}, but {part.path} has {part.num_heads} heads")
+    weights = [weight for part in parts for weight in part.weights]
+    heads: list[paddle.Tensor] = []
+    neurons: list[paddle.Tensor] = []
+    batches = 0
+    with full_size(network), _scoring(network, weights):
+        for batch in tqdm(data_loader, desc=f"importance {task_name}".strip(), leave=False):
+            args, kwargs, labels = _split(batch)
+            loss = loss_fct(network(*args, **kwargs), labels)
+            grads = iter(paddle.grad(loss, weights))
+            scores = [part.scores([next(grads) for _ in part.weights]) for part in parts]
+            heads = _added(heads, [head for head, _ in scores])
+            neurons = _added(neurons, [neuron for _, neuron in scores])
+            batches += 1
+    if not batches:
+        raise ImportanceError("the data loader gave no batch")
+    return paddle.stack(heads), neurons
+
+
+def reorder_neuron_head(
+    model: nn.Layer, head_importance: paddle.Tensor, neuron_importance: Sequence[paddle.Tensor]
+) -> None:
+    """Puts the most important heads and neurons of every block first, in place.
+
+    The model computes the same function as before. Do this before an optimizer has gathered moments: they
+    are not reordered.
+
+    Args:
+        model: a plain model, a supernet or an `OFA`.
+        head_importance: float ``[layers, heads]``.
+        neuron_importance: float ``[neurons]`` per layer.
+
+    Raises: ImportanceError where the scores do not fit the model; nothing is changed then.
+    """
+    network = unwrap(model)
+    blocks = _blocks(network)
+    if len(head_importance) != len(blocks) or len(neuron_importance) != len(blocks):
+        raise ImportanceError(
+            f"scores of {len(head_importance)} layers' heads and {len(neuron_importance)} layers' neurons, "
+            f"but the model has {len(blocks)} blocks"
+        )
+    with full_size(network):
+        parts = [
+            _Part(path, stack, block, stack.family.intermediate, stack.family.output)
+            for path, stack, block in blocks
+        ]
+        orders = []
+        for part, head, neuron in zip(parts, head_importance, neuron_importance, strict=True):
+            for what, scores, count in (("head", head, part.num_heads), ("neuron", neuron, part.num_neurons)):
+                if list(scores.shape) != [count]:
+                    raise ImportanceError(
+                        f"{part.path}: {what} scores of shape {list(scores.shape)}, expected [{count}]"
+                    )
+            orders.append((_descending(head), _descending(neuron)))
+        for part, (head_order, neuron_order) in zip(parts, orders, strict=True):
+            reorder_head(part.attention, head_order)
+            reorder_neuron(part.intermediate, neuron_order, dim=1)
+            reorder_neuron(part.output, neuron_order, dim=0)
+
+
+def reorder_head(layer: nn.Layer, index: Sequence[int] | paddle.Tensor) -> None:
+    """Reorders the heads of an attention layer in place; it computes the same function.
+
+    Args:
+        layer: `paddle.nn.MultiHeadAttention` or its elastic form.
+        index: for each new place, the head that goes there; a permutation of the heads.
+
+    Raises: ImportanceError for another layer, or an index that is no permutation.
+    """
+    if not isinstance(layer, nn.MultiHeadAttention):
+        raise ImportanceError(f"reorder_head: {type(layer).__name__} is not a MultiHeadAttention")
+    with full_size(layer):
+        order = _permutation(index, layer.num_heads)
+        channels = (order[:, None] * layer.head_dim + np.arange(layer.head_dim)[None, :]).reshape(-1)
+        for projection in (layer.q_proj, layer.k_proj, layer.v_proj):
+            reorder_neuron(projection, channels, dim=1)
+        reorder_neuron(layer.out_proj, channels, dim=0)
+
+
+def reorder_neuron(layer: nn.Layer, index: Sequence[int] | paddle.Tensor, dim: int = 0) -> None:
+    """Reorders the inputs or outputs of a linear layer in place.
+
+    Args:
+        layer: `paddle.nn.Linear` or its elastic form; weight ``[in, out]``.
+        index: for each new place, the neuron that goes there; a permutation.
+        dim: 0 reorders the inputs, 1 the outputs and the bias.
+
+    Raises: ImportanceError for another layer or `dim`, or an index that is no permutation.
+    """
+    if not isinstance(layer, nn.Linear):
+        raise ImportanceError(f"reorder_neuron: {type(layer).__name__} is not a Linear")
+    if dim not in (0, 1):
+        raise ImportanceError(f"reorder_neuron: dim {dim!r} is not 0 (inputs) or 1 (outputs)")
+    order = paddle.to_tensor(_permutation(index, layer.weight.shape[dim]), place=layer.weight.place)
+    with paddle.no_grad():
+        layer.weight.set_value(paddle.index_select(layer.weight, order, axis=dim))
+        if dim == 1 and layer.bias is not None:
+            layer.bias.set_value(paddle.index_select(layer.bias, order))
+
+
+class _Part:
+    """What one block's scores are made of."""
+
+    def __init__(self, path: str, stack: Stack, block: nn.Layer, intermediate: str, output: str) -> None:
+        self.path = path
+        self.attention = _layer(block, path, stack.family.attention, nn.MultiHeadAttention)
+        self.intermediate = _layer(block, path, intermediate, nn.Linear)
+        self.output = _layer(block, path, output, nn.Linear)
+        spec = spec_of(self.attention)
+        if spec is None:
+            raise ImportanceError(f"{path}: {type(self.attention).__name__} has a forward of its own")
+        sizes = getattr(self.attention, "max_sizes", None) or spec.full_sizes(self.attention)
+        self.num_heads: int = sizes["heads"]
+        self.num_neurons: int = self.intermediate.weight.shape[1]
+        self.weights = [self.attention.out_proj.weight, self.intermediate.weight, self.output.weight]
+        if self.intermediate.bias is not None:
+            self.weights.append(self.intermediate.bias)
+
+    def scores(self, grads: list[paddle.Tensor]) -> tuple[paddle.Tensor, paddle.Tensor]:
+        """Scores of the heads ``[heads]`` and of the neurons ``[neurons]``, float32, for one batch."""
+        saliency = [
+            (weight * grad).astype("float32") for weight, grad in zip(self.weights, grads, strict=True)
+        ]
+        projection, first, second = saliency[:3]
+        # A mask on a head scales the rows of the projection that belong to it, so this sum is its gradient.
+        head = projection.reshape([self.num_heads, -1]).sum(axis=1).abs()
+        into = first.sum(axis=0) + saliency[3] if len(saliency) == 4 else first.sum(axis=0)
+        return head, into.abs() + second.sum(axis=1).abs()
+
+
+def _blocks(model: nn.Layer) -> list[tuple[str, Stack, nn.Layer]]:
+    stacks = find_stacks(model)
+    if not stacks:
+        raise ImportanceError(f"this {type(model).__name__} holds no paddle.nn.TransformerEncoder")
+    return [
+        (joined(stack.layers_path, str(i)), stack, block)
+        for stack in stacks
+        for i, block in enumerate(stack.blocks)
+    ]
+
+
+def _layer(block: nn.Layer, path: str, name: str, kind: type[nn.Layer]) -> nn.Layer:
+    try:
+        layer = layer_at(block, name)
+    except (AttributeError, KeyError):
+        layer = None
+    if not isinstance(layer, kind):
+        raise ImportanceError(f"{joined(path, name)} is not a {kind.__name__} of this model")
+    return layer
+
+
+@contextmanager
+def _scoring(model: nn.Layer, weights: list[paddle.Tensor]) -> Iterator[None]:
+    """Eval mode, and gradients to `weights` whether they are frozen or not; undone at the end."""
+    modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
+    frozen = [weight for weight in weights if weight.stop_gradient]
+    try:
+        model.eval()
+        for weight in frozen:
+            weight.stop_gradient = False
+        with paddle.enable_grad():
+            yield
+    finally:
+        for weight in frozen:
+            weight.stop_gradient = True
+        for layer, training in modes:
+            layer.training = training
+
+
+def _split(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+    """The positional inputs, keyword inputs and labels of a batch, which stays as it is."""
+    if isinstance(batch, Mapping):
+        key = next((name for name in _LABELS if name in batch), None)
+        if key is None:
+            raise ImportanceError(f"a batch has no 'labels', only {', '.join(map(str, batch))}")
+        return (), {name: value for name, value in batch.items() if name != key}, batch[key]
+    if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+        raise ImportanceError(
+            f"a batch is a {type(batch).__name__}; needed is a tuple or list of inputs and labels, or a dictionary"
+        )
+    return tuple(batch[:-1]), {}, batch[-1]
+
+
+def _added(totals: list[paddle.Tensor], new: list[paddle.Tensor]) -> list[paddle.Tensor]:
+    return [a + b for a, b in zip(totals, new, strict=True)] if totals else new
+
+
+def _descending(scores: paddle.Tensor) -> np.ndarray:
+    return np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")
+
+
+def _permutation(index: Sequence[int] | paddle.Tensor | np.ndarray, size: int) -> np.ndarray:
+    order = np.asarray(index).reshape(-1)
+    if order.dtype.kind not in "iu" or sorted(order.tolist()) != list(range(size)):
+        raise ImportanceError(f"index {order.tolist()[:16]} is no permutation of 0 to {size - 1}")
+    return order.astype(np.int64)

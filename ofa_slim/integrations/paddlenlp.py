@@ -1,0 +1,215 @@
+"""PaddleNLP: sequence classifiers from every kind of directory that BERTs are shipped in."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+
+from ofa_slim.errors import OfaSlimError
+
+LOG = logging.getLogger(__name__)
+
+HEAD = ("classifier.",)
+
+# Hugging Face's names for the parts of a BERT, and PaddleNLP's. The first rule that matches is applied.
+_PARTS = (
+    (r"^encoder\.layer\.(\d+)\.attention\.self\.query\.", r"encoder.layers.\1.self_attn.q_proj."),
+    (r"^encoder\.layer\.(\d+)\.attention\.self\.key\.", r"encoder.layers.\1.self_attn.k_proj."),
+    (r"^encoder\.layer\.(\d+)\.attention\.self\.value\.", r"encoder.layers.\1.self_attn.v_proj."),
+    (r"^encoder\.layer\.(\d+)\.attention\.output\.dense\.", r"encoder.layers.\1.self_attn.out_proj."),
+    (r"^encoder\.layer\.(\d+)\.attention\.output\.LayerNorm\.", r"encoder.layers.\1.norm1."),
+    (r"^encoder\.layer\.(\d+)\.intermediate\.dense\.", r"encoder.layers.\1.linear1."),
+    (r"^encoder\.layer\.(\d+)\.output\.dense\.", r"encoder.layers.\1.linear2."),
+    (r"^encoder\.layer\.(\d+)\.output\.LayerNorm\.", r"encoder.layers.\1.norm2."),
+    (r"^embeddings\.LayerNorm\.", r"embeddings.layer_norm."),
+)
+
+
+class ModelLoadError(OfaSlimError, ValueError):
+    """A model directory that does not hold what a sequence classifier needs."""
+
+
+def load_sequence_classifier(
+    name_or_path: str | os.PathLike[str], num_classes: int, *, need_head: bool = False
+) -> tuple[paddle.nn.Layer, Any]:
+    """Loads a PaddleNLP sequence classifier and its tokenizer.
+
+    Every weight except the classification head must be found; a head that is missing, or has another
+    number of classes, is initialised at random and logged.
+
+    Args:
+        name_or_path: a local directory, or a name of PaddleNLP's hub. A directory holds ``config.json``,
+            the tokenizer's files, and either ``model.safetensors`` (PaddleNLP's parameter names, or those of
+            a Hugging Face BERT with or without the prefix ``bert.``) or PaddleNLP's
+            ``model_state.pdparams``. The latter, and what the hub sends, is a pickle: trust its source.
+        num_classes: the size of the head; 1 for regression.
+        need_head: whether the head has to be there too (a fine-tuned model).
+
+    Returns: the model, in eval mode, and the tokenizer.
+    Raises: ModelLoadError for a directory without these files, or with weights missing or misshapen.
+    """
+    if num_classes < 1:
+        raise ModelLoadError(f"num_classes is {num_classes}: a classifier has at least 1 output")
+    path = Path(name_or_path)
+    if path.is_dir():
+        model = _from_directory(path, num_classes, need_head)
+    elif path.is_absolute() or str(name_or_path).startswith((".", "~")) or str(name_or_path).count("/") > 1:
+        raise ModelLoadError(f"{path}: no such directory")
+    else:
+        model = _from_hub(str(name_or_path), num_classes, need_head)
+    model.eval()
+    return model, _tokenizer(name_or_path)
+
+
+def _from_directory(path: Path, num_classes: int, need_head: bool) -> paddle.nn.Layer:
+    """The model of a local directory."""
+    if not (path / "config.json").is_file():
+        raise ModelLoadError(f"{path}: expected config.json there, found {_listing(path)}")
+    weights = _read_weights(path)
+    model = _empty_model(path, num_classes)
+    wanted = model.state_dict()
+    if any(re.match(r"(bert\.)?encoder\.layer\.\d+\.", key) for key in weights):
+        weights = {_paddle_name(key): _paddle_value(key, value) for key, value in weights.items()}
+
+    missing = [key for key in wanted if key not in weights]
+    lost = [key for key in missing if need_head or not key.startswith(HEAD)]
+    if lost:
+        raise ModelLoadError(
+            f"{path}: the weights lack {len(lost)} of {len(wanted)} parameters of {type(model).__name__}, "
+            f"such as {lost[0]!r}; the file has names like {next(iter(weights), 'none')!r}"
+        )
+    found = {key: weights[key] for key in wanted if key in weights}
+    for key, value in list(found.items()):
+        if list(value.shape) != list(wanted[key].shape):
+            if need_head or not key.startswith(HEAD):
+                raise ModelLoadError(
+                    f"{path}: {key!r} has shape {list(value.shape)}, "
+                    f"the model of config.json with {num_classes} classes needs {list(wanted[key].shape)}"
+                )
+            del found[key]
+    fresh = [key for key in wanted if key not in found]
+    if fresh:
+        LOG.info("%s has no head for %d classes: %s start at random", path, num_classes, ", ".join(fresh))
+    for key, value in found.items():
+        wanted[key].set_value(paddle.to_tensor(value).astype(wanted[key].dtype))
+    return model
+
+
+def _read_weights(path: Path) -> dict[str, np.ndarray]:
+    """All tensors of a directory, by the names they have in the file."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    index = path / "model.safetensors.index.json"
+    if (path / "model.safetensors").is_file():
+        files = [path / "model.safetensors"]
+    elif index.is_file():
+        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        files = [path / Path(name).name for name in sorted(set(names))]
+    elif (path / "model_state.pdparams").is_file():
+        state = paddle.load(str(path / "model_state.pdparams"), return_numpy=True)
+        return {key: value for key, value in state.items() if isinstance(value, np.ndarray)}
+    else:
+        raise ModelLoadError(
+            f"{path}: expected model.safetensors or model_state.pdparams there, found {_listing(path)}"
+        )
+    weights: dict[str, np.ndarray] = {}
+    for file in files:
+        try:
+            weights.update(load_file(file))
+        except (SafetensorError, OSError) as error:
+            raise ModelLoadError(f"{file}: not a readable safetensors file ({error})") from error
+    return weights
+
+
+def _empty_model(path: Path, num_classes: int) -> paddle.nn.Layer:
+    """A randomly initialised model of the directory's config."""
+    from paddlenlp.transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+
+    try:
+        described = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelLoadError(f"{path / 'config.json'}: not valid JSON ({error})") from error
+    if described.get("model_type", "bert") == "bert":
+        return BertForSequenceClassification(BertConfig.from_pretrained(str(path), num_labels=num_classes))
+    try:
+        from paddlenlp.transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(str(path), num_labels=num_classes)
+        return AutoModelForSequenceClassification.from_config(config)
+    except Exception as error:
+        kind = described.get("model_type")
+        raise ModelLoadError(f"{path}: PaddleNLP cannot make a {kind!r} classifier ({error})") from error
+
+
+def _paddle_name(key: str) -> str:
+    """PaddleNLP's name of a parameter of a Hugging Face BERT classifier."""
+    key = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", key)
+    key = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", key)
+    if key.startswith(HEAD):
+        return key
+    key = key.removeprefix("bert.")
+    for pattern, replacement in _PARTS:
+        renamed, times = re.subn(pattern, replacement, key)
+        if times:
+            return f"bert.{renamed}"
+    return f"bert.{key}"
+
+
+def _paddle_value(key: str, value: np.ndarray) -> np.ndarray:
+    """Turns the weight of a linear layer, [out, in] in torch, to [in, out]; leaves the rest."""
+    linear = value.ndim == 2 and "embeddings." not in key
+    return np.ascontiguousarray(value.T) if linear else value
+
+
+def _from_hub(name: str, num_classes: int, need_head: bool) -> paddle.nn.Layer:
+    """The model of that name on PaddleNLP's hub.
+
+    It is loaded twice: PaddleNLP initialises weights that it did not find at random and only logs that, and
+    what differs between two loads was random.
+    """
+    from paddlenlp.transformers import AutoModelForSequenceClassification
+
+    try:
+        model, again = (
+            AutoModelForSequenceClassification.from_pretrained(name, num_labels=num_classes) for _ in range(2)
+        )
+    except Exception as error:  # PaddleNLP raises many types, some bare, for an unknown name or no network
+        raise ModelLoadError(
+            f"{name!r} is neither a directory nor a model that PaddleNLP's hub could send ({error})"
+        ) from error
+    twin = again.state_dict()
+    for key, value in model.state_dict().items():
+        if (need_head or not key.startswith(HEAD)) and not bool(paddle.equal_all(value, twin[key])):
+            raise ModelLoadError(f"{name!r}: the hub's weights lack {key!r}, which would start at random")
+    return model
+
+
+def _tokenizer(name_or_path: str | os.PathLike[str]) -> Any:
+    """The tokenizer that belongs to the model."""
+    from paddlenlp.transformers import AutoTokenizer, BertTokenizer
+
+    path = Path(name_or_path)
+    if path.is_dir() and not (path / "tokenizer_config.json").is_file():
+        if not (path / "vocab.txt").is_file():
+            raise ModelLoadError(
+                f"{path}: expected the tokenizer's vocab.txt or tokenizer_config.json there, found {_listing(path)}"
+            )
+        return BertTokenizer.from_pretrained(str(path))
+    try:
+        return AutoTokenizer.from_pretrained(str(name_or_path))
+    except Exception as error:
+        raise ModelLoadError(f"{name_or_path}: PaddleNLP cannot read the tokenizer ({error})") from error
+
+
+def _listing(path: Path) -> str:
+    """What a directory holds, for error messages."""
+    names = sorted(entry.name for entry in path.iterdir())
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "nothing"

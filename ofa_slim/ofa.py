@@ -1,0 +1,344 @@
+"""`OFA`: which sub-network of a supernet runs now. It orchestrates and computes nothing itself."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from ofa_slim.distill import DistillConfig, Distiller, load_teacher
+from ofa_slim.errors import ConfigError, DistillError, ExportError, nearest
+from ofa_slim.export import export_subnet
+from ofa_slim.run_config import RunConfig, build_space
+from ofa_slim.schedule import Offers, offers_at, offers_of, phase_at
+from ofa_slim.supernet.published import Dictionaries, LayerDict, LayerNames
+from ofa_slim.supernet.space import DEPTH, TASKS, SearchSpace, SubnetConfig
+from ofa_slim.unwrap import unwrap
+
+__all__ = ["OFA", "DistillConfig", "RunConfig", "dynabert_config"]
+
+_SYNONYMS = {"expand_ratio": "width", "channel": "width"}
+
+AnyConfig = Mapping[str, Any]
+
+
+class OFA(nn.Layer):
+    """A supernet in training: every forward runs one of its sub-networks.
+
+    Without a config that was set, every forward samples one, in train and eval mode alike. With a teacher
+    the forward returns ``(student_output, teacher_output)``, else the student's output alone.
+
+    Args:
+        model: a converted model, or one inside `paddle.DataParallel`.
+        run_config: the search space's limits and the schedule.
+        distill_config: what to learn from a teacher.
+        elastic_order: the order in which tasks (``"kernel_size"``, ``"width"``, ``"depth"``) join; tasks left
+            out stay at full size. By default every task that the model has, in that order.
+        train_full: always run in full.
+
+    Raises: ConvertError for a model that was not converted; ConfigError for names or lists that do not fit
+        it.
+    """
+
+    wraps_model = True
+
+    def __init__(
+        self,
+        model: nn.Layer,
+        run_config: RunConfig | None = None,
+        distill_config: DistillConfig | None = None,
+        elastic_order: Sequence[str] | None = None,
+        train_full: bool = False,
+    ) -> None:
+        super().__init__()
+        if not isinstance(model, nn.Layer):
+            raise ConfigError(f"model is a {type(model).__name__}, not a paddle.nn.Layer")
+        self.model = model
+        self.run_config = run_config or RunConfig()
+        self.distill_config = distill_config
+        self.train_full = train_full
+        self.rng = np.random.default_rng(0)
+        inner = unwrap(model)
+        self._names = LayerNames(inner)
+        self._passes_depth = DEPTH in inspect.signature(inner.forward).parameters
+        self._space = build_space(inner, self._names, self.run_config, self._passes_depth)
+        self._dictionaries = Dictionaries(self._names, self._space)
+        self._order = self._checked_order(elastic_order)
+        self._check_lengths()
+        self._offers: Offers = offers_of(self._order, None) if self._order else {}
+        self._counts_epochs = self.run_config.counts_epochs
+        self._forwards = self._iterations = 0
+        self._set: SubnetConfig | None = None
+        self._active = self._space.largest()
+        self._last: SubnetConfig | None = None
+        teacher = load_teacher(distill_config) if distill_config is not None else None
+        self._distiller = Distiller(distill_config, teacher, inner) if distill_config and teacher else None
+        if self.run_config.n_epochs is not None:
+            self._to_epoch(0)
+
+    @property
+    def search_space(self) -> SearchSpace:
+        """The axes of the model with their choices."""
+        return self._space
+
+    @property
+    def layers(self) -> dict[str, dict[str, tuple[float, ...]]]:
+        """The choices of every layer whose output width is on an axis, by attribute path."""
+        return {
+            path: {"expand_ratio": tuple(choice / axis.size for choice in axis.choices)}
+            for path, axis in self._dictionaries.elastic_layers().items()
+        }
+
+    @property
+    def ofa_layers(self) -> dict[str, dict[str, tuple[float, ...]]]:
+        """The choices of every axis that sampling can change, under the path of its first layer."""
+        found: dict[str, dict[str, tuple[float, ...]]] = {}
+        seen = set()
+        for path, axis in self._dictionaries.elastic_layers().items():
+            if axis.elastic and axis.name not in seen:
+                seen.add(axis.name)
+                found[path] = {"expand_ratio": tuple(choice / axis.size for choice in axis.choices)}
+        return found
+
+    @property
+    def netAs_param(self) -> list[paddle.Tensor]:
+        """The parameters of the `mapping_op` projections; none of them is in `parameters()`."""
+        return [] if self._distiller is None else self._distiller.parameters()
+
+    @property
+    def net_config(self) -> SubnetConfig | None:
+        """The config that was set; None while every forward samples. Takes what `set_net_config` takes."""
+        return self._set
+
+    @net_config.setter
+    def net_config(self, config: AnyConfig | None) -> None:
+        self.set_net_config(config)
+
+    @property
+    def current_config(self) -> LayerDict | None:
+        """The per-layer dictionary of the sub-network that the last forward ran; None before the first."""
+        return None if self._last is None else self._dictionaries.from_config(self._last)
+
+    @property
+    def get_current_config(self) -> LayerDict | None:
+        """The same as `current_config`."""
+        return self.current_config
+
+    def subnet_config(self, config: AnyConfig) -> SubnetConfig:
+        """The `SubnetConfig` of a config in either form.
+
+        Args:
+            config: a `SubnetConfig`, or the published dictionary ``{layer: {"expand_ratio": share}}`` with
+                ``"depth"``, layers by attribute path or full name; what is left out runs in full.
+
+        Raises: IllegalSubnetError for names or sizes that this model does not have.
+        """
+        if isinstance(config, SubnetConfig):
+            return self._space.complete(config)
+        if not isinstance(config, Mapping):
+            raise ConfigError(f"a config is a SubnetConfig or a dictionary, not a {type(config).__name__}")
+        return self._dictionaries.to_config(config)
+
+    def set_net_config(self, config: AnyConfig | None) -> None:
+        """Runs one sub-network from now on, listed among the choices or not; None returns to sampling.
+
+        Raises: IllegalSubnetError for a config that this model does not have; nothing changes then.
+        """
+        self._set = None if config is None else self.subnet_config(config)
+        self._activate(self._space.largest() if self._set is None else self._set)
+
+    @contextmanager
+    def subnet(self, config: AnyConfig) -> Iterator[OFA]:
+        """Runs one sub-network inside the block, through this object or the model itself."""
+        before, active = self._set, self._active
+        self.set_net_config(config)
+        try:
+            yield self
+        finally:
+            self._set = before
+            self._activate(active)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Says which epoch runs, from 0: the schedule of `RunConfig.n_epochs` follows it."""
+        if isinstance(epoch, bool) or not isinstance(epoch, (int, np.integer)) or epoch < 0:
+            raise ConfigError(f"epoch {epoch!r} is not a whole number of at least 0")
+        self._counts_epochs = False
+        self._to_epoch(int(epoch))
+
+    def set_task(self, task: str | Sequence[str], phase: int | None = None) -> None:
+        """Chooses by hand what is sampled.
+
+        Args:
+            task: ``"width"`` (or ``"expand_ratio"``, ``"channel"``), ``"depth"``, ``"kernel_size"``, or a list;
+                every other task runs in full.
+            phase: the last task offers its ``phase + 2`` largest choices; None: all.
+        """
+        if phase is not None and (isinstance(phase, bool) or not isinstance(phase, int) or phase < 0):
+            raise ConfigError(f"phase {phase!r} is not a whole number of at least 0")
+        self._counts_epochs = False
+        self._offers = offers_of(self._checked_tasks(task, "task"), phase)
+
+    def forward(self, *inputs: Any, **kwargs: Any) -> Any:
+        """Runs the set or a sampled sub-network, and the teacher where there is one.
+
+        Returns: the student's output, or ``(student_output, teacher_output)``.
+        """
+        config = self._set if self._set is not None else self._sample()
+        # The sub-network stays active behind the forward: recomputation in the backward needs it.
+        self._activate(config)
+        self._last = config
+        student_kwargs = {DEPTH: config[DEPTH], **kwargs} if self._passes_depth and DEPTH in config else kwargs
+        if self._distiller is None:
+            return self.model(*inputs, **student_kwargs)
+        teacher_output = self._distiller.teacher(inputs, kwargs)
+        with self._distiller.recording():
+            student_output = self.model(*inputs, **student_kwargs)
+        return student_output, teacher_output
+
+    def calc_distill_loss(self) -> paddle.Tensor:
+        """The mapped layers' loss of the last forward.
+
+        Returns: scalar, `lambda_distill` (1 if None) times the sum over the mapped layers of the mean squared
+            error (or `distill_fn`) of the student's to the teacher's output; layers that the depth dropped
+            are left out.
+
+        Raises: DistillError without a teacher, mapped layers or a forward, or where the shapes differ.
+        """
+        if self._distiller is None:
+            raise DistillError("calc_distill_loss needs OFA(distill_config=DistillConfig(teacher_model=...))")
+        return self._distiller.loss()
+
+    def export(self, *args: Any, **kwargs: Any) -> nn.Layer:
+        """Cuts a plain model out of the supernet and checks that it computes the same.
+
+        Called as ``export(origin_model, config, input_shapes, input_dtypes, load_weights_from_supernet=True)``
+        or as ``export(config, input_shapes, input_dtypes, origin_model=None,
+        load_weights_from_supernet=True)``.
+
+        Args:
+            args: as above, by position or name.
+            kwargs: as above. `origin_model`: a plain model of the original structure, cut in place; left out,
+                a copy is made. `config`: as in `set_net_config`. `input_shapes`: one shape, a list of shapes,
+                or dictionaries ``{input name: shape}``; may be left out for models that begin with an
+                embedding. `input_dtypes`: a dtype for each. `load_weights_from_supernet`: False cuts the
+                origin's own weights.
+
+        Returns: `origin_model`, or the copy: Paddle's own layer classes, smaller parameters, trainable.
+
+        Raises: ExportError where the result differs by more than 1e-4 x max(1, largest output) from the
+            supernet under that config, or the structures differ; `origin_model` is then as it was.
+        """
+        given = _export_arguments(args, kwargs)
+        if given["config"] is None:
+            raise ExportError("export needs a config: a SubnetConfig or the published dictionary")
+        config = self.subnet_config(given.pop("config"))
+        return export_subnet(unwrap(self.model), self._space, config, **given)
+
+    def _activate(self, config: SubnetConfig) -> None:
+        for path, sizes in self._space.layer_sizes(config).items():
+            self._names.layers[path].activate(sizes)
+        self._active = config
+
+    def _sample(self) -> SubnetConfig:
+        if self.train_full:
+            return self._space.largest()
+        if self._counts_epochs and self.training:
+            self._count_forward()
+        return self._space.sample(self.rng, self._offers)
+
+    def _count_forward(self) -> None:
+        run = self.run_config
+        epoch = self._iterations // run.iterations_per_epoch
+        self._to_epoch(epoch)
+        task, _ = phase_at(run.n_epochs or [[1]], epoch)
+        self._forwards += 1
+        if self._forwards >= (run.dynamic_batch_size[task] if run.dynamic_batch_size else 1):
+            self._forwards = 0
+            self._iterations += 1
+
+    def _to_epoch(self, epoch: int) -> None:
+        bounds = self.run_config.n_epochs
+        if bounds is not None:
+            self._offers = offers_at(self._order, bounds, epoch)
+
+    def _checked_order(self, elastic_order: Sequence[str] | None) -> list[str]:
+        if elastic_order is None:
+            return list(self._space.tasks())
+        return self._checked_tasks(elastic_order, "elastic_order")
+
+    def _checked_tasks(self, tasks: str | Sequence[str], what: str) -> list[str]:
+        names = [tasks] if isinstance(tasks, str) else list(tasks)
+        names = list(dict.fromkeys(_SYNONYMS.get(name, name) for name in names))
+        present = self._space.tasks()
+        if not names:
+            raise ConfigError(f"{what} names no task; this model has {', '.join(present) or 'none'}")
+        for name in names:
+            if name not in TASKS:
+                raise ConfigError(f"{what} {name!r} is not one of {', '.join(TASKS)}{nearest(str(name), TASKS)}")
+            if name not in present:
+                hint = "; RunConfig(elastic_depth=...) gives the depths" if name == DEPTH else ""
+                raise ConfigError(
+                    f"{what} {name!r}: nothing in this model has more than one such choice "
+                    f"(it has {', '.join(present) or 'none at all'}){hint}"
+                )
+        return names
+
+    def _check_lengths(self) -> None:
+        for name in ("n_epochs", "dynamic_batch_size"):
+            value = getattr(self.run_config, name)
+            if value is not None and len(value) != len(self._order):
+                raise ConfigError(
+                    f"{name} {list(value)} has {len(value)} entries for {len(self._order)} tasks "
+                    f"({', '.join(self._order)})"
+                )
+
+
+def dynabert_config(ofa_model: OFA, width_mult: float, depth_mult: float = 1.0) -> LayerDict:
+    """The per-layer dictionary of one width and depth for the whole model.
+
+    Args:
+        ofa_model: the supernet.
+        width_mult: share of heads and feed-forward neurons, above 0 and at most 1.
+        depth_mult: share of layers, above 0 and at most 1, rounded to the nearest count.
+
+    Returns: a fresh, mutable dictionary that `set_net_config` takes.
+
+    Raises: IllegalSubnetError for a share that the model cannot have.
+    """
+    space = ofa_model.search_space
+    sizes = {}
+    for axis in space.axes:
+        if axis.task == "width":
+            sizes[axis.name] = axis.from_ratio(width_mult)
+        elif axis.task == DEPTH:
+            axis.from_ratio(round(depth_mult * axis.size) / axis.size)
+            sizes[axis.name] = round(depth_mult * axis.size)
+    return Dictionaries(LayerNames(unwrap(ofa_model)), space).from_config(space.complete(sizes))
+
+
+def _export_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    def by_model(
+        origin_model: Any = None,
+        config: Any = None,
+        input_shapes: Any = None,
+        input_dtypes: Any = None,
+        load_weights_from_supernet: bool = True,
+    ) -> dict[str, Any]:
+        return dict(locals())
+
+    def by_config(
+        config: Any,
+        input_shapes: Any = None,
+        input_dtypes: Any = None,
+        origin_model: Any = None,
+        load_weights_from_supernet: bool = True,
+    ) -> dict[str, Any]:
+        return dict(locals())
+
+    config_first = bool(args) and isinstance(args[0], Mapping) and not isinstance(args[0], nn.Layer)
+    return by_config(*args, **kwargs) if config_first else by_model(*args, **kwargs)

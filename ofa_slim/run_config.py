@@ -1,0 +1,180 @@
+"""`RunConfig`: the limits of the search space and the schedule, and what they make of a model's axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from paddle import nn
+
+from ofa_slim.errors import ConfigError
+from ofa_slim.supernet.convert import search_space_of
+from ofa_slim.supernet.published import Dictionaries, LayerNames, choices_from
+from ofa_slim.supernet.space import DEPTH, Axis, SearchSpace
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How a supernet is trained.
+
+    Args:
+        train_batch_size: examples per batch, for counting epochs.
+        n_epochs: per task, the epochs at which its phases end, e.g. ``[[1], [2, 3]]``.
+        init_learning_rate: kept for the caller; the optimizer is the caller's.
+        total_images: examples per epoch, for counting epochs; without it `OFA.set_epoch` says which runs.
+        elastic_depth: the layer counts that are sampled.
+        dynamic_batch_size: per task, how many sub-networks per batch count as one iteration.
+        skip_layers: names of layers that stay at full width.
+        same_search_space: lists of names of layers that always get the same width.
+        ofa_layers: ``{layer name: {"expand_ratio": choices}}``; every layer left out stays at full width.
+
+    Raises: ConfigError for values that cannot mean anything for any model.
+    """
+
+    train_batch_size: int | None = None
+    n_epochs: Sequence[Sequence[int]] | None = None
+    init_learning_rate: Any = None
+    total_images: int | None = None
+    elastic_depth: Sequence[int] | None = None
+    dynamic_batch_size: Sequence[int] | None = None
+    skip_layers: Sequence[str] | None = None
+    same_search_space: Sequence[Sequence[str]] | None = None
+    ofa_layers: Mapping[str, Mapping[str, Sequence[float]]] | None = None
+
+    def __post_init__(self) -> None:
+        """Checks what can be checked without a model."""
+        for name in ("train_batch_size", "total_images"):
+            if getattr(self, name) is not None:
+                _check_count(name, getattr(self, name))
+        for name in ("elastic_depth", "dynamic_batch_size"):
+            for entry in _listed(name, getattr(self, name)):
+                _check_count(name, entry)
+        bounds = []
+        for entry in _listed("n_epochs", self.n_epochs):
+            bounds += _listed("n_epochs", entry)
+        for bound in bounds:
+            _check_count("n_epochs", bound)
+        if sorted(set(bounds)) != bounds:
+            raise ConfigError(f"n_epochs {self.n_epochs!r}: the bounds do not ascend over all tasks")
+        for name in _listed("skip_layers", self.skip_layers):
+            if not isinstance(name, str):
+                raise ConfigError(f"skip_layers: {name!r} is not the name of a layer")
+        for group in _listed("same_search_space", self.same_search_space):
+            _listed("same_search_space", group)
+        if self.ofa_layers is not None and not isinstance(self.ofa_layers, Mapping):
+            raise ConfigError(f"ofa_layers {self.ofa_layers!r} is not a dictionary of layer names")
+
+    @property
+    def counts_epochs(self) -> bool:
+        """Whether epochs can be counted from the forwards."""
+        return None not in (self.n_epochs, self.total_images, self.train_batch_size)
+
+    @property
+    def iterations_per_epoch(self) -> int:
+        """Batches per epoch, the last incomplete one included."""
+        return math.ceil((self.total_images or 1) / (self.train_batch_size or 1))
+
+
+def build_space(model: nn.Layer, names: LayerNames, run: RunConfig, passes_depth: bool) -> SearchSpace:
+    """The search space of a converted model under a `RunConfig`.
+
+    Args:
+        model: the supernet, unwrapped.
+        names: its layers.
+        run: the limits.
+        passes_depth: whether the model's forward takes ``depth`` itself.
+
+    Raises: ConvertError for a model that was not converted; ConfigError for names, depths or choices that
+        do not fit it.
+    """
+    space = _with_depth(search_space_of(model), run.elastic_depth, passes_depth)
+    dictionaries = Dictionaries(names, space)
+
+    def axis_of(what: str, name: str) -> Axis:
+        try:
+            axis = dictionaries.axis(name)
+        except ConfigError as error:
+            raise ConfigError(f"{what}: {error}") from None
+        if axis is None:
+            raise ConfigError(f"{what}: the output width of layer {name!r} is fixed")
+        return axis
+
+    choices: dict[str, tuple[int, ...]] = {}
+    if run.ofa_layers is not None:
+        choices = {axis.name: (axis.size,) for axis in space.axes if axis.task == "width"}
+        for name, candidates in run.ofa_layers.items():
+            axis = axis_of("ofa_layers", name)
+            if not isinstance(candidates, Mapping) or not set(candidates) & {"expand_ratio", "channel"}:
+                raise ConfigError(
+                    f"ofa_layers: {name!r} has {candidates!r}, not a dictionary such as {{'expand_ratio': [0.5, 1.0]}}"
+                )
+            choices[axis.name] = choices_from(axis, candidates)
+    for name in run.skip_layers or ():
+        try:
+            axis = dictionaries.axis(name)
+        except ConfigError as error:
+            raise ConfigError(f"skip_layers: {error}") from None
+        if axis is not None:
+            choices[axis.name] = (axis.size,)
+    space = space.with_choices(choices)
+    for group in run.same_search_space or ():
+        joined = list(dict.fromkeys(axis_of("same_search_space", name).name for name in group))
+        space = _join(space, joined)
+        dictionaries = Dictionaries(names, space)
+    return space
+
+
+def _with_depth(space: SearchSpace, depths: Sequence[int] | None, passes_depth: bool) -> SearchSpace:
+    if not depths:
+        return space
+    if passes_depth:
+        if any(axis.name == DEPTH for axis in space.axes):
+            raise ConfigError("elastic_depth: the model has a stack called 'depth' and a forward that takes depth")
+        axis = Axis(DEPTH, max(depths), tuple(depths), task=DEPTH, whole=True)
+        stacks = [other for other in space.axes if other.task != DEPTH]
+        return SearchSpace([*stacks, axis], space.fixed)
+    stacks = [axis for axis in space.axes if axis.task == DEPTH]
+    if not stacks:
+        raise ConfigError(
+            "elastic_depth: the model has no stack of layers that can be cut, and its forward takes no depth"
+        )
+    for axis in stacks:
+        for depth in depths:
+            if depth > axis.size:
+                raise ConfigError(f"elastic_depth: {depth} is more than the {axis.size} layers of {axis.name!r}")
+    return space.with_choices({axis.name: depths for axis in stacks})
+
+
+def _join(space: SearchSpace, names: Sequence[str]) -> SearchSpace:
+    """One axis in place of several that always get the same size."""
+    if len(names) < 2:
+        return space
+    axes = [space[name] for name in names]
+    first = axes[0]
+    for axis in axes[1:]:
+        if axis.size != first.size:
+            raise ConfigError(
+                f"same_search_space: {first.name!r} has size {first.size}, {axis.name!r} has {axis.size}"
+            )
+        if axis.choices != first.choices:
+            raise ConfigError(
+                f"same_search_space: {first.name!r} has choices {first.choices}, {axis.name!r} {axis.choices}"
+            )
+    whole = replace(first, slots=tuple(slot for axis in axes for slot in axis.slots))
+    kept = (whole if axis is first else axis for axis in space.axes if axis is first or axis.name not in names)
+    return SearchSpace(kept, space.fixed)
+
+
+def _listed(name: str, value: Any) -> list[Any]:
+    if value is None:
+        return []
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Sequence) or not len(value):
+        raise ConfigError(f"{name}: {value!r} is not a list with at least one entry")
+    return list(value)
+
+
+def _check_count(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{name}: {value!r} is not a whole number of at least 1")

@@ -1,0 +1,139 @@
+"""`save_subnet` and `load_subnet`: a plain model as safetensors and JSON, rebuilt at any widths."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from paddle import nn
+from safetensors.paddle import load_file, save_file
+
+from ofa_slim.errors import ExportError
+from ofa_slim.export import cut
+from ofa_slim.integrations import pretrained
+from ofa_slim.probes import compare, make_probe
+from ofa_slim.supernet.families import full_space
+from ofa_slim.supernet.layers import ElasticLayer
+
+SUBNET_FILE = "subnet.json"
+WEIGHTS_FILE = "model.safetensors"
+_FORMAT = 1
+
+
+def save_subnet(model: nn.Layer, directory: str | os.PathLike[str]) -> None:
+    """Writes a plain model, exported or not, so that `load_subnet` rebuilds it.
+
+    The directory holds ``model.safetensors``, PaddleNLP's ``config.json`` where the model is one of its
+    classes, and ``subnet.json`` with the size of each axis. It is written aside, loaded again, compared
+    with the model and only then put in place.
+
+    Args:
+        model: a plain model; a supernet is cut by `OFA.export` first.
+        directory: where to; it must be new, empty, or an earlier save, which is replaced.
+
+    Raises: ExportError for a supernet, a directory with other contents, or files that do not load back to
+        a model that computes the same; nothing is left behind then.
+    """
+    if any(isinstance(layer, ElasticLayer) for layer in model.sublayers(include_self=True)):
+        raise ExportError("save_subnet needs a plain model; cut one out of the supernet with OFA.export first")
+    sizes = dict(full_space(model).largest())
+    known = pretrained.is_pretrained(model)
+    about = {"format": _FORMAT, "class": type(model).__name__ if known else None, "axes": sizes}
+    with replacing(directory, marker=SUBNET_FILE) as aside:
+        # Tied parameters are one tensor under several names; a file holds each name for itself.
+        save_file({key: value.clone() for key, value in model.state_dict().items()}, str(aside / WEIGHTS_FILE))
+        if known:
+            pretrained.save_config(model, aside)
+        (aside / SUBNET_FILE).write_text(json.dumps(about, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        if known:
+            probe = make_probe(model)
+            compare(probe.run(model), probe.run(load_subnet(aside)), "save_subnet")
+
+
+def load_subnet(directory: str | os.PathLike[str], model: nn.Layer | None = None) -> nn.Layer:
+    """Rebuilds what `save_subnet` wrote.
+
+    Args:
+        directory: the saved directory.
+        model: for a model that is not of PaddleNLP: a freshly built one of the original sizes, cut in place.
+
+    Returns: the plain model, as its own class, in eval mode.
+
+    Raises: ExportError where the directory is none of `save_subnet`, or the files do not fit each other.
+    """
+    folder = Path(directory)
+    about = _read_about(folder)
+    if model is None:
+        if about["class"] is None:
+            raise ExportError(f"{folder}: not a PaddleNLP model; give load_subnet(..., model=) a freshly built one")
+        model = pretrained.build(about["class"], folder)
+    _shrink(model, about["axes"], folder)
+    state = load_file(str(folder / WEIGHTS_FILE))
+    own = model.state_dict()
+    for key in {**own, **state}:
+        if key not in own or key not in state or list(own[key].shape) != list(state[key].shape):
+            raise ExportError(f"{folder}: {WEIGHTS_FILE} does not fit the model at {key!r}")
+    for key, value in own.items():
+        value.set_value(state[key].astype(value.dtype))
+    model.eval()
+    return model
+
+
+@contextmanager
+def replacing(directory: str | os.PathLike[str], marker: str) -> Iterator[Path]:
+    """A new directory beside the target, put in its place when the block ends well, removed otherwise.
+
+    Args:
+        directory: the target; it must be new, empty, or hold the file `marker` of an earlier save.
+        marker: name of that file.
+
+    Raises: ExportError for a target with other contents.
+    """
+    target = Path(directory).absolute()
+    if target.exists() and not target.is_dir():
+        raise ExportError(f"{target} is a file, not a directory")
+    if target.is_dir() and any(target.iterdir()) and not (target / marker).is_file():
+        raise ExportError(f"{target} is not empty and no earlier save (it has no {marker}); choose another directory")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        aside.chmod(0o755)
+        yield aside
+        old = aside.with_name(aside.name + ".old")
+        if target.exists():
+            target.rename(old)
+        aside.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _read_about(folder: Path) -> dict[str, Any]:
+    file = folder / SUBNET_FILE
+    if not file.is_file():
+        raise ExportError(f"{folder} holds no saved sub-network: {SUBNET_FILE} is not there")
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ExportError(f"{file} is not readable as JSON: {error}") from error
+    if not isinstance(about, dict) or about.get("format") != _FORMAT or not isinstance(about.get("axes"), dict):
+        raise ExportError(f"{file} is not of format {_FORMAT}")
+    return about
+
+
+def _shrink(model: nn.Layer, sizes: dict[str, int], folder: Path) -> None:
+    space = full_space(model)
+    # A stack that was saved with fewer layers names the axes of its own, shorter, numbering.
+    depths = {axis.name: sizes.get(axis.name, axis.size) for axis in space.axes if axis.task == "depth"}
+    cut(model, space, space.complete(depths))
+    space = full_space(model)
+    unknown = [name for name in sizes if name not in {axis.name for axis in space.axes}]
+    if unknown:
+        raise ExportError(f"{folder}: {SUBNET_FILE} names axis {unknown[0]!r}, which the model does not have")
+    cut(model, space, space.complete(sizes))

@@ -1,0 +1,260 @@
+"""Turning a model into a supernet: `supernet` says what is elastic, `Convert` makes it so."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import paddle
+from paddle import nn
+
+from ofa_slim.errors import ConfigError, ConvertError, IllegalSubnetError, nearest
+from ofa_slim.supernet.families import full_space, layer_at
+from ofa_slim.supernet.layers import ElasticLayer, swap_back, swap_class
+from ofa_slim.supernet.published import Dictionaries, LayerNames, choices_from
+from ofa_slim.supernet.space import Axis, SearchSpace
+from ofa_slim.supernet.spec import spec_of
+
+logger = logging.getLogger(__name__)
+
+Ratios = Sequence[float] | Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class supernet:  # noqa: N801  the published name
+    """What is to be elastic in a model.
+
+    Args:
+        kernel_size: choices of convolution kernels.
+        expand_ratio: width choices as shares of the full width, for every axis; or
+            ``{layer or axis name: shares}``, where what is left out stays full.
+        channel: width choices in output channels, for every axis; or one sequence (or None: full) per
+            elastic axis, in definition order. Not together with `expand_ratio`.
+
+    Raises: ConvertError for values that no model could have.
+
+    Example: ``Convert(supernet(expand_ratio=[1.0, 0.5])).convert(model)``, or as a context,
+    ``with supernet(expand_ratio=[1.0, 0.5]) as converter: model = converter.convert(model)``.
+    """
+
+    kernel_size: Sequence[int] | None = None
+    expand_ratio: Ratios | None = None
+    channel: Sequence[int] | Sequence[Sequence[int] | None] | None = None
+
+    def __post_init__(self) -> None:
+        """Checks what can be checked without a model."""
+        if self.expand_ratio is not None and self.channel is not None:
+            raise ConvertError("expand_ratio and channel cannot both be given")
+        for name in ("kernel_size", "expand_ratio", "channel"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if isinstance(value, (str, bytes)) or not isinstance(value, (Sequence, Mapping)) or not value:
+                raise ConvertError(f"{name} {value!r} is not a list of choices")
+        lists = self.expand_ratio.values() if isinstance(self.expand_ratio, Mapping) else [self.expand_ratio or ()]
+        for ratio in (ratio for ratios in lists for ratio in ratios):
+            if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or ratio <= 0:
+                raise ConvertError(f"expand_ratio {ratio!r} is not a number above 0")
+            if ratio > 1:
+                raise ConvertError(
+                    f"expand_ratio {ratio}: a supernet larger than the model is not supported; at most 1"
+                )
+
+    def __enter__(self) -> Convert:
+        """The converter of this context."""
+        return Convert(self)
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Nothing to undo: converting changes only the models it was given."""
+
+
+class Convert:
+    """Turns models into supernets, in place.
+
+    Args:
+        context: what is to be elastic.
+    """
+
+    def __init__(self, context: supernet) -> None:
+        if not isinstance(context, supernet):
+            raise ConvertError(f"context is a {type(context).__name__}; a supernet(...) is needed")
+        self.context = context
+
+    def convert(self, network: nn.Layer) -> nn.Layer:
+        """Makes a model's layers elastic by swapping their classes.
+
+        Every Parameter object, `state_dict` key and hook stays; at full size the model computes what it
+        computed. A model that is a supernet already gets the new choices.
+
+        Args:
+            network: any layer that holds a stack of a known family (`paddle.nn.TransformerEncoder`).
+
+        Returns: the same object.
+
+        Raises: ConvertError where nothing in the model can be elastic, or a choice is not legal for it;
+            the model is then untouched.
+        """
+        if not isinstance(network, nn.Layer):
+            raise ConvertError(f"cannot convert a {type(network).__name__}; a paddle.nn.Layer is needed")
+        space = full_space(network)
+        if self.context.kernel_size is not None:
+            raise ConvertError("kernel_size was given, but this model has no layer with an elastic kernel")
+        if not any(axis.task == "width" for axis in space.axes):
+            raise ConvertError(
+                f"nothing in this {type(network).__name__} can be elastic: it holds no paddle.nn.TransformerEncoder "
+                "of plain paddle.nn.TransformerEncoderLayer blocks\n" + space.explain()
+            )
+        candidates = self._candidates(network, space)
+        elastic = {slot.layer for axis in space.axes for slot in axis.slots}
+        for path, layer in list(network.named_sublayers(include_self=True)):
+            spec = spec_of(layer)
+            if spec is None or not (path in elastic or spec.width):
+                continue
+            if isinstance(layer, ElasticLayer):
+                layer.candidate_config = dict(candidates.get(path, {}))
+            else:
+                swap_class(layer, candidates.get(path))
+        return network
+
+    def _candidates(self, network: nn.Layer, space: SearchSpace) -> dict[str, dict[str, Any]]:
+        """The candidate configuration of each layer that is on a width axis."""
+        axes = [axis for axis in space.axes if axis.task == "width"]
+        by_axis = self._by_axis(network, space, axes)
+        for axis in axes:
+            try:
+                choices_from(axis, by_axis[axis.name])
+            except IllegalSubnetError as error:
+                raise ConvertError(str(error)) from None
+        return {
+            slot.layer: by_axis[axis.name] for axis in axes for slot in axis.slots if slot.role == "out"
+        }
+
+    def _by_axis(self, network: nn.Layer, space: SearchSpace, axes: list[Axis]) -> dict[str, dict[str, Any]]:
+        ratios, channels = self.context.expand_ratio, self.context.channel
+        found: dict[str, dict[str, Any]] = {axis.name: {} for axis in axes}
+        if isinstance(ratios, Mapping):
+            dictionaries = Dictionaries(LayerNames(network), space)
+            for name, chosen in ratios.items():
+                axis = space[name] if name in found else _axis_of_layer(dictionaries, name, found)
+                found[axis.name] = {"expand_ratio": tuple(chosen)}
+        elif ratios is not None:
+            found = {axis.name: {"expand_ratio": tuple(ratios)} for axis in axes}
+        elif channels is not None:
+            per_axis = list(channels)
+            if all(isinstance(entry, int) for entry in per_axis):
+                per_axis = [tuple(channels)] * len(axes)
+            if len(per_axis) != len(axes):
+                raise ConvertError(
+                    f"channel has {len(per_axis)} entries, but the model has {len(axes)} elastic axes: "
+                    + ", ".join(axis.name for axis in axes)
+                )
+            for axis, chosen in zip(axes, per_axis, strict=True):
+                found[axis.name] = {} if chosen is None else {"channel": tuple(chosen)}
+        return found
+
+
+def _axis_of_layer(dictionaries: Dictionaries, name: str, axes: Mapping[str, Any]) -> Axis:
+    try:
+        axis = dictionaries.axis(name)
+    except ConfigError:
+        raise ConvertError(f"expand_ratio: no layer or axis is called {name!r}{nearest(name, axes)}") from None
+    if axis is None:
+        raise ConvertError(f"expand_ratio: the output width of layer {name!r} is fixed")
+    return axis
+
+
+def search_space_of(model: nn.Layer) -> SearchSpace:
+    """The search space of a converted model, with the choices that converting gave its layers.
+
+    Raises: ConvertError for a model that was not converted.
+    """
+    if not any(isinstance(layer, ElasticLayer) for layer in model.sublayers(include_self=True)):
+        raise ConvertError(
+            f"this {type(model).__name__} is no supernet; call Convert(supernet(...)).convert(model) first"
+        )
+    space = full_space(model)
+    choices = {}
+    for axis in space.axes:
+        if axis.slots:
+            layer = layer_at(model, axis.slots[0].layer)
+            choices[axis.name] = choices_from(axis, getattr(layer, "candidate_config", {}))
+    return space.with_choices(choices)
+
+
+def activate(model: nn.Layer, space: SearchSpace, config: Mapping[str, int]) -> None:
+    """Makes a supernet run as the sub-network `config` from now on."""
+    for path, sizes in space.layer_sizes(config).items():
+        layer_at(model, path).activate(sizes)
+
+
+@contextmanager
+def active_sizes_kept(model: nn.Layer) -> Iterator[list[ElasticLayer]]:
+    """Whatever is activated inside the block, behind it a model runs as before.
+
+    Yields the model's elastic layers, none for a plain model.
+    """
+    layers = [layer for layer in model.sublayers(include_self=True) if isinstance(layer, ElasticLayer)]
+    before = [dict(layer.active_sizes) for layer in layers]
+    try:
+        yield layers
+    finally:
+        for layer, sizes in zip(layers, before, strict=True):
+            layer.activate({**layer.max_sizes, **sizes})
+
+
+@contextmanager
+def full_size(model: nn.Layer) -> Iterator[None]:
+    """Runs a supernet in full inside the block, and as before behind it; a plain model is left alone."""
+    with active_sizes_kept(model) as layers:
+        for layer in layers:
+            layer.activate(layer.max_sizes)
+        yield
+
+
+def make_plain(model: nn.Layer) -> nn.Layer:
+    """Swaps a supernet's layers back to Paddle's own classes, in place, at full size."""
+    for layer in model.sublayers(include_self=True):
+        swap_back(layer)
+    return model
+
+
+def set_state_dict(model: nn.Layer, state_dict: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Loads an original model's weights into a supernet, into the leading slices where that is larger.
+
+    Args:
+        model: a supernet or a plain model; every Parameter object stays.
+        state_dict: ``{key: tensor or array}``, each with the shape of the model's or smaller.
+
+    Returns: the model's keys that were not given, and the given keys that were not used.
+
+    Raises: ConvertError where a tensor does not fit; nothing is loaded then.
+    """
+    own = model.state_dict()
+    values = {}
+    for key, given in state_dict.items():
+        if key not in own:
+            continue
+        value = paddle.to_tensor(given)
+        target = own[key]
+        fits = len(value.shape) == len(target.shape) and all(
+            small <= large for small, large in zip(value.shape, target.shape, strict=True)
+        )
+        if not fits:
+            raise ConvertError(f"{key}: shape {list(value.shape)} does not fit into {list(target.shape)}")
+        values[key] = value.astype(target.dtype)
+    with paddle.no_grad():
+        for key, value in values.items():
+            target = own[key]
+            if list(value.shape) != list(target.shape):
+                whole = target.clone()
+                whole[tuple(slice(0, size) for size in value.shape)] = value
+                value = whole
+            target.set_value(value)
+    missing = [key for key in own if key not in state_dict]
+    unused = [key for key in state_dict if key not in own]
+    if unused:
+        logger.warning("%d keys of the state dict were not used: %s", len(unused), ", ".join(unused))
+    return missing, unused

@@ -1,0 +1,95 @@
+"""What every elastic layer has in common: it runs on the leading slices of its own parameters.
+
+An elastic layer is a subclass of the Paddle layer it stands for. Converting swaps a layer's class, so its
+parameters, hooks and names stay the same objects; nothing is copied and no framework class is touched.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import paddle
+from paddle import nn
+
+from ofa_slim.errors import IllegalSubnetError
+from ofa_slim.supernet.spec import Sizes, leading_slice, spec_of
+
+CandidateConfig = Mapping[str, tuple[float, ...]]
+
+# Attributes that an elastic layer has and its plain one has not; export removes them.
+OWN_ATTRIBUTES = ("active_sizes", "max_sizes", "candidate_config")
+
+
+class ElasticLayer:
+    """Mixin of every elastic layer.
+
+    Attributes:
+        active_sizes: ``{role: size}`` of the sub-network that runs now; roles left out run in full.
+        max_sizes: ``{role: size}`` of the whole layer.
+        candidate_config: the choices that sampling uses, e.g. ``{"expand_ratio": (1.0, 0.5)}``.
+    """
+
+    active_sizes: dict[str, int]
+    max_sizes: dict[str, int]
+    candidate_config: dict[str, tuple[float, ...]]
+
+    def make_elastic(self, candidate_config: CandidateConfig | None = None) -> None:
+        """Sets up the state of an elastic layer, at full size."""
+        spec = spec_of(self)  # type: ignore[arg-type]  # mixed into nn.Layer subclasses only
+        if spec is None:
+            raise TypeError(f"{type(self).__name__} has no row in the table of layers")
+        self.active_sizes = {}
+        self.max_sizes = spec.full_sizes(self)  # type: ignore[arg-type]
+        self.candidate_config = dict(candidate_config or {})
+
+    def activate(self, sizes: Sizes) -> None:
+        """Runs from now on with these sizes; roles left out keep theirs."""
+        self.active_sizes = {**self.active_sizes, **sizes}
+
+    def leading(self, name: str, sizes: Sizes) -> paddle.Tensor | None:
+        """The leading slice of parameter `name` at `sizes`, or None where the layer has no such one."""
+        parameter = getattr(self, name)
+        if parameter is None:
+            return None
+        spec = spec_of(self)  # type: ignore[arg-type]
+        return leading_slice(parameter, spec.params[name], sizes)  # type: ignore[union-attr]
+
+    def output_size(self, expand_ratio: float | None, channel: int | None) -> int | None:
+        """The output width asked for by a call, in channels; None where the call asks for nothing."""
+        full = self.max_sizes["out"]
+        if channel is None and expand_ratio is None:
+            return self.active_sizes.get("out")
+        size = channel if channel is not None else channels_of(expand_ratio or 0.0, full)
+        if not 1 <= size <= full:
+            raise IllegalSubnetError(
+                f"{self.full_name()}: output width {size} is not between 1 and {full}"  # type: ignore[attr-defined]
+            )
+        return size
+
+
+def channels_of(ratio: float, full: int) -> int:
+    """``max(1, floor(ratio * full))``, forgiving the rounding of the ratio itself (1/3 of 12 is 4)."""
+    return max(1, math.floor(ratio * full + 1e-6))
+
+
+def swap_class(layer: nn.Layer, candidate_config: CandidateConfig | None = None) -> None:
+    """Makes a plain layer elastic in place; its parameters, hooks and names stay the same objects."""
+    spec = spec_of(layer)
+    if spec is None:
+        raise TypeError(f"{type(layer).__name__} has no row in the table of layers")
+    layer.__class__ = spec.elastic
+    layer.make_elastic(candidate_config)
+
+
+def swap_back(layer: nn.Layer) -> None:
+    """Makes an elastic layer plain again, at full size."""
+    spec = spec_of(layer)
+    if spec is None or not isinstance(layer, ElasticLayer):
+        return
+    layer.activate(layer.max_sizes)
+    state: dict[str, Any] = vars(layer)
+    for name in OWN_ATTRIBUTES:
+        state.pop(name, None)
+    layer.__class__ = spec.plain

@@ -1,0 +1,65 @@
+"""An elastic embedding table."""
+
+from __future__ import annotations
+
+import paddle
+from paddle import ParamAttr, nn
+
+from ofa_slim.supernet.layers.base import CandidateConfig, ElasticLayer
+from ofa_slim.supernet.spec import LayerSpec, register
+
+
+class SuperEmbedding(ElasticLayer, nn.Embedding):
+    """`paddle.nn.Embedding` that returns the leading channels of each row.
+
+    Args:
+        num_embeddings: rows of the table; never cut.
+        embedding_dim: full width of a row, channels.
+        candidate_config: choices for sampling, e.g. ``{"expand_ratio": (0.5, 1.0)}``.
+        padding_idx, sparse, weight_attr, name: as in `paddle.nn.Embedding`.
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        candidate_config: CandidateConfig | None = None,
+        padding_idx: int | None = None,
+        sparse: bool = False,
+        weight_attr: ParamAttr | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(num_embeddings, embedding_dim, padding_idx, sparse=sparse, weight_attr=weight_attr, name=name)
+        self.make_elastic(candidate_config)
+
+    def forward(
+        self, x: paddle.Tensor, expand_ratio: float | None = None, channel: int | None = None
+    ) -> paddle.Tensor:
+        """Looks rows up at a width.
+
+        Args:
+            x: integer ``[...]``, each below `num_embeddings`.
+            expand_ratio: share of the width, for this call only.
+            channel: the width in channels, for this call only; goes before `expand_ratio`.
+
+        Returns: float ``[..., out]``.
+
+        Raises: IllegalSubnetError where the width is not between 1 and `embedding_dim`.
+        """
+        out = self.output_size(expand_ratio, channel)
+        # The rows are cut after the look-up: a slice of the whole table would cost its size in every step.
+        rows = super().forward(x)
+        if out is None or out == self.max_sizes["out"]:
+            return rows
+        return paddle.slice(rows, axes=[rows.ndim - 1], starts=[0], ends=[out])
+
+
+register(
+    LayerSpec(
+        nn.Embedding,
+        SuperEmbedding,
+        params={"weight": ("rows", "out")},
+        sizes={"rows": "_num_embeddings", "out": "_embedding_dim"},
+        width="out",
+    )
+)

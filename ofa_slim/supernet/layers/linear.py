@@ -1,0 +1,65 @@
+"""An elastic fully connected layer."""
+
+from __future__ import annotations
+
+import paddle
+from paddle import ParamAttr, nn
+from paddle.nn import functional as F
+
+from ofa_slim.supernet.layers.base import CandidateConfig, ElasticLayer
+from ofa_slim.supernet.spec import LayerSpec, register
+
+
+class SuperLinear(ElasticLayer, nn.Linear):
+    """`paddle.nn.Linear` that computes with the leading slice of its weight.
+
+    Args:
+        in_features: full input width, channels.
+        out_features: full output width, channels.
+        candidate_config: choices for sampling, e.g. ``{"expand_ratio": (0.5, 1.0)}``.
+        weight_attr, bias_attr, name: as in `paddle.nn.Linear`.
+
+    Source: Cai et al. 2020, arXiv:1908.09791.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        candidate_config: CandidateConfig | None = None,
+        weight_attr: ParamAttr | None = None,
+        bias_attr: ParamAttr | bool | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features, weight_attr, bias_attr, name)
+        self.make_elastic(candidate_config)
+
+    def forward(
+        self, input: paddle.Tensor, expand_ratio: float | None = None, channel: int | None = None
+    ) -> paddle.Tensor:
+        """Applies the layer at a width.
+
+        Args:
+            input: float ``[..., in]``; `in` may be smaller than `in_features`.
+            expand_ratio: share of the output width, for this call only.
+            channel: the output width in channels, for this call only; goes before `expand_ratio`.
+
+        Returns: float ``[..., out]``.
+
+        Raises: IllegalSubnetError where the width is not between 1 and `out_features`.
+        """
+        sizes = {"in": input.shape[-1]}
+        out = self.output_size(expand_ratio, channel)
+        if out is not None:
+            sizes["out"] = out
+        return F.linear(input, self.leading("weight", sizes), self.leading("bias", sizes), self.name)
+
+
+register(
+    LayerSpec(
+        nn.Linear,
+        SuperLinear,
+        params={"weight": ("in", "out"), "bias": ("out",)},
+        width="out",
+    )
+)

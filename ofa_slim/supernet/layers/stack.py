@@ -1,0 +1,81 @@
+"""Elastic layers without parameters of their own: attention (heads), layer stacks (depth)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from paddle import nn
+
+from ofa_slim.supernet.layers.base import ElasticLayer
+from ofa_slim.supernet.spec import LayerSpec, Sizes, register
+
+
+def kept_layers(depth: int, full: int) -> tuple[int, ...]:
+    """Which of `full` layers a stack of `depth` layers keeps: evenly spread, the last one always.
+
+    Source: Hou et al. 2020, DynaBERT, arXiv:2004.04037, section 2.1.
+    """
+    return tuple((i + 1) * full // depth - 1 for i in range(depth))
+
+
+class SuperMultiHeadAttention(ElasticLayer, nn.MultiHeadAttention):
+    """`paddle.nn.MultiHeadAttention` with an elastic number of heads.
+
+    Its forward is Paddle's own: that reads `num_heads` from the instance at each call.
+    """
+
+    def activate(self, sizes: Sizes) -> None:
+        """Runs from now on with ``sizes["heads"]`` heads."""
+        super().activate(sizes)
+        self.num_heads = self.active_sizes["heads"]
+
+
+class SuperTransformerEncoder(ElasticLayer, nn.TransformerEncoder):
+    """`paddle.nn.TransformerEncoder` whose layer count follows its elastic stack of layers."""
+
+    def activate(self, sizes: Sizes) -> None:
+        """Runs from now on with ``sizes["depth"]`` layers."""
+        super().activate(sizes)
+        self.num_layers = self.active_sizes["depth"]
+
+
+class SuperLayerList(ElasticLayer, nn.LayerList):
+    """`paddle.nn.LayerList` that iterates over, counts and indexes only the layers of its active depth.
+
+    Parameters, names and `state_dict` stay those of the whole list.
+    """
+
+    def _active(self) -> list[nn.Layer]:
+        layers = list(super().__iter__())
+        depth = self.active_sizes.get("depth", len(layers))
+        return layers if depth == len(layers) else [layers[i] for i in kept_layers(depth, len(layers))]
+
+    def __iter__(self) -> Iterator[nn.Layer]:
+        """Iterates over the active layers."""
+        return iter(self._active())
+
+    def __len__(self) -> int:
+        """The active depth."""
+        return len(self._active())
+
+    def __getitem__(self, idx: int | slice) -> nn.Layer | nn.LayerList:
+        """The active layer at a position, or a plain list of several."""
+        found = self._active()[idx]
+        return nn.LayerList(found) if isinstance(found, list) else found
+
+
+def _shorten(stack: nn.LayerList, sizes: Sizes) -> Callable[[], None]:
+    layers = list(stack)
+    kept = [layers[i] for i in kept_layers(sizes.get("depth", len(layers)), len(layers))]
+
+    def replace_by(new: list[nn.Layer]) -> None:
+        del stack[:]
+        stack.extend(new)
+
+    replace_by(kept)
+    return lambda: replace_by(layers)
+
+
+register(LayerSpec(nn.MultiHeadAttention, SuperMultiHeadAttention, sizes={"heads": "num_heads"}))
+register(LayerSpec(nn.TransformerEncoder, SuperTransformerEncoder, sizes={"depth": "num_layers"}))
+register(LayerSpec(nn.LayerList, SuperLayerList, measure=lambda stack: {"depth": len(stack)}, cut=_shorten))

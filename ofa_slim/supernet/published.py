@@ -1,0 +1,158 @@
+"""The published per-layer dictionaries: ``{"linear_3": {"expand_ratio": 0.5}, "depth": 4}``.
+
+They are translated to `SubnetConfig` at the door, and back; nothing behind the door knows of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from paddle import nn
+
+from ofa_slim.errors import ConfigError, IllegalSubnetError, nearest
+from ofa_slim.supernet.space import DEPTH, Axis, SearchSpace, SubnetConfig
+from ofa_slim.supernet.spec import spec_of
+
+LayerDict = dict[str, Any]
+_VALUES = ("expand_ratio", "channel")
+
+
+class LayerNames:
+    """Finds a model's layers by attribute path or by Paddle's full layer name."""
+
+    def __init__(self, model: nn.Layer) -> None:
+        self.layers = dict(model.named_sublayers(include_self=True))
+        self._path_of = {layer.full_name(): path for path, layer in self.layers.items()}
+        self._path_of.update({path: path for path in self.layers if path})
+
+    def path(self, name: str) -> str:
+        """The attribute path of the layer called `name`; raises `ConfigError` naming the nearest."""
+        if name not in self._path_of:
+            raise ConfigError(f"no layer is called {name!r}{nearest(str(name), self._path_of)}")
+        return self._path_of[name]
+
+
+class Dictionaries:
+    """Translates the published dictionaries of one model.
+
+    Args:
+        names: the layers of the model.
+        space: its search space.
+    """
+
+    def __init__(self, names: LayerNames, space: SearchSpace) -> None:
+        self._names = names
+        self._space = space
+        self._axis_of = {
+            slot.layer: axis for axis in space.axes for slot in axis.slots if slot.role == "out"
+        }
+
+    def axis(self, name: str) -> Axis | None:
+        """The axis of a layer's output width, by path or full name of the layer; None where fixed."""
+        return self._axis_of.get(self._names.path(name))
+
+    def elastic_layers(self) -> dict[str, Axis]:
+        """Every layer whose output width is on an axis, by path, in definition order."""
+        return {path: self._axis_of[path] for path in self._names.layers if path in self._axis_of}
+
+    def to_config(self, dictionary: Mapping[str, Any]) -> SubnetConfig:
+        """The config of a per-layer dictionary; what it leaves out runs in full.
+
+        Raises: IllegalSubnetError for a name, key or size that is not legal, or two tied layers that
+            disagree.
+        """
+        sizes: dict[str, int] = {}
+        said_by: dict[str, str] = {}
+        for name, value in dictionary.items():
+            if name == DEPTH:
+                sizes.update(self._depths(value))
+                continue
+            try:
+                axis = self.axis(name)
+            except ConfigError as error:
+                raise IllegalSubnetError(str(error)) from None
+            if not value:
+                continue
+            size = self._layer_size(name, axis, value)
+            if axis is None or size is None:
+                continue
+            if sizes.setdefault(axis.name, size) != size:
+                raise IllegalSubnetError(
+                    f"{said_by[axis.name]!r} and {name!r} share axis {axis.name!r} "
+                    f"but ask for {sizes[axis.name]} and {size} of {axis.size}"
+                )
+            said_by[axis.name] = name
+        return self._space.complete(sizes)
+
+    def from_config(self, config: Mapping[str, int]) -> LayerDict:
+        """A fresh per-layer dictionary of a config, by attribute path, with ``"depth"`` where elastic."""
+        dictionary: LayerDict = {
+            path: {"expand_ratio": config[axis.name] / axis.size}
+            for path, axis in self.elastic_layers().items()
+        }
+        depths = {axis.name: config[axis.name] for axis in self._depth_axes()}
+        if depths:
+            same = len(set(depths.values())) == 1
+            dictionary[DEPTH] = next(iter(depths.values())) if same else depths
+        return dictionary
+
+    def _depth_axes(self) -> list[Axis]:
+        return [axis for axis in self._space.axes if axis.task == DEPTH]
+
+    def _depths(self, value: Any) -> dict[str, int]:
+        axes = self._depth_axes()
+        if not axes:
+            raise IllegalSubnetError(f"depth {value!r} was asked for, but this model has no elastic depth")
+        if isinstance(value, Mapping):
+            return {name: self._space[name].check(depth) for name, depth in value.items()}
+        return {axis.name: axis.check(value) for axis in axes}
+
+    def _layer_size(self, name: str, axis: Axis | None, value: Any) -> int | None:
+        if not isinstance(value, Mapping):
+            raise IllegalSubnetError(
+                f"layer {name!r}: {value!r} is not a dictionary such as {{'expand_ratio': 0.5}}"
+            )
+        for key in value:
+            if key not in _VALUES:
+                raise IllegalSubnetError(
+                    f"layer {name!r}: key {key!r} is not one of {', '.join(_VALUES)}{nearest(str(key), _VALUES)}"
+                )
+        wanted = {key: given for key, given in value.items() if given is not None}
+        if axis is None:
+            self._check_full(name, wanted)
+            return None
+        found = {
+            key: axis.from_ratio(given) if key == "expand_ratio" else axis.from_channels(given)
+            for key, given in wanted.items()
+        }
+        if len(set(found.values())) > 1:
+            raise IllegalSubnetError(f"layer {name!r}: expand_ratio and channel ask for different widths")
+        return next(iter(found.values()), None)
+
+    def _check_full(self, name: str, wanted: Mapping[str, Any]) -> None:
+        path = self._names.path(name)
+        layer = self._names.layers[path]
+        spec = spec_of(layer)
+        full = None
+        if spec is not None and spec.width is not None:
+            full = spec.full_sizes(layer)[spec.width]
+        for key, given in wanted.items():
+            if given != (1 if key == "expand_ratio" else full):
+                raise IllegalSubnetError(
+                    f"layer {name!r}: {key} {given!r} cannot be had, its output width is fixed"
+                    + (f" at {full}" if full is not None else "")
+                )
+
+
+def choices_from(axis: Axis, candidate_config: Mapping[str, Iterable[float]]) -> tuple[int, ...]:
+    """The choices of an axis that a candidate configuration asks for; the full size where it is silent.
+
+    Raises: IllegalSubnetError for a ratio or channel count that the axis cannot have.
+    """
+    ratios, channels = candidate_config.get("expand_ratio"), candidate_config.get("channel")
+    if channels is not None:
+        return tuple(axis.from_channels(channel) for channel in channels)  # type: ignore[arg-type]  # checked there
+    if ratios is not None:
+        return tuple(axis.from_ratio(ratio) for ratio in ratios)
+    return (axis.size,)

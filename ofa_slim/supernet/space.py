@@ -1,0 +1,269 @@
+"""What a sub-network is: `Axis`, `SearchSpace`, `SubnetConfig`.
+
+An `Axis` is one elastic dimension of the *model*; layers whose widths must agree share one, so an
+inconsistent sub-network cannot be written down.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ofa_slim.errors import ConfigError, IllegalSubnetError, nearest
+
+TASKS = ("kernel_size", "width", "depth")
+DEPTH = "depth"
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One role of one layer that an axis cuts.
+
+    Attributes:
+        layer: attribute path of the layer in the model.
+        role: the role, as in the layer's `LayerSpec`.
+        unit: channels per step of the axis (a head is `head_dim` channels).
+    """
+
+    layer: str
+    role: str
+    unit: int = 1
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One elastic dimension of a model.
+
+    Attributes:
+        name: such as ``"encoder.3.heads"``.
+        size: its full size, in units (heads, neurons, layers).
+        choices: the sizes that sampling picks from, ascending.
+        slots: what it cuts; the first is the layer that stands for it in published dictionaries.
+        task: the task of progressive shrinking it belongs to, one of `TASKS`.
+        whole: whether a ratio must give a whole number of units (heads) or is rounded down (channels).
+    """
+
+    name: str
+    size: int
+    choices: tuple[int, ...]
+    slots: tuple[Slot, ...] = ()
+    task: str = "width"
+    whole: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks the choices, which come from users."""
+        if not self.choices:
+            raise ConfigError(f"axis {self.name!r}: no choices given")
+        for choice in self.choices:
+            self.check(choice)
+        object.__setattr__(self, "choices", tuple(sorted(set(self.choices))))
+
+    def check(self, size: object) -> int:
+        """Returns a legal size as an int; raises `IllegalSubnetError` for any other value."""
+        if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or not 1 <= size <= self.size:
+            raise IllegalSubnetError(
+                f"axis {self.name!r}: size {size!r} is not a whole number between 1 and {self.size}"
+            )
+        return int(size)
+
+    def from_ratio(self, ratio: float) -> int:
+        """The size of a share of this axis: ``max(1, floor(ratio * size))``, or exactly ``ratio * size``.
+
+        Raises: IllegalSubnetError for a ratio outside (0, 1], or that gives no whole number where one is
+            needed.
+        """
+        if isinstance(ratio, bool) or not isinstance(ratio, (int, float, np.number)) or not 0 < ratio <= 1:
+            raise IllegalSubnetError(
+                f"axis {self.name!r}: expand_ratio {ratio!r} is not a number above 0 and at most 1"
+            )
+        # A ratio such as 1/3 is a rounded number itself, so 1/3 of 12 must still count as 4.
+        size = max(1, math.floor(ratio * self.size + 1e-6))
+        if self.whole and abs(ratio * self.size - size) > 1e-6:
+            legal = ", ".join(f"{n / self.size:.4g}" for n in range(1, self.size + 1))
+            raise IllegalSubnetError(
+                f"axis {self.name!r}: expand_ratio {ratio} of {self.size} is no whole number; "
+                f"the ratios that give one are {legal}"
+            )
+        return size
+
+    def from_channels(self, channels: int) -> int:
+        """The size whose first layer has that many output channels; `IllegalSubnetError` where none has."""
+        unit = self.slots[0].unit if self.slots else 1
+        full = self.size * unit
+        if isinstance(channels, bool) or not isinstance(channels, (int, np.integer)) or not 1 <= channels <= full:
+            raise IllegalSubnetError(
+                f"axis {self.name!r}: channel {channels!r} is not a whole number between 1 and {full}"
+            )
+        if channels % unit:
+            raise IllegalSubnetError(f"axis {self.name!r}: channel {channels} is not a multiple of {unit}")
+        return int(channels) // unit
+
+    @property
+    def elastic(self) -> bool:
+        """Whether sampling can pick anything but the full size."""
+        return self.choices != (self.size,)
+
+
+class SubnetConfig(Mapping[str, int]):
+    """One size per axis: frozen, hashable, JSON both ways.
+
+    Args:
+        sizes: ``{axis name: size}``, sizes in units of the axis, each at least 1.
+
+    Raises: IllegalSubnetError for a name or a size that no axis could have.
+    """
+
+    __slots__ = ("_hash", "_sizes")
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        for name, size in sizes.items():
+            if not isinstance(name, str):
+                raise IllegalSubnetError(f"axis name {name!r} is not a text")
+            if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
+                raise IllegalSubnetError(f"axis {name!r}: size {size!r} is not a whole number of at least 1")
+        self._sizes = {name: int(size) for name, size in sizes.items()}
+        self._hash = hash(frozenset(self._sizes.items()))
+
+    def __getitem__(self, name: str) -> int:
+        """The size of an axis."""
+        return self._sizes[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterates over the axis names."""
+        return iter(self._sizes)
+
+    def __len__(self) -> int:
+        """The number of axes."""
+        return len(self._sizes)
+
+    def __hash__(self) -> int:
+        """Equal configs have equal hashes, whatever the order of their axes."""
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        """Equal when every axis has the same size."""
+        return self._sizes == other._sizes if isinstance(other, SubnetConfig) else NotImplemented
+
+    def __repr__(self) -> str:
+        """A text that evaluates to an equal config."""
+        return f"SubnetConfig({self._sizes})"
+
+    def to_json(self) -> str:
+        """One line of JSON, axes in order of their names."""
+        return json.dumps(self._sizes, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> SubnetConfig:
+        """Reads what `to_json` wrote; raises `IllegalSubnetError` for anything else."""
+        try:
+            sizes = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise IllegalSubnetError(f"not the JSON of a sub-network: {error}") from error
+        if not isinstance(sizes, dict):
+            raise IllegalSubnetError(f"not the JSON of a sub-network: {text[:40]!r} is no object")
+        return cls(sizes)
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A layer that stays at full width, and why."""
+
+    layer: str
+    reason: str
+
+
+class SearchSpace:
+    """The axes of one model.
+
+    Args:
+        axes: every axis; those with one choice are part of it but never sampled.
+        fixed: layers that belong to no axis, with the reason.
+    """
+
+    def __init__(self, axes: Iterable[Axis], fixed: Iterable[Fixed] = ()) -> None:
+        self.axes = tuple(axes)
+        self.fixed = tuple(fixed)
+        self._by_name = {axis.name: axis for axis in self.axes}
+        if len(self._by_name) != len(self.axes):
+            raise ConfigError("two axes share one name")
+
+    def __getitem__(self, name: str) -> Axis:
+        """The axis of that name; raises `IllegalSubnetError` naming the nearest where there is none."""
+        if name not in self._by_name:
+            raise IllegalSubnetError(f"no axis {name!r}{nearest(name, self._by_name)}")
+        return self._by_name[name]
+
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks of progressive shrinking that have anything elastic here."""
+        found = {axis.task for axis in self.axes if axis.elastic}
+        return tuple(task for task in TASKS if task in found)
+
+    def largest(self) -> SubnetConfig:
+        """The whole model."""
+        return SubnetConfig({axis.name: axis.size for axis in self.axes})
+
+    def smallest(self) -> SubnetConfig:
+        """The smallest choice of every axis."""
+        return SubnetConfig({axis.name: axis.choices[0] for axis in self.axes})
+
+    def sample(self, rng: np.random.Generator, offers: Mapping[str, int | None] | None = None) -> SubnetConfig:
+        """A random sub-network, every choice of an axis equally likely.
+
+        Args:
+            rng: the source of randomness.
+            offers: per task, how many of its largest choices take part (None: all); a task left out runs
+                in full. Without `offers` every choice of every axis takes part.
+        """
+        sizes = {}
+        for axis in self.axes:
+            if offers is None or axis.task in offers:
+                count = None if offers is None else offers[axis.task]
+                offered = axis.choices if count is None else axis.choices[-count:]
+                sizes[axis.name] = int(offered[rng.integers(len(offered))])
+            else:
+                sizes[axis.name] = axis.size
+        return SubnetConfig(sizes)
+
+    def complete(self, sizes: Mapping[str, int]) -> SubnetConfig:
+        """A config of this space: axes left out at full size, every size checked.
+
+        Raises: IllegalSubnetError for an axis that is not here or a size that is not legal.
+        """
+        checked = {name: self[name].check(size) for name, size in sizes.items()}
+        return SubnetConfig({axis.name: checked.get(axis.name, axis.size) for axis in self.axes})
+
+    def layer_sizes(self, config: Mapping[str, int]) -> dict[str, dict[str, int]]:
+        """The sizes of a config by layer.
+
+        Returns: ``{layer path: {role: channels}}`` for every slot of every axis.
+        """
+        sizes: dict[str, dict[str, int]] = {}
+        for axis in self.axes:
+            for slot in axis.slots:
+                sizes.setdefault(slot.layer, {})[slot.role] = config[axis.name] * slot.unit
+        return sizes
+
+    def with_choices(self, choices: Mapping[str, Iterable[int]]) -> SearchSpace:
+        """The same axes with other choices, ``{axis name: sizes}``; axes left out keep theirs."""
+        new = {name: replace(self[name], choices=tuple(sizes)) for name, sizes in choices.items()}
+        return SearchSpace((new.get(axis.name, axis) for axis in self.axes), self.fixed)
+
+    def explain(self) -> str:
+        """A text for people: each axis with its choices and layers, and what stays fixed and why."""
+        lines = [f"{len(self.axes)} axes, {sum(axis.elastic for axis in self.axes)} of them elastic"]
+        for axis in self.axes:
+            choices = ", ".join(map(str, axis.choices)) if axis.elastic else f"fixed at {axis.size}"
+            layers = ", ".join(dict.fromkeys(slot.layer for slot in axis.slots)) or "the model's forward"
+            lines.append(f"  {axis.name} ({axis.task}, full size {axis.size}): {choices} <- {layers}")
+        if self.fixed:
+            lines.append(f"{len(self.fixed)} layers at full width")
+            lines.extend(f"  {fixed.layer}: {fixed.reason}" for fixed in self.fixed)
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        """A short summary; `explain` says all."""
+        return f"SearchSpace({len(self.axes)} axes, {len(self.fixed)} fixed layers)"

@@ -1,0 +1,147 @@
+"""`LayerSpec`: one row per layer type that says which role each dimension plays.
+
+Slicing, exporting and counting are written once, against the row. A role is a name such as ``"in"``,
+``"out"`` or ``"heads"``; a layer's *sizes* are ``{role: channels}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import paddle
+from paddle import nn
+
+Sizes = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """What a layer type's dimensions mean.
+
+    Attributes:
+        plain: the Paddle layer class.
+        elastic: the subclass of it that runs on leading slices.
+        params: for each parameter, the role of each of its dimensions.
+        sizes: for each role that the layer also keeps as an attribute, that attribute's name.
+        width: the role that a published ``expand_ratio`` or ``channel`` of this layer speaks of.
+        measure: sizes that are neither a dimension of a parameter nor an attribute.
+        cut: further work on a plain layer when it is cut to smaller sizes (a list that gets shorter);
+            returns what undoes it.
+    """
+
+    plain: type[nn.Layer]
+    elastic: type[nn.Layer]
+    params: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    sizes: Mapping[str, str] = field(default_factory=dict)
+    width: str | None = None
+    measure: Callable[[nn.Layer], Sizes] | None = None
+    cut: Callable[[nn.Layer, Sizes], Callable[[], None]] | None = None
+
+    def full_sizes(self, layer: nn.Layer) -> dict[str, int]:
+        """The sizes of a plain layer as it stands, in channels (or heads, or layers)."""
+        found = {role: _as_size(getattr(layer, attribute)) for role, attribute in self.sizes.items()}
+        for name, roles in self.params.items():
+            parameter = getattr(layer, name, None)
+            if parameter is not None:
+                found.update(zip(roles, parameter.shape, strict=True))
+        if self.measure is not None:
+            found.update(self.measure(layer))
+        return found
+
+
+_BY_CLASS: dict[type[nn.Layer], LayerSpec] = {}
+
+
+def register(spec: LayerSpec) -> None:
+    """Adds a row to the table; both its classes find it."""
+    _BY_CLASS[spec.plain] = spec
+    _BY_CLASS[spec.elastic] = spec
+
+
+def spec_of(layer: nn.Layer) -> LayerSpec | None:
+    """The row of exactly this layer's class; a subclass with a forward of its own has none."""
+    return _BY_CLASS.get(type(layer))
+
+
+def plain_classes() -> tuple[type[nn.Layer], ...]:
+    """Every Paddle class that can be made elastic."""
+    return tuple({spec.plain: None for spec in _BY_CLASS.values()})
+
+
+def leading_slice(parameter: paddle.Tensor, roles: Iterable[str], sizes: Sizes) -> paddle.Tensor:
+    """The leading part of a parameter.
+
+    Args:
+        parameter: shape ``[full size of each role]``, any dtype.
+        roles: the role of each dimension.
+        sizes: the size to keep per role; roles left out keep all.
+
+    Returns: a slice that gradients flow through, or the parameter itself where nothing is cut off.
+    """
+    axes, ends = [], []
+    for axis, role in enumerate(roles):
+        size = sizes.get(role)
+        if size is not None and size != parameter.shape[axis]:
+            axes.append(axis)
+            ends.append(size)
+    if not axes:
+        return parameter
+    return paddle.slice(parameter, axes=axes, starts=[0] * len(axes), ends=ends)
+
+
+def cut_plain(layer: nn.Layer, sizes: Sizes) -> Callable[[], None]:
+    """Cuts a plain layer in place to its leading slices.
+
+    Args:
+        layer: a layer of a registered plain class.
+        sizes: the size to keep per role; roles left out keep all.
+
+    Returns: a function that puts the layer back as it was.
+    """
+    spec = spec_of(layer)
+    if spec is None:
+        raise TypeError(f"{type(layer).__name__} has no row in the table of layers")
+    undo: list[Callable[[], None]] = []
+    for name, roles in spec.params.items():
+        parameter = getattr(layer, name, None)
+        if parameter is None:
+            continue
+        with paddle.no_grad():
+            part = leading_slice(parameter, roles, sizes)
+        if part is parameter:
+            continue
+        undo.append(_setter(layer, name, parameter))
+        setattr(layer, name, _parameter_like(layer, parameter, part))
+    for role, attribute in spec.sizes.items():
+        if role in sizes:
+            old = getattr(layer, attribute)
+            undo.append(_setter(layer, attribute, old))
+            setattr(layer, attribute, [sizes[role]] if isinstance(old, list) else sizes[role])
+    if spec.cut is not None:
+        undo.append(spec.cut(layer, sizes))
+
+    def restore() -> None:
+        for step in reversed(undo):
+            step()
+
+    return restore
+
+
+def _as_size(value: int | list[int]) -> int:
+    return int(value[-1]) if isinstance(value, (list, tuple)) else int(value)
+
+
+def _setter(layer: nn.Layer, name: str, value: object) -> Callable[[], None]:
+    return lambda: setattr(layer, name, value)
+
+
+def _parameter_like(layer: nn.Layer, old: paddle.Tensor, value: paddle.Tensor) -> paddle.Tensor:
+    """A new Parameter that holds a copy of `value` and trains as `old` does."""
+    new = layer.create_parameter(
+        shape=value.shape, dtype=value.dtype, default_initializer=nn.initializer.Constant(0.0)
+    )
+    new.set_value(value)
+    for attribute in ("optimize_attr", "regularizer", "need_clip", "stop_gradient"):
+        setattr(new, attribute, getattr(old, attribute))
+    return new

@@ -1,0 +1,13 @@
+"""Finding the user's model inside what wraps it."""
+
+from __future__ import annotations
+
+import paddle
+from paddle import nn
+
+
+def unwrap(model: nn.Layer) -> nn.Layer:
+    """The model inside an `OFA`, a `paddle.DataParallel`, or both."""
+    while isinstance(model, paddle.DataParallel) or getattr(model, "wraps_model", False):
+        model = next(iter(model.children()))
+    return model
