@@ -52,7 +52,7 @@ def load_sequence_classifier(
         num_classes: the size of the head; 1 for regression.
         need_head: whether the head has to be there too (a fine-tuned model).
 
-    Returns: the model, in eval mode, and the tokenizer.
+    Returns: the model, in eval mode and with plain logits as its output, and the tokenizer.
     Raises: ModelLoadError for a directory without these files, or with weights missing or misshapen.
     """
     if num_classes < 1:
@@ -64,6 +64,8 @@ def load_sequence_classifier(
         raise ModelLoadError(f"{path}: no such directory")
     else:
         model = _from_hub(str(name_or_path), num_classes, need_head)
+    # Hugging Face's configs say use_cache, with which PaddleNLP's models return tuples instead of logits.
+    model.config.use_cache = model.config.output_hidden_states = model.config.output_attentions = False
     model.eval()
     return model, _tokenizer(name_or_path)
 
@@ -131,7 +133,11 @@ def _read_weights(path: Path) -> dict[str, np.ndarray]:
 
 def _empty_model(path: Path, num_classes: int) -> paddle.nn.Layer:
     """A randomly initialised model of the directory's config."""
-    from paddlenlp.transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+    from paddlenlp.transformers import (
+        AutoModelForSequenceClassification,
+        BertConfig,
+        BertForSequenceClassification,
+    )
 
     try:
         described = json.loads((path / "config.json").read_text(encoding="utf-8"))
@@ -200,7 +206,7 @@ def _tokenizer(name_or_path: str | os.PathLike[str]) -> Any:
     if path.is_dir() and not (path / "tokenizer_config.json").is_file():
         if not (path / "vocab.txt").is_file():
             raise ModelLoadError(
-                f"{path}: expected the tokenizer's vocab.txt or tokenizer_config.json there, found {_listing(path)}"
+                f"{path}: expected the tokenizer's vocab.txt or tokenizer_config.json, found {_listing(path)}"
             )
         return BertTokenizer.from_pretrained(str(path))
     try:

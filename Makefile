@@ -1,0 +1,86 @@
+# Each target does its own set-up: a virtual environment in .venv with this package (editable) and its
+# `dev` and `demo` extras. `make help` lists the targets.
+#
+#   PYTHON=/path/to/python  chooses the interpreter for a new .venv (3.10, 3.11 or 3.12)
+#   ARGS="..."              is handed on to pytest or to the demo
+
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+# Tools run as `python -m tool`: the scripts in .venv/bin stop working when the folder is moved.
+CODE := ofa_slim tests examples benchmarks
+
+PYTHON_GIVEN := $(filter-out undefined,$(origin PYTHON))
+PYTHON ?= python3
+CANDIDATES := $(if $(PYTHON_GIVEN),"$(PYTHON)",$(PYTHON) python3.12 python3.11 python3.10)
+
+# Exits 0 on a Python that has wheels for every dependency and can make a virtual environment.
+SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup test lint check style demo bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
+
+setup: $(STAMP) ## make the virtual environment and install into it
+
+test: $(STAMP) ## run the tests
+	$(PY) -m pytest $(ARGS)
+
+lint: $(STAMP) ## ruff and mypy, changing nothing
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+check: lint test ## lint, then the tests
+
+style: $(STAMP) ## format the code and apply ruff's safe fixes
+	$(PY) -m ruff check --fix-only .
+	$(PY) -m ruff format .
+
+demo: $(STAMP) ## compress a BERT on movie-review snippets, end to end (about 10 minutes)
+	$(PY) examples/fetch_demo_data.py
+	$(PY) examples/bert_glue.py --recipe examples/recipes/movie-polarity.yaml --output_dir runs/demo $(ARGS)
+
+bench: $(STAMP) ## time the training step and the importance pass
+	$(PY) benchmarks/train_step.py
+	$(PY) benchmarks/importance.py
+
+clean: ## remove the virtual environment, builds and caches; data/ and runs/ stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find $(wildcard $(CODE)) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Paddle uses one thread unless told otherwise; a training step is about 1.5 times faster on two cores.
+demo bench: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),$(shell getconf _NPROCESSORS_ONLN))
+
+# On AMD processors the math library in Paddle's wheel chooses a slow path unless this is set (2.5 times
+# slower matrix products on a Zen core); on others it could forbid the faster AVX-512 one.
+ifneq ($(shell grep -m 1 AuthenticAMD /proc/cpuinfo 2>/dev/null),)
+demo bench: export MKL_DEBUG_CPU_TYPE := $(or $(MKL_DEBUG_CPU_TYPE),5)
+endif
+
+# The stamp holds the folder that the editable install points to: a moved project installs again.
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
+.PHONY: $(STAMP)
+endif
+
+$(STAMP): pyproject.toml
+	@rm -f $@
+	@if ! $(PY) -c '$(SUITABLE)' 2>/dev/null; then \
+	  found=; for python in $(CANDIDATES); do \
+	    if "$$python" -c '$(SUITABLE)' 2>/dev/null; then found=$$python; break; fi; \
+	  done; \
+	  if [ -z "$$found" ]; then \
+	    echo 'ofa_slim needs Python 3.10, 3.11 or 3.12 with its venv module: PaddleNLP needs packages that' >&2; \
+	    echo 'have no wheels for others. None of these is one:' $(CANDIDATES) >&2; \
+	    echo 'Name one with: make PYTHON=/path/to/python3.11' >&2; \
+	    exit 1; \
+	  fi; \
+	  echo "Making $(VENV) with $$("$$found" --version) and installing into it (some minutes, about 2 GB)"; \
+	  "$$found" -m venv --clear $(VENV); \
+	fi
+	$(PY) -m pip install --disable-pip-version-check --editable '.[dev,demo]'
+	@printf '%s\n' '$(CURDIR)' > $@

@@ -1,0 +1,121 @@
+"""Compresses a BERT for a GLUE task or movie-review polarity: from a pre-trained model to exported ones.
+
+    python examples/bert_glue.py --recipe examples/recipes/movie-polarity.yaml
+
+Every stage leaves its output in a folder of output_dir and is skipped when that is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from glue.recipe import Recipe, RecipeError, add_options, load_recipe, options_to_overrides, unknown_options
+
+STAGE_NAMES = ("finetune", "importance", "reorder", "train", "evaluate", "export", "rescore")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the stages that the command line asks for; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--recipe", metavar="FILE", help="YAML file with any of the keys below")
+    parser.add_argument(
+        "--stages",
+        default=",".join(STAGE_NAMES),
+        help="stages to run, separated by commas (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="delete the output of the first of these stages and of all after it",
+    )
+    add_options(parser)
+    options, rest = parser.parse_known_args(arguments)
+    try:
+        known = ["recipe", "stages", "overwrite", *Recipe.model_fields]
+        if rest:
+            raise RecipeError(unknown_options(rest, known))
+        recipe = load_recipe(options.recipe, options_to_overrides(vars(options)))
+        return run(recipe, stage_names(options.stages), options.overwrite)
+    except RecipeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def stage_names(text: str) -> list[str]:
+    """The stages of a list with commas."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in STAGE_NAMES:
+            raise RecipeError(f"--stages: no stage {name!r}; the stages are {', '.join(STAGE_NAMES)}")
+    if not names:
+        raise RecipeError(f"--stages names no stage; the stages are {', '.join(STAGE_NAMES)}")
+    return names
+
+
+def run(recipe: Recipe, stages: Sequence[str], overwrite: bool) -> int:
+    """Runs stages; returns the exit status."""
+    quiet_third_parties()
+    # Paddle and PaddleNLP take seconds to import: not before the recipe is known to be right.
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    from glue.folders import StageError
+    from glue.report import write_report
+    from glue.stages import Run, run_stages
+    from glue.tasks import DataError
+    from ofa_slim.errors import OfaSlimError
+
+    folder = Path(recipe.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    log = set_up_log(folder / "run.log")
+    try:
+        current = Run(recipe)
+        with logging_redirect_tqdm():
+            run_stages(current, stages, overwrite)
+        if "rescore" in stages:
+            print(write_report(current))
+            log.info("the report is in %s: report.md, report.json and a picture", folder)
+    except (DataError, StageError, OfaSlimError) as error:
+        log.error("error: %s", error)
+        return 1
+    except KeyboardInterrupt:
+        log.error("interrupted; finished stages are kept, the same command goes on")
+        return 130
+    return 0
+
+
+def quiet_third_parties() -> None:
+    """Silences what the libraries say about themselves on import."""
+    for message in (
+        "No ccache found",
+        "Setuptools is replacing distutils",
+        "`pydantic.config.Extra` is deprecated",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def set_up_log(path: Path) -> logging.Logger:
+    """Logs to the console and to a file, PaddleNLP's chatter from warnings on."""
+    from paddlenlp.utils.log import logger as paddlenlp_logger
+
+    paddlenlp_logger.set_level("WARNING")
+    file = logging.FileHandler(path, encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    console = logging.StreamHandler()
+    console.setFormatter(logging.Formatter("%(message)s"))
+    for name in ("glue", "ofa_slim"):
+        log = logging.getLogger(name)
+        log.setLevel(logging.INFO)
+        log.propagate = False
+        log.handlers = [console, file]
+    return logging.getLogger("glue")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""The metrics of the GLUE tasks, as shares or correlations (not percent)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+Metric = Callable[[np.ndarray, np.ndarray], float]
+
+
+def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """The share of rows that are right."""
+    return float(accuracy_score(labels, predictions))
+
+
+def f1(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """The F1 score of class 1."""
+    return float(f1_score(labels, predictions, zero_division=0))
+
+
+def matthews(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """Matthews correlation coefficient; 0 where all predictions are the same."""
+    return float(matthews_corrcoef(labels, predictions))
+
+
+def pearson(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """Pearson correlation; 0 where either side is constant."""
+    return 0.0 if _constant(labels, predictions) else float(pearsonr(labels, predictions)[0])
+
+
+def spearman(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """Spearman rank correlation; 0 where either side is constant."""
+    return 0.0 if _constant(labels, predictions) else float(spearmanr(labels, predictions)[0])
+
+
+def _constant(labels: np.ndarray, predictions: np.ndarray) -> bool:
+    """Whether a correlation is undefined."""
+    return bool(np.ptp(labels) == 0 or np.ptp(predictions) == 0)
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": accuracy,
+    "f1": f1,
+    "matthews": matthews,
+    "pearson": pearson,
+    "spearman": spearman,
+}

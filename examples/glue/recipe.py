@@ -1,0 +1,206 @@
+"""The recipe: every setting of a run, from a YAML file and the command line."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+TaskName = Literal["movie-polarity", "sst-2", "cola", "mrpc", "sts-b", "qnli", "rte", "qqp", "mnli"]
+
+
+class RecipeError(Exception):
+    """A recipe that cannot be meant; the message names the key."""
+
+
+def _number(value: object) -> object:
+    """Reads 5e-5, which YAML takes for text as it has no dot."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Share = Annotated[Real, Field(gt=0, le=1)]
+Rate = Annotated[Real, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Recipe(BaseModel):
+    """All settings of a run, with their defaults."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+
+    task: TaskName = Field("movie-polarity", description="the task to fine-tune and compress for")
+    data_dir: str = Field(
+        "data/movie-polarity",
+        description="folder with the task's data: the movie-review snippets, or the GLUE folder that holds "
+        "SST-2, CoLA, ... with train.tsv and dev.tsv each",
+    )
+    output_dir: str = Field("runs/movie-polarity", description="folder that receives every stage's output")
+    model_name_or_path: str = Field(
+        "data/minilm",
+        description="pre-trained BERT: a PaddleNLP hub name, a PaddleNLP directory, or a Hugging Face-layout "
+        "directory with model.safetensors",
+    )
+    finetuned_dir: str | None = Field(
+        None, description="start from this fine-tuned classifier; model_name_or_path is then not used"
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(
+        0, description="seed of every random choice except the data split"
+    )
+    max_length: Annotated[int, Field(ge=8)] = Field(
+        64, description="longer inputs are cut to this many tokens"
+    )
+    train_rows: Count | None = Field(None, description="train on this many rows only, chosen at random once")
+    eval_rows: Count | None = Field(None, description="score on this many rows only, chosen at random once")
+    batch_size: Count = Field(32, description="rows per training batch")
+    eval_batch_size: Count = Field(64, description="rows per scoring batch")
+
+    epochs: Count = Field(3, description="epochs of fine-tuning")
+    learning_rate: Rate = Field(5e-5, description="highest learning rate of fine-tuning")
+    warmup: Annotated[Real, Field(ge=0, lt=1)] = Field(
+        0.1, description="share of the steps over which a learning rate rises from 0; it then falls to 0"
+    )
+    weight_decay: Annotated[Real, Field(ge=0)] = Field(
+        0.01, description="AdamW's weight decay; biases and norms have none"
+    )
+
+    importance_rows: Count = Field(1000, description="training rows that heads and neurons are ranked on")
+
+    widths: Annotated[list[Share], Field(min_length=1)] = Field(
+        [1.0, 0.75, 0.5, 0.25], description="shares of heads and neurons that sub-networks keep"
+    )
+    depth_mults: Annotated[list[Share], Field(min_length=1)] = Field(
+        [1.0], description="shares of layers that sub-networks keep"
+    )
+    width_epochs: Annotated[int, Field(ge=0)] = Field(
+        1, description="supernet epochs of phase 1: every width"
+    )
+    depth_epochs: Annotated[int, Field(ge=0)] = Field(
+        0, description="supernet epochs of phase 2: every width at every depth"
+    )
+    width_learning_rate: Rate = Field(5e-5, description="highest learning rate of phase 1")
+    depth_learning_rate: Rate = Field(3e-5, description="highest learning rate of phase 2")
+    lambda_logit: Annotated[Real, Field(ge=0)] = Field(1.0, description="weight of the teacher's soft labels")
+    lambda_rep: Annotated[Real, Field(ge=0)] = Field(0.1, description="weight of the teacher's hidden states")
+
+    latency_length: Annotated[int, Field(ge=2)] = Field(64, description="tokens of the input that is timed")
+    latency_rounds: Annotated[int, Field(ge=3)] = Field(40, description="timed runs of each exported model")
+
+
+def load_recipe(path: str | None, overrides: Mapping[str, object]) -> Recipe:
+    """The recipe of a YAML file, with single keys replaced.
+
+    Args:
+        path: the YAML file; None for the defaults.
+        overrides: keys from elsewhere, which win.
+
+    Raises: RecipeError with one line per wrong key.
+    """
+    values: dict[str, object] = {}
+    if path is not None:
+        values = _read_yaml(Path(path))
+        _check(values, path)
+    recipe = _check({**values, **overrides}, "command line")
+    if 1.0 not in recipe.widths:
+        raise RecipeError(f"key 'widths' is {recipe.widths}: it has to hold 1.0, the width of the teacher")
+    return recipe
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds one option for every key of the recipe."""
+    group = parser.add_argument_group("keys of the recipe (each replaces the recipe file's value)")
+    for name, field in Recipe.model_fields.items():
+        default = "none" if field.default is None else field.default
+        many = typing.get_origin(field.annotation) is list
+        group.add_argument(
+            f"--{name}",
+            metavar="VALUE",
+            default=argparse.SUPPRESS,
+            nargs="+" if many else None,
+            help=f"{field.description} (default: {default})",
+        )
+
+
+def options_to_overrides(options: Mapping[str, Any]) -> dict[str, object]:
+    """Reads the texts of command-line options as values of the recipe's keys."""
+    overrides: dict[str, object] = {}
+    for name, field in Recipe.model_fields.items():
+        if name in options:
+            text = options[name]
+            if isinstance(text, list):
+                overrides[name] = [_scalar(part) for item in text for part in item.split(",") if part]
+            else:
+                overrides[name] = text if _holds_text(field.annotation) else _scalar(text)
+    return overrides
+
+
+def unknown_options(arguments: Sequence[str], known: Sequence[str]) -> str:
+    """The message for options that do not exist."""
+    names = [argument.split("=")[0] for argument in arguments if argument.startswith("-")]
+    if not names:
+        return f"unexpected argument {arguments[0]!r}"
+    return f"no option {names[0]!r}{_suggestion(names[0].lstrip('-'), known, '--')}"
+
+
+def _check(values: Mapping[str, object], source: str) -> Recipe:
+    """Validates; each problem becomes one line."""
+    try:
+        return Recipe.model_validate(dict(values))
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            key = str(problem["loc"][0]) if problem["loc"] else ""
+            if problem["type"] == "extra_forbidden":
+                lines.append(f"{source}: no key {key!r}{_suggestion(key, list(Recipe.model_fields))}")
+            else:
+                wanted = problem["msg"].removeprefix("Input should be ")
+                lines.append(f"{source}: key {key!r} is {values.get(key)!r}, expected {wanted}")
+        raise RecipeError("\n".join(dict.fromkeys(lines))) from error
+
+
+def _read_yaml(path: Path) -> dict[str, object]:
+    """The mapping of a YAML file."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot read the recipe ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise RecipeError(f"{path}: a recipe is a list of lines 'key: value'")
+    return values
+
+
+def _scalar(text: str) -> object:
+    """The value of an option's text, as YAML would read it; a number that YAML takes for text stays text."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _holds_text(annotation: Any) -> bool:
+    """Whether a key holds text, so that `--output_dir 2024` stays text."""
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        return any(_holds_text(part) for part in typing.get_args(annotation))
+    return annotation is str or typing.get_origin(annotation) is Literal
+
+
+def _suggestion(name: str, known: Sequence[str], prefix: str = "") -> str:
+    """Half a sentence with the nearest known name."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    return f"; did you mean '{prefix}{close[0]}'?" if close else ""

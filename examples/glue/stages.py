@@ -1,0 +1,377 @@
+"""The stages of a run; each reads the folders of earlier ones and fills its own."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from safetensors.numpy import load_file, save_file
+from tqdm import tqdm
+from visualdl import LogWriter
+
+from glue import latency
+from glue.data import Batches, Examples, tokenise
+from glue.folders import MARK, StageError, check_mark, new_folder, read_json, write_json
+from glue.recipe import Recipe
+from glue.tasks import TASKS
+from glue.training import (
+    Scalars,
+    Schedule,
+    build_supernet,
+    evaluate,
+    finetune,
+    importance,
+    train_supernet,
+)
+from ofa_slim import OFA, dynabert_config, load_subnet, save_subnet, to_static
+from ofa_slim.importance import reorder_neuron_head
+from ofa_slim.integrations.paddlenlp import load_sequence_classifier
+
+LOG = logging.getLogger("glue")
+
+DATA_KEYS = ("task", "data_dir", "max_length", "train_rows", "eval_rows", "seed")
+RESULTS = "results.json"
+ORIGINAL = "original"
+
+Scores = dict[str, dict[str, float]]
+
+
+class Run:
+    """A recipe with its folder and, once asked for, its data."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        """Reads nothing yet."""
+        self.recipe = recipe
+        self.folder = Path(recipe.output_dir)
+        self.task = TASKS[recipe.task]
+        self._examples: tuple[Examples, dict[str, Examples]] | None = None
+
+    def examples(self, tokenizer: Any) -> tuple[Examples, dict[str, Examples]]:
+        """Training examples and the named sets to score on; tokenised once, all stages share a tokenizer."""
+        if self._examples is None:
+            train, dev = self.task.read(Path(self.recipe.data_dir))
+            train = train.limited(self.recipe.train_rows)
+            dev = {name: rows.limited(self.recipe.eval_rows) for name, rows in dev.items()}
+            sizes = ", ".join(f"{len(rows)} {name} rows" for name, rows in {"training": train, **dev}.items())
+            LOG.info("%s: tokenising %s", self.task.name, sizes)
+            cut = self.recipe.max_length
+            self._examples = (
+                tokenise(tokenizer, train, cut),
+                {name: tokenise(tokenizer, rows, cut) for name, rows in dev.items()},
+            )
+        return self._examples
+
+    def classifier(self, stage: str) -> tuple[paddle.nn.Layer, Any]:
+        """The model, in eval mode, and tokenizer that a stage left."""
+        return load_sequence_classifier(self.folder / stage, self.task.num_classes, need_head=True)
+
+    def scores(self, model: paddle.nn.Layer, dev: dict[str, Examples]) -> Scores:
+        """The metrics on every set."""
+        size = self.recipe.eval_batch_size
+        return {name: evaluate(model, Batches(rows, size), self.task) for name, rows in dev.items()}
+
+    def schedule(self, epochs: int, learning_rate: float) -> Schedule:
+        """A schedule with what all training of a recipe shares."""
+        recipe = self.recipe
+        return Schedule(epochs, recipe.batch_size, learning_rate, recipe.warmup, recipe.weight_decay)
+
+    def subnets(self) -> list[tuple[float, float]]:
+        """Every width and depth, the largest first."""
+        depths, widths = (sorted(set(s), reverse=True) for s in (self.recipe.depth_mults, self.recipe.widths))
+        return [(width, depth) for depth in depths for width in widths]
+
+    @contextmanager
+    def scalars(self) -> Iterator[Scalars]:
+        """Writes scalars for VisualDL."""
+        with LogWriter(logdir=str(self.folder / "vdl")) as writer:
+            yield lambda name, value, step: writer.add_scalar(tag=name, value=value, step=step)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    Attributes:
+        name: of the stage and its folder.
+        needs: the stages whose folders it reads.
+        keys: the recipe's keys that it depends on itself, besides the data's and those of earlier stages.
+        run: fills the folder.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    keys: tuple[str, ...]
+    run: Callable[[Run, Path, np.random.Generator], None]
+
+
+def run_finetune(run: Run, folder: Path, rng: np.random.Generator) -> None:
+    """Makes the fine-tuned classifier, and scores it."""
+    recipe = run.recipe
+    if recipe.finetuned_dir is not None:
+        model, tokenizer = load_sequence_classifier(
+            recipe.finetuned_dir, run.task.num_classes, need_head=True
+        )
+        train, dev = run.examples(tokenizer)
+    else:
+        model, tokenizer = load_sequence_classifier(recipe.model_name_or_path, run.task.num_classes)
+        train, dev = run.examples(tokenizer)
+        with run.scalars() as scalars:
+            schedule = run.schedule(recipe.epochs, recipe.learning_rate)
+            finetune(model, train, run.task, schedule, rng, scalars)
+    scores = run.scores(model, dev)
+    LOG.info("fine-tuned: %s", describe(scores))
+    save_classifier(model, tokenizer, folder)
+    write_json(folder / RESULTS, {"scores": scores, "parameters": count_parameters(model)})
+
+
+def run_importance(run: Run, folder: Path, rng: np.random.Generator) -> None:
+    """Ranks heads and neurons on training rows, so that the scored rows stay unseen."""
+    model, tokenizer = run.classifier("finetune")
+    train, _ = run.examples(tokenizer)
+    rows = rng.permutation(len(train))[: run.recipe.importance_rows]
+    heads, neurons = importance(model, Batches(train.take(rows), run.recipe.batch_size), run.task)
+    arrays = {f"neurons.{layer}": scores.numpy() for layer, scores in enumerate(neurons)}
+    save_file({"heads": heads.numpy(), **arrays}, folder / "importance.safetensors")
+
+
+def run_reorder(run: Run, folder: Path, rng: np.random.Generator) -> None:
+    """Puts the most important heads and neurons first."""
+    model, tokenizer = run.classifier("finetune")
+    arrays = load_file(run.folder / "importance" / "importance.safetensors")
+    heads = paddle.to_tensor(arrays["heads"])
+    neurons = [paddle.to_tensor(arrays[f"neurons.{layer}"]) for layer in range(len(heads))]
+    reorder_neuron_head(model, heads, neurons)
+    save_classifier(model, tokenizer, folder)
+
+
+def run_train(run: Run, folder: Path, rng: np.random.Generator) -> None:
+    """Trains the supernet: phase 1 every width, phase 2 every width at every depth."""
+    recipe = run.recipe
+    teacher, tokenizer = run.classifier("reorder")
+    model, _ = run.classifier("reorder")
+    train, _ = run.examples(tokenizer)
+    ofa = build_supernet(model, recipe.widths, teacher, recipe.lambda_rep)
+    phases = (
+        ("widths", recipe.width_epochs, recipe.width_learning_rate, [1.0]),
+        ("widths and depths", recipe.depth_epochs, recipe.depth_learning_rate, recipe.depth_mults),
+    )
+    with run.scalars() as scalars:
+        for title, epochs, learning_rate, depth_mults in phases:
+            schedule = run.schedule(epochs, learning_rate)
+            train_supernet(
+                ofa, train, run.task, schedule, rng,
+                widths=recipe.widths, depth_mults=depth_mults, lambda_logit=recipe.lambda_logit,
+                scalars=scalars, title=title,
+            )  # fmt: skip
+    save_classifier(model, tokenizer, folder)
+
+
+def run_evaluate(run: Run, folder: Path, rng: np.random.Generator) -> None:
+    """Scores every sub-network inside the supernet."""
+    ofa, tokenizer = load_supernet(run)
+    _, dev = run.examples(tokenizer)
+    results = []
+    for width, depth in tqdm(run.subnets(), desc="evaluating", unit="subnet", dynamic_ncols=True):
+        with ofa.subnet(dynabert_config(ofa, width, depth)):
+            scores = run.scores(ofa.model, dev)
+        results.append({"width": width, "depth_mult": depth, "scores": scores})
+        LOG.info("%s in the supernet: %s", subnet_name(width, depth), describe(scores))
+    write_json(folder / RESULTS, results)
+
+
+def run_export(run: Run, folder: Path, rng: np.random.Generator) -> None:
+    """Writes every sub-network, and the original, as models that stand alone."""
+    original, _ = run.classifier("finetune")
+    to_static(original, folder / ORIGINAL / "inference")
+    ofa, tokenizer = load_supernet(run)
+    for width, depth in tqdm(run.subnets(), desc="exporting", unit="subnet", dynamic_ncols=True):
+        plain = ofa.export(
+            config=dynabert_config(ofa, width, depth),
+            input_shapes=[[2, 16], [2, 16]],
+            input_dtypes=["int64", "int64"],
+        )
+        target = folder / subnet_name(width, depth)
+        save_subnet(plain, target / "model")
+        to_static(plain, target / "inference")
+        tokenizer.save_pretrained(str(target / "tokenizer"))
+
+
+def run_rescore(run: Run, folder: Path, rng: np.random.Generator) -> None:
+    """Scores and times what was exported, as read back from its files."""
+    exported = run.folder / "export"
+    model, tokenizer = run.classifier("finetune")
+    _, dev = run.examples(tokenizer)
+    inputs = latency.random_input(model.config.vocab_size, run.recipe.latency_length, rng)
+    original = latency.InferenceModel(exported / ORIGINAL / "inference")
+    results = []
+    for width, depth in tqdm(run.subnets(), desc="re-scoring", unit="subnet", dynamic_ncols=True):
+        source = exported / subnet_name(width, depth)
+        plain = load_subnet(source / "model")
+        scores = run.scores(plain, dev)
+        timed = latency.InferenceModel(source / "inference")
+        own, its = latency.compare(timed, original, inputs, run.recipe.latency_rounds)
+        results.append(
+            {
+                "width": width,
+                "depth_mult": depth,
+                "layers": len(plain.bert.encoder.layers),
+                "parameters": count_parameters(plain),
+                "megabytes": (source / "inference" / "model.pdiparams").stat().st_size / 1e6,
+                "scores": scores,
+                "latency_ms": own,
+                "original_latency_ms": its,
+            }
+        )
+        LOG.info("%s exported: %s, %.2f ms (original %.2f)", source.name, describe(scores), own, its)
+    write_json(folder / RESULTS, results)
+
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            "finetune",
+            (),
+            (
+                "model_name_or_path",
+                "finetuned_dir",
+                "epochs",
+                "learning_rate",
+                "batch_size",
+                "warmup",
+                "weight_decay",
+            ),
+            run_finetune,
+        ),
+        Stage("importance", ("finetune",), ("importance_rows",), run_importance),
+        Stage("reorder", ("finetune", "importance"), (), run_reorder),
+        Stage(
+            "train",
+            ("reorder",),
+            (
+                "widths",
+                "depth_mults",
+                "width_epochs",
+                "depth_epochs",
+                "width_learning_rate",
+                "depth_learning_rate",
+                "lambda_logit",
+                "lambda_rep",
+            ),
+            run_train,
+        ),
+        Stage("evaluate", ("train",), (), run_evaluate),
+        Stage("export", ("finetune", "train"), (), run_export),
+        Stage("rescore", ("finetune", "export"), ("latency_length", "latency_rounds"), run_rescore),
+    )
+}
+
+
+def run_stages(run: Run, names: Sequence[str], overwrite: bool) -> None:
+    """Runs stages in order; those whose output is there are skipped.
+
+    Raises: StageError where an output was made with other settings, or an earlier stage's is missing.
+    """
+    order = list(STAGES)
+    wanted = sorted(set(names), key=order.index)
+    if overwrite and wanted:
+        for name in order[order.index(wanted[0]) :]:
+            shutil.rmtree(run.folder / name, ignore_errors=True)
+    for name in wanted:
+        stage = STAGES[name]
+        target = run.folder / name
+        inputs = {earlier: _checked(run, STAGES[earlier], name) for earlier in stage.needs}
+        if target.exists():
+            _checked(run, stage, name)
+            LOG.info("%s: skipped, its output is in %s", name, target)
+            continue
+        LOG.info("%s: started", name)
+        start = time.perf_counter()
+        paddle.seed(run.recipe.seed + order.index(name))
+        rng = np.random.default_rng([run.recipe.seed, order.index(name)])
+        mark = {
+            "stage": name,
+            "id": uuid.uuid4().hex,
+            "inputs": inputs,
+            "settings": settings(run.recipe, stage),
+        }
+        with new_folder(target, mark) as folder:
+            stage.run(run, folder, rng)
+            mark["seconds"] = round(time.perf_counter() - start, 1)
+        LOG.info("%s: done in %.0f s", name, mark["seconds"])
+
+
+def settings(recipe: Recipe, stage: Stage) -> dict[str, object]:
+    """The recipe's values that a stage's output depends on, those of the stages before it included."""
+    keys = list(DATA_KEYS)
+    for earlier in _upstream(stage):
+        keys += earlier.keys
+    keys += stage.keys
+    return {key: getattr(recipe, key) for key in dict.fromkeys(keys)}
+
+
+def _upstream(stage: Stage) -> list[Stage]:
+    """All stages that a stage depends on, in order."""
+    found: set[str] = set()
+    for name in stage.needs:
+        found |= {name, *(earlier.name for earlier in _upstream(STAGES[name]))}
+    return [STAGES[name] for name in STAGES if name in found]
+
+
+def _checked(run: Run, stage: Stage, asked_by: str) -> str:
+    """The id of a stage's output, after checking that it belongs to this recipe and to the inputs there."""
+    target = run.folder / stage.name
+    if not target.exists():
+        raise StageError(
+            f"{asked_by} needs the output of {stage.name}, but {target} is not there: run it as well"
+        )
+    check_mark(target, settings(run.recipe, stage))
+    mark = read_json(target / MARK)
+    for earlier, made_from in mark["inputs"].items():
+        present = run.folder / earlier / MARK
+        if not present.is_file() or read_json(present)["id"] != made_from:
+            raise StageError(
+                f"{target} was made from another {earlier} than the one in {run.folder}. "
+                "Add --overwrite to make it anew, or use another --output_dir"
+            )
+    return str(mark["id"])
+
+
+def load_supernet(run: Run) -> tuple[OFA, Any]:
+    """The trained supernet, without a teacher, and the tokenizer."""
+    model, tokenizer = run.classifier("train")
+    return build_supernet(model, run.recipe.widths), tokenizer
+
+
+def save_classifier(model: paddle.nn.Layer, tokenizer: Any, folder: Path) -> None:
+    """Writes PaddleNLP's layout with safetensors; a supernet's weights are those of the full model."""
+    model.save_pretrained(str(folder), safe_serialization=True)
+    tokenizer.save_pretrained(str(folder))
+
+
+def subnet_name(width: float, depth: float) -> str:
+    """The name of a sub-network's folder."""
+    return f"width-{width:g}-depth-{depth:g}"
+
+
+def count_parameters(model: paddle.nn.Layer) -> int:
+    """How many numbers a model holds."""
+    return sum(int(np.prod(parameter.shape)) for parameter in model.parameters())
+
+
+def describe(scores: Scores) -> str:
+    """Scores in one line."""
+    return ", ".join(
+        f"{set_name} {metric} {value:.4f}"
+        for set_name, metrics in scores.items()
+        for metric, value in metrics.items()
+    )
