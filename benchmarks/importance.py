@@ -33,9 +33,7 @@ def main() -> None:
     batches = [random_batch(rng, options.batch_size, options.length) for _ in range(options.batches)]
 
     def scoring() -> None:
-        compute_neuron_head_importance(
-            "benchmark", model, batches, num_layers=6, num_heads=12, loss_fct=loss_fct
-        )
+        compute_neuron_head_importance("benchmark", model, batches, num_layers=6, num_heads=12, loss_fct=loss_fct)
 
     def plain() -> None:
         for *inputs, labels in batches:

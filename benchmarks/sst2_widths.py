@@ -37,7 +37,7 @@ TASK = TASKS["sst-2"]
 def read(data_dir: Path, tokenizer: object) -> tuple[Examples, dict[str, Examples]]:
     """The training rows and the two sets that score."""
     rows, dev = TASK.read(data_dir)
-    order = np.random.RandomState(0).permutation(len(rows))  # noqa: NPY002  the published split uses this generator
+    order = np.random.RandomState(0).permutation(len(rows))
 
     def part(chosen: np.ndarray) -> Rows:
         return Rows([rows.first[row] for row in chosen], [], rows.labels[chosen])
@@ -51,9 +51,7 @@ def read(data_dir: Path, tokenizer: object) -> tuple[Examples, dict[str, Example
 
 def scores(model: nn.Layer, sets: dict[str, Examples]) -> dict[str, float]:
     """Accuracy on each set, in per cent."""
-    return {
-        name: 100 * evaluate(model, Batches(examples, 64), TASK)["accuracy"] for name, examples in sets.items()
-    }
+    return {name: 100 * evaluate(model, Batches(examples, 64), TASK)["accuracy"] for name, examples in sets.items()}
 
 
 def width_scores(ofa: OFA, widths: list[float], sets: dict[str, Examples]) -> dict[float, dict[str, float]]:
@@ -109,20 +107,21 @@ def main() -> None:
         untrained = width_scores(ofa, options.widths, {"dev": sets["dev"]})
         begin = time.perf_counter()
         schedule = Schedule(options.epochs, BATCH, options.learning_rate)
-        train_supernet(
-            ofa, train, TASK, schedule, rng, widths=options.widths, lambda_logit=options.lambda_logit
-        )
+        train_supernet(ofa, train, TASK, schedule, rng, widths=options.widths, lambda_logit=options.lambda_logit)
         seconds = time.perf_counter() - begin
         found = width_scores(ofa, options.widths, sets)
-        changes.append({
-            "seed": seed,
-            "importance_seconds": round(scored - start, 1),
-            "training_seconds": round(seconds, 1),
-            "untrained": {width: round(value["dev"], 2) for width, value in untrained.items()},
-            "change": {
-                name: {width: round(found[width][name] - base[name], 2) for width in options.widths} for name in sets
-            },
-        })
+        changes.append(
+            {
+                "seed": seed,
+                "importance_seconds": round(scored - start, 1),
+                "training_seconds": round(seconds, 1),
+                "untrained": {width: round(value["dev"], 2) for width, value in untrained.items()},
+                "change": {
+                    name: {width: round(found[width][name] - base[name], 2) for width in options.widths}
+                    for name in sets
+                },
+            }
+        )
         print(json.dumps(changes[-1]), flush=True)
     print(table(changes, options.widths, list(sets)))
 

@@ -76,9 +76,7 @@ class PublishedLoop:
     def dense(self, width: float) -> nn.Layer:
         """A plain model of this width."""
         shapes, dtypes = [[2, 16], [2, 16]], ["int64", "int64"]
-        return self.ofa.export(
-            config=dynabert_config(self.ofa, width), input_shapes=shapes, input_dtypes=dtypes
-        )
+        return self.ofa.export(config=dynabert_config(self.ofa, width), input_shapes=shapes, input_dtypes=dtypes)
 
 
 class Parts:

@@ -95,7 +95,7 @@ def quiet_third_parties() -> None:
     for message in (
         "No ccache found",
         "Setuptools is replacing distutils",
-        "`pydantic.config.Extra` is deprecated",
+        ".pydantic.config.Extra. is deprecated",
     ):
         warnings.filterwarnings("ignore", message=message)
 

@@ -64,9 +64,7 @@ class DistillConfig:
             raise ConfigError(f"mapping_op {self.mapping_op!r} is not one of {', '.join(MAPPING_OPS)} or None")
         if self.distill_fn is not None and not callable(self.distill_fn):
             raise ConfigError(f"distill_fn {self.distill_fn!r} cannot be called")
-        if isinstance(self.mapping_layers, str) or not isinstance(
-            self.mapping_layers, (Sequence, Mapping, type(None))
-        ):
+        if isinstance(self.mapping_layers, str) or not isinstance(self.mapping_layers, (Sequence, Mapping, type(None))):
             raise ConfigError(f"mapping_layers {self.mapping_layers!r} is not a list or dictionary of layer names")
         if isinstance(self.teacher_model_path, (str, os.PathLike)):
             weights_file(self.teacher_model_path)
@@ -198,7 +196,7 @@ class Distiller:
         if not self._student_hidden:
             raise DistillError("calc_distill_loss was called before any forward, or no mapped layer ran in it")
         distance = self.config.distill_fn or F.mse_loss
-        total = None
+        parts = []
         for name, student in self._student_hidden.items():
             # Whatever a layer dropped by the depth would have said is left out: it did not run.
             teacher = self.teacher.hidden[self.mapping[name]].detach()
@@ -210,10 +208,9 @@ class Distiller:
                     f"{list(teacher.shape)} differ in shape; a mapping_op ({', '.join(MAPPING_OPS)}) maps one to "
                     "the other"
                 )
-            part = distance(student, teacher)
-            total = part if total is None else total + part
+            parts.append(distance(student, teacher))
         weight = 1.0 if self.config.lambda_distill is None else self.config.lambda_distill
-        return total * weight
+        return paddle.add_n(parts) * weight
 
 
 def _mapping(

@@ -117,8 +117,7 @@ def reorder_neuron_head(
         )
     with full_size(network):
         parts = [
-            _Part(path, stack, block, stack.family.intermediate, stack.family.output)
-            for path, stack, block in blocks
+            _Part(path, stack, block, stack.family.intermediate, stack.family.output) for path, stack, block in blocks
         ]
         orders = []
         for part, head, neuron in zip(parts, head_importance, neuron_importance, strict=True):
@@ -134,7 +133,7 @@ def reorder_neuron_head(
             reorder_neuron(part.output, neuron_order, dim=0)
 
 
-def reorder_head(layer: nn.Layer, index: Sequence[int] | paddle.Tensor) -> None:
+def reorder_head(layer: nn.Layer, index: Sequence[int] | np.ndarray | paddle.Tensor) -> None:
     """Reorders the heads of an attention layer in place; it computes the same function.
 
     Args:
@@ -153,7 +152,7 @@ def reorder_head(layer: nn.Layer, index: Sequence[int] | paddle.Tensor) -> None:
         reorder_neuron(layer.out_proj, channels, dim=0)
 
 
-def reorder_neuron(layer: nn.Layer, index: Sequence[int] | paddle.Tensor, dim: int = 0) -> None:
+def reorder_neuron(layer: nn.Layer, index: Sequence[int] | np.ndarray | paddle.Tensor, dim: int = 0) -> None:
     """Reorders the inputs or outputs of a linear layer in place.
 
     Args:
@@ -194,9 +193,7 @@ class _Part:
 
     def scores(self, grads: list[paddle.Tensor]) -> tuple[paddle.Tensor, paddle.Tensor]:
         """Scores of the heads ``[heads]`` and of the neurons ``[neurons]``, float32, for one batch."""
-        saliency = [
-            (weight * grad).astype("float32") for weight, grad in zip(self.weights, grads, strict=True)
-        ]
+        saliency = [(weight * grad).astype("float32") for weight, grad in zip(self.weights, grads, strict=True)]
         projection, first, second = saliency[:3]
         # A mask on a head scales the rows of the projection that belong to it, so this sum is its gradient.
         head = projection.reshape([self.num_heads, -1]).sum(axis=1).abs()
@@ -209,9 +206,7 @@ def _blocks(model: nn.Layer) -> list[tuple[str, Stack, nn.Layer]]:
     if not stacks:
         raise ImportanceError(f"this {type(model).__name__} holds no paddle.nn.TransformerEncoder")
     return [
-        (joined(stack.layers_path, str(i)), stack, block)
-        for stack in stacks
-        for i, block in enumerate(stack.blocks)
+        (joined(stack.layers_path, str(i)), stack, block) for stack in stacks for i, block in enumerate(stack.blocks)
     ]
 
 

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import paddle
@@ -93,8 +93,7 @@ def compare(expected: Sequence[paddle.Tensor], found: Sequence[paddle.Tensor], w
     """
     if [list(tensor.shape) for tensor in expected] != [list(tensor.shape) for tensor in found]:
         raise ExportError(
-            f"{what}: outputs of shapes {[list(t.shape) for t in found]}, expected "
-            f"{[list(t.shape) for t in expected]}"
+            f"{what}: outputs of shapes {[list(t.shape) for t in found]}, expected {[list(t.shape) for t in expected]}"
         )
     worst = 0.0
     for one, other in zip(expected, found, strict=True):
@@ -103,9 +102,7 @@ def compare(expected: Sequence[paddle.Tensor], found: Sequence[paddle.Tensor], w
         limit = TOLERANCE * max(1.0, float(np.abs(a).max()) if a.size else 0.0)
         # Written so that a difference that is not a number counts as one that is too large.
         if not difference <= limit:
-            raise ExportError(
-                f"{what}: outputs differ by {difference:.3g}, more than {limit:.3g}; nothing was kept"
-            )
+            raise ExportError(f"{what}: outputs differ by {difference:.3g}, more than {limit:.3g}; nothing was kept")
         worst = max(worst, difference)
     return worst
 
@@ -130,7 +127,7 @@ def _random(shape: Any, dtype: Any, rng: np.random.Generator) -> paddle.Tensor:
     if not _is_shape(shape):
         raise ExportError(f"input_shapes: {shape!r} is not a shape")
     sizes = [2 if size is None or size < 0 else size for size in shape]
-    name = str(dtype).replace("paddle.", "")
+    name: Any = str(dtype).replace("paddle.", "")
     if "int" in name or name == "bool":
         return paddle.to_tensor(rng.integers(0, 2, sizes)).astype(name)
     return paddle.to_tensor(rng.standard_normal(sizes)).astype(name)
@@ -142,10 +139,10 @@ def _fit_to_embeddings(model: nn.Layer, probe: Probe, rng: np.random.Generator) 
     read_by: dict[int, nn.Embedding] = {}
 
     def remember(layer: nn.Layer, given: Any) -> None:
-        read_by[id(given[0])] = layer
+        read_by[id(given[0])] = cast(nn.Embedding, layer)
 
     embeddings = [layer for layer in model.sublayers(include_self=True) if isinstance(layer, nn.Embedding)]
-    hooks = [layer.register_forward_pre_hook(remember) for layer in embeddings]
+    hooks = [layer.register_forward_pre_hook(cast(Any, remember)) for layer in embeddings]
     try:
         probe.run(model)
     finally:

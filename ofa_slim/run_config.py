@@ -92,11 +92,14 @@ def build_space(model: nn.Layer, names: LayerNames, run: RunConfig, passes_depth
     space = _with_depth(search_space_of(model), run.elastic_depth, passes_depth)
     dictionaries = Dictionaries(names, space)
 
-    def axis_of(what: str, name: str) -> Axis:
+    def axis_or_fixed(what: str, name: str) -> Axis | None:
         try:
-            axis = dictionaries.axis(name)
+            return dictionaries.axis(name)
         except ConfigError as error:
             raise ConfigError(f"{what}: {error}") from None
+
+    def axis_of(what: str, name: str) -> Axis:
+        axis = axis_or_fixed(what, name)
         if axis is None:
             raise ConfigError(f"{what}: the output width of layer {name!r} is fixed")
         return axis
@@ -112,12 +115,9 @@ def build_space(model: nn.Layer, names: LayerNames, run: RunConfig, passes_depth
                 )
             choices[axis.name] = choices_from(axis, candidates)
     for name in run.skip_layers or ():
-        try:
-            axis = dictionaries.axis(name)
-        except ConfigError as error:
-            raise ConfigError(f"skip_layers: {error}") from None
-        if axis is not None:
-            choices[axis.name] = (axis.size,)
+        skipped = axis_or_fixed("skip_layers", name)
+        if skipped is not None:
+            choices[skipped.name] = (skipped.size,)
     space = space.with_choices(choices)
     for group in run.same_search_space or ():
         joined = list(dict.fromkeys(axis_of("same_search_space", name).name for name in group))
@@ -155,9 +155,7 @@ def _join(space: SearchSpace, names: Sequence[str]) -> SearchSpace:
     first = axes[0]
     for axis in axes[1:]:
         if axis.size != first.size:
-            raise ConfigError(
-                f"same_search_space: {first.name!r} has size {first.size}, {axis.name!r} has {axis.size}"
-            )
+            raise ConfigError(f"same_search_space: {first.name!r} has size {first.size}, {axis.name!r} has {axis.size}")
         if axis.choices != first.choices:
             raise ConfigError(
                 f"same_search_space: {first.name!r} has choices {first.choices}, {axis.name!r} {axis.choices}"

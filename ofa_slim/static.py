@@ -42,9 +42,9 @@ def to_static(
     if any(isinstance(layer, ElasticLayer) for layer in model.sublayers(include_self=True)):
         raise ExportError("to_static needs a plain model; cut one out of the supernet with OFA.export first")
     specs = _default_spec(model) if input_spec is None else list(input_spec)
-    names = [spec.name for spec in specs]
-    if None in names or len(set(names)) != len(names):
-        raise ExportError(f"input_spec: every input needs a name of its own, got {names}")
+    names = [spec.name for spec in specs if spec.name is not None]
+    if len(set(names)) != len(specs):
+        raise ExportError(f"input_spec: every input needs a name of its own, got {[spec.name for spec in specs]}")
     with replacing(directory, marker=_MODEL_FILE) as aside, eval_mode(model):
         program = paddle.jit.to_static(_ByName(model, names), input_spec=[specs], full_graph=True)
         paddle.jit.save(program, str(aside / "model"))

@@ -27,9 +27,7 @@ class Taps:
         Of a layer that runs more than once the last output counts; of several outputs the first tensor.
         """
         outputs: dict[str, paddle.Tensor] = {}
-        hooks = [
-            layer.register_forward_post_hook(_recorder(name, outputs)) for name, layer in self.layers.items()
-        ]
+        hooks = [layer.register_forward_post_hook(_recorder(name, outputs)) for name, layer in self.layers.items()]
         try:
             yield outputs
         finally:

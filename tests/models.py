@@ -15,9 +15,7 @@ from ofa_slim import OFA, Convert, DistillConfig, RunConfig, SearchSpace, Subnet
 VOCABULARY = 50
 
 
-def bert(
-    layers: int = 2, heads: int = 4, head_dim: int = 4, ffn: int = 24, classes: int = 3, **more: Any
-) -> nn.Layer:
+def bert(layers: int = 2, heads: int = 4, head_dim: int = 4, ffn: int = 24, classes: int = 3, **more: Any) -> nn.Layer:
     """A BERT classifier without dropout, in eval mode, weights large enough that every part matters."""
     from paddlenlp.transformers import BertConfig, BertForSequenceClassification
 

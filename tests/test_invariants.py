@@ -188,7 +188,10 @@ def test_weights_outside_the_active_slice_get_no_gradient(shape: dict[str, int],
         sizes = [channels] * 3 + [ffn]
         for grad, size in zip(outside, sizes, strict=True):
             assert grad is None or float(grad[:, size:].abs().sum()) == 0
-        for grad, size in ((block.self_attn.out_proj.weight.grad, channels), (block.linear2.weight.grad, ffn)):
+        for grad, size in (
+            (block.self_attn.out_proj.weight.grad, channels),
+            (block.linear2.weight.grad, ffn),
+        ):
             assert grad is None or float(grad[size:].abs().sum()) == 0
         for grad, size in ((block.self_attn.q_proj.bias.grad, channels), (block.linear1.bias.grad, ffn)):
             assert grad is None or float(grad[size:].abs().sum()) == 0

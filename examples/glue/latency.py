@@ -19,7 +19,6 @@ class InferenceModel:
         config.disable_glog_info()
         config.disable_gpu()
         config.enable_mkldnn()
-        config.enable_memory_optim()
         config.set_cpu_math_library_num_threads(threads())
         self._predictor = paddle.inference.create_predictor(config)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from paddle import nn
 
@@ -41,4 +42,5 @@ def build(class_name: str, directory: Path) -> nn.Layer:
         raise ExportError(f"{directory}: {class_name!r} is no model class of PaddleNLP")
     if not (directory / "config.json").is_file():
         raise ExportError(f"{directory}: config.json is not there")
-    return model_class(model_class.config_class.from_pretrained(str(directory)))
+    loaded: Any = model_class
+    return loaded(loaded.config_class.from_pretrained(str(directory)))

@@ -24,7 +24,7 @@ Ratios = Sequence[float] | Mapping[str, Sequence[float]]
 
 
 @dataclass(frozen=True)
-class supernet:  # noqa: N801  the published name
+class supernet:
     """What is to be elastic in a model.
 
     Args:
@@ -128,9 +128,7 @@ class Convert:
                 choices_from(axis, by_axis[axis.name])
             except IllegalSubnetError as error:
                 raise ConvertError(str(error)) from None
-        return {
-            slot.layer: by_axis[axis.name] for axis in axes for slot in axis.slots if slot.role == "out"
-        }
+        return {slot.layer: by_axis[axis.name] for axis in axes for slot in axis.slots if slot.role == "out"}
 
     def _by_axis(self, network: nn.Layer, space: SearchSpace, axes: list[Axis]) -> dict[str, dict[str, Any]]:
         ratios, channels = self.context.expand_ratio, self.context.channel
@@ -143,16 +141,16 @@ class Convert:
         elif ratios is not None:
             found = {axis.name: {"expand_ratio": tuple(ratios)} for axis in axes}
         elif channels is not None:
-            per_axis = list(channels)
+            per_axis: list[Any] = list(channels)
             if all(isinstance(entry, int) for entry in per_axis):
-                per_axis = [tuple(channels)] * len(axes)
+                per_axis = [per_axis] * len(axes)
             if len(per_axis) != len(axes):
                 raise ConvertError(
                     f"channel has {len(per_axis)} entries, but the model has {len(axes)} elastic axes: "
                     + ", ".join(axis.name for axis in axes)
                 )
-            for axis, chosen in zip(axes, per_axis, strict=True):
-                found[axis.name] = {} if chosen is None else {"channel": tuple(chosen)}
+            for axis, widths in zip(axes, per_axis, strict=True):
+                found[axis.name] = {} if widths is None else {"channel": tuple(widths)}
         return found
 
 
@@ -191,7 +189,7 @@ def activate(model: nn.Layer, space: SearchSpace, config: Mapping[str, int]) -> 
 
 
 @contextmanager
-def active_sizes_kept(model: nn.Layer) -> Iterator[list[ElasticLayer]]:
+def active_sizes_kept(model: nn.Layer) -> Iterator[Sequence[ElasticLayer]]:
     """Whatever is activated inside the block, behind it a model runs as before.
 
     Yields the model's elastic layers, none for a plain model.
@@ -237,7 +235,7 @@ def set_state_dict(model: nn.Layer, state_dict: Mapping[str, Any]) -> tuple[list
     for key, given in state_dict.items():
         if key not in own:
             continue
-        value = paddle.to_tensor(given)
+        value = given if isinstance(given, paddle.Tensor) else paddle.to_tensor(given)
         target = own[key]
         fits = len(value.shape) == len(target.shape) and all(
             small <= large for small, large in zip(value.shape, target.shape, strict=True)

@@ -44,9 +44,7 @@ class Dictionaries:
     def __init__(self, names: LayerNames, space: SearchSpace) -> None:
         self._names = names
         self._space = space
-        self._axis_of = {
-            slot.layer: axis for axis in space.axes for slot in axis.slots if slot.role == "out"
-        }
+        self._axis_of = {slot.layer: axis for axis in space.axes for slot in axis.slots if slot.role == "out"}
 
     def axis(self, name: str) -> Axis | None:
         """The axis of a layer's output width, by path or full name of the layer; None where fixed."""
@@ -88,8 +86,7 @@ class Dictionaries:
     def from_config(self, config: Mapping[str, int]) -> LayerDict:
         """A fresh per-layer dictionary of a config, by attribute path, with ``"depth"`` where elastic."""
         dictionary: LayerDict = {
-            path: {"expand_ratio": config[axis.name] / axis.size}
-            for path, axis in self.elastic_layers().items()
+            path: {"expand_ratio": config[axis.name] / axis.size} for path, axis in self.elastic_layers().items()
         }
         depths = {axis.name: config[axis.name] for axis in self._depth_axes()}
         if depths:
@@ -110,9 +107,7 @@ class Dictionaries:
 
     def _layer_size(self, name: str, axis: Axis | None, value: Any) -> int | None:
         if not isinstance(value, Mapping):
-            raise IllegalSubnetError(
-                f"layer {name!r}: {value!r} is not a dictionary such as {{'expand_ratio': 0.5}}"
-            )
+            raise IllegalSubnetError(f"layer {name!r}: {value!r} is not a dictionary such as {{'expand_ratio': 0.5}}")
         for key in value:
             if key not in _VALUES:
                 raise IllegalSubnetError(

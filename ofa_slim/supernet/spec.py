@@ -138,9 +138,7 @@ def _setter(layer: nn.Layer, name: str, value: object) -> Callable[[], None]:
 
 def _parameter_like(layer: nn.Layer, old: paddle.Tensor, value: paddle.Tensor) -> paddle.Tensor:
     """A new Parameter that holds a copy of `value` and trains as `old` does."""
-    new = layer.create_parameter(
-        shape=value.shape, dtype=value.dtype, default_initializer=nn.initializer.Constant(0.0)
-    )
+    new = layer.create_parameter(shape=value.shape, dtype=value.dtype, default_initializer=nn.initializer.Constant(0.0))
     new.set_value(value)
     for attribute in ("optimize_attr", "regularizer", "need_clip", "stop_gradient"):
         setattr(new, attribute, getattr(old, attribute))

@@ -6,7 +6,6 @@ from paddle import nn
 
 from ofa_slim.supernet.families.base import Family, Stack, layer_at, max_sizes, stack_axes
 from ofa_slim.supernet.families.transformer_encoder import TRANSFORMER_ENCODER
-from ofa_slim.supernet.layers import ElasticLayer
 from ofa_slim.supernet.space import Axis, Fixed, SearchSpace
 from ofa_slim.supernet.spec import spec_of
 
@@ -29,7 +28,7 @@ def find_stacks(model: nn.Layer) -> list[Stack]:
                 break
     stacks = []
     for family, path, layer in found:
-        blocks = tuple(_all_blocks(layer_at(layer, family.layers)))
+        blocks = tuple(layer_at(layer, family.layers).children())
         name = path if len(found) > 1 else path.rpartition(".")[2]
         stacks.append(Stack(family, path, name or "encoder", blocks))
     return stacks
@@ -47,7 +46,3 @@ def full_space(model: nn.Layer) -> SearchSpace:
             continue
         fixed.append(Fixed(path, "its width is that of the residual stream, an input or an output"))
     return SearchSpace(axes, fixed)
-
-
-def _all_blocks(stack: nn.LayerList) -> list[nn.Layer]:
-    return list(nn.LayerList.__iter__(stack) if isinstance(stack, ElasticLayer) else stack)

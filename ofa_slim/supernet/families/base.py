@@ -123,8 +123,7 @@ def _axis(
         unit, rest = divmod(sizes[place][role], size)
         if rest:
             raise ConvertError(
-                f"axis {name!r}: {joined(path, place)} has {sizes[place][role]} {role}, "
-                f"which {size} does not divide"
+                f"axis {name!r}: {joined(path, place)} has {sizes[place][role]} {role}, which {size} does not divide"
             )
         slots.append(Slot(joined(path, place), role, unit))
     # The layer that stands for the axis in published dictionaries comes first.

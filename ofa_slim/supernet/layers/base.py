@@ -89,7 +89,8 @@ def swap_back(layer: nn.Layer) -> None:
     if spec is None or not isinstance(layer, ElasticLayer):
         return
     layer.activate(layer.max_sizes)
+    plain: nn.Layer = layer
     state: dict[str, Any] = vars(layer)
     for name in OWN_ATTRIBUTES:
         state.pop(name, None)
-    layer.__class__ = spec.plain
+    plain.__class__ = spec.plain

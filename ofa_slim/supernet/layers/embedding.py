@@ -32,9 +32,7 @@ class SuperEmbedding(ElasticLayer, nn.Embedding):
         super().__init__(num_embeddings, embedding_dim, padding_idx, sparse=sparse, weight_attr=weight_attr, name=name)
         self.make_elastic(candidate_config)
 
-    def forward(
-        self, x: paddle.Tensor, expand_ratio: float | None = None, channel: int | None = None
-    ) -> paddle.Tensor:
+    def forward(self, x: paddle.Tensor, expand_ratio: float | None = None, channel: int | None = None) -> paddle.Tensor:
         """Looks rows up at a width.
 
         Args:

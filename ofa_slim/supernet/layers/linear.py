@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import paddle
 from paddle import ParamAttr, nn
 from paddle.nn import functional as F
@@ -52,7 +54,8 @@ class SuperLinear(ElasticLayer, nn.Linear):
         out = self.output_size(expand_ratio, channel)
         if out is not None:
             sizes["out"] = out
-        return F.linear(input, self.leading("weight", sizes), self.leading("bias", sizes), self.name)
+        weight = cast(paddle.Tensor, self.leading("weight", sizes))
+        return F.linear(input, weight, self.leading("bias", sizes), self.name)
 
 
 register(

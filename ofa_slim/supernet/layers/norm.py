@@ -30,7 +30,7 @@ class SuperLayerNorm(ElasticLayer, nn.LayerNorm):
         bias_attr: ParamAttr | bool | None = None,
         name: str | None = None,
     ) -> None:
-        super().__init__(normalized_shape, epsilon, weight_attr, bias_attr, name=name)
+        super().__init__(normalized_shape, epsilon, weight_attr=weight_attr, bias_attr=bias_attr, name=name)
         self.make_elastic(candidate_config)
 
     def forward(self, input: paddle.Tensor) -> paddle.Tensor:

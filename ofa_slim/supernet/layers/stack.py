@@ -64,12 +64,15 @@ class SuperLayerList(ElasticLayer, nn.LayerList):
         return nn.LayerList(found) if isinstance(found, list) else found
 
 
-def _shorten(stack: nn.LayerList, sizes: Sizes) -> Callable[[], None]:
+def _shorten(stack: nn.Layer, sizes: Sizes) -> Callable[[], None]:
+    if not isinstance(stack, nn.LayerList):
+        raise TypeError(f"{type(stack).__name__} is no list of layers")
     layers = list(stack)
     kept = [layers[i] for i in kept_layers(sizes.get("depth", len(layers)), len(layers))]
 
     def replace_by(new: list[nn.Layer]) -> None:
-        del stack[:]
+        while len(stack):
+            del stack[len(stack) - 1]
         stack.extend(new)
 
     replace_by(kept)
