@@ -14,9 +14,8 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from glue.plan import STAGES
 from glue.recipe import Recipe, RecipeError, add_options, load_recipe, options_to_overrides, unknown_options
-
-STAGE_NAMES = ("finetune", "importance", "reorder", "train", "evaluate", "export", "rescore")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--recipe", metavar="FILE", help="YAML file with any of the keys below")
     parser.add_argument(
         "--stages",
-        default=",".join(STAGE_NAMES),
+        default=",".join(STAGES),
         help="stages to run, separated by commas (default: %(default)s)",
     )
     parser.add_argument(
@@ -44,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         recipe = load_recipe(options.recipe, options_to_overrides(vars(options)))
         return run(recipe, stage_names(options.stages), options.overwrite)
     except RecipeError as error:
-        print(f"error: {error}", file=sys.stderr)
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
         return 2
 
 
@@ -52,10 +52,10 @@ def stage_names(text: str) -> list[str]:
     """The stages of a list with commas."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
-        if name not in STAGE_NAMES:
-            raise RecipeError(f"--stages: no stage {name!r}; the stages are {', '.join(STAGE_NAMES)}")
+        if name not in STAGES:
+            raise RecipeError(f"--stages: no stage {name!r}; the stages are {', '.join(STAGES)}")
     if not names:
-        raise RecipeError(f"--stages names no stage; the stages are {', '.join(STAGE_NAMES)}")
+        raise RecipeError(f"--stages names no stage; the stages are {', '.join(STAGES)}")
     return names
 
 
@@ -67,7 +67,8 @@ def run(recipe: Recipe, stages: Sequence[str], overwrite: bool) -> int:
 
     from glue.folders import StageError
     from glue.report import write_report
-    from glue.stages import Run, run_stages
+    from glue.run import Run
+    from glue.stages import run_stages
     from glue.tasks import DataError
     from ofa_slim.errors import OfaSlimError
 
@@ -91,10 +92,12 @@ def run(recipe: Recipe, stages: Sequence[str], overwrite: bool) -> int:
 
 
 def quiet_third_parties() -> None:
-    """Silences what the libraries say about themselves on import."""
+    """Silences what the libraries say about themselves on import, in tokenising pairs and in tracing."""
     for message in (
         "No ccache found",
         "Setuptools is replacing distutils",
+        "Tensor do not have .place. interface",
+        "Be aware, overflowing tokens are not returned",
         ".pydantic.config.Extra. is deprecated",
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -52,9 +52,7 @@ def main() -> int:
     return 0
 
 
-def fetch(
-    target: Path, package: str, kind: str, files: tuple[str, ...], unpack: Callable[[Path, Path], None]
-) -> None:
+def fetch(target: Path, package: str, kind: str, files: tuple[str, ...], unpack: Callable[[Path, Path], None]) -> None:
     """Makes the folder `target` with `files` from `package` (see `download`), unless it holds them already.
 
     The folder is filled aside and renamed, so that it is there completely or not at all.

@@ -48,7 +48,6 @@ class Examples:
 
 def tokenise(tokenizer: Any, rows: Rows, max_length: int) -> Examples:
     """Tokenises with a PaddleNLP tokenizer; longer rows are cut."""
-    # one row at a time: PaddleNLP takes no longer for it, and its batches of pairs warn of overflow
     pairs = rows.second or [None] * len(rows)
     encoded = [
         tokenizer(first, second, max_length=max_length, truncation="longest_first")

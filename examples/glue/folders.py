@@ -47,9 +47,7 @@ def check_mark(target: Path, settings: Mapping[str, Any]) -> None:
         ) from error
     differing = [key for key in settings if made_with.get(key) != settings[key]]
     if differing:
-        changes = ", ".join(
-            f"{key} ({made_with.get(key)!r} there, {settings[key]!r} now)" for key in differing
-        )
+        changes = ", ".join(f"{key} ({made_with.get(key)!r} there, {settings[key]!r} now)" for key in differing)
         raise StageError(
             f"{target} was made with other settings: {changes}. "
             "Add --overwrite to make it and what follows from it anew, or use another --output_dir"

@@ -56,12 +56,8 @@ class Recipe(BaseModel):
     finetuned_dir: str | None = Field(
         None, description="start from this fine-tuned classifier; model_name_or_path is then not used"
     )
-    seed: Annotated[int, Field(ge=0)] = Field(
-        0, description="seed of every random choice except the data split"
-    )
-    max_length: Annotated[int, Field(ge=8)] = Field(
-        64, description="longer inputs are cut to this many tokens"
-    )
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of every random choice except the data split")
+    max_length: Annotated[int, Field(ge=8)] = Field(64, description="longer inputs are cut to this many tokens")
     train_rows: Count | None = Field(None, description="train on this many rows only, chosen at random once")
     eval_rows: Count | None = Field(None, description="score on this many rows only, chosen at random once")
     batch_size: Count = Field(32, description="rows per training batch")
@@ -84,9 +80,8 @@ class Recipe(BaseModel):
     depth_mults: Annotated[list[Share], Field(min_length=1)] = Field(
         [1.0], description="shares of layers that sub-networks keep"
     )
-    width_epochs: Annotated[int, Field(ge=0)] = Field(
-        1, description="supernet epochs of phase 1: every width"
-    )
+    supernet_rows: Count | None = Field(None, description="train the supernet on this many of the training rows only")
+    width_epochs: Annotated[int, Field(ge=0)] = Field(1, description="supernet epochs of phase 1: every width")
     depth_epochs: Annotated[int, Field(ge=0)] = Field(
         0, description="supernet epochs of phase 2: every width at every depth"
     )
@@ -113,8 +108,6 @@ def load_recipe(path: str | None, overrides: Mapping[str, object]) -> Recipe:
         values = _read_yaml(Path(path))
         _check(values, path)
     recipe = _check({**values, **overrides}, "command line")
-    if 1.0 not in recipe.widths:
-        raise RecipeError(f"key 'widths' is {recipe.widths}: it has to hold 1.0, the width of the teacher")
     return recipe
 
 
@@ -165,8 +158,8 @@ def _check(values: Mapping[str, object], source: str) -> Recipe:
             if problem["type"] == "extra_forbidden":
                 lines.append(f"{source}: no key {key!r}{_suggestion(key, list(Recipe.model_fields))}")
             else:
-                wanted = problem["msg"].removeprefix("Input should be ")
-                lines.append(f"{source}: key {key!r} is {values.get(key)!r}, expected {wanted}")
+                wanted = problem["msg"].replace("Input should be", "it should be", 1)
+                lines.append(f"{source}: key {key!r} is {values.get(key)!r}; {wanted}")
         raise RecipeError("\n".join(dict.fromkeys(lines))) from error
 
 
@@ -176,8 +169,11 @@ def _read_yaml(path: Path) -> dict[str, object]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RecipeError(f"{path}: cannot read the recipe ({error.strerror})") from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise RecipeError(f"{path}, line {line}: not valid YAML ({error.problem})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+        raise RecipeError(f"{path}: not a YAML text file ({str(error).splitlines()[0]})") from error
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import resource
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,9 @@ import paddle
 
 from glue.folders import MARK, StageError, read_json, write_json, write_text
 from glue.latency import threads
-from glue.stages import RESULTS, STAGES, Run, settings
+from glue.plan import STAGES, settings
+from glue.run import Run
+from glue.stages import RESULTS
 
 matplotlib.use("Agg")
 
@@ -46,7 +47,7 @@ def collect(run: Run) -> dict[str, Any]:
         subnet["speed_up"] = subnet["original_latency_ms"] / subnet["latency_ms"]
     latencies = sorted(subnet["original_latency_ms"] for subnet in subnets)
     original["latency_ms"] = latencies[len(latencies) // 2]
-    marks = [run.folder / name / MARK for name in STAGES]
+    marks = [read_json(mark) for name in STAGES if (mark := run.folder / name / MARK).is_file()]
     return {
         "task": run.task.name,
         "metric": run.task.metrics[0],
@@ -54,8 +55,8 @@ def collect(run: Run) -> dict[str, Any]:
         "original": original,
         "subnets": subnets,
         "settings": settings(run.recipe, STAGES["rescore"]),
-        "seconds": {mark.parent.name: read_json(mark)["seconds"] for mark in marks if mark.is_file()},
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "seconds": {mark["stage"]: mark["seconds"] for mark in marks},
+        "peak_memory_mib": max(mark["peak_memory_mib"] for mark in marks),
         "environment": {
             "paddle": paddle.__version__,
             "python": platform.python_version(),
@@ -107,7 +108,7 @@ def markdown(report: dict[str, Any], table: str) -> str:
         f'"in supernet" is the same {report["metric"]} before export. Latency is the median of one row of '
         f"{length} tokens in Paddle Inference on {report['environment']['threads']} threads; each model took "
         "turns with the original, and the speed-up compares the two.\n\n"
-        f"Stages took: {seconds}.\n\n"
+        f"Stages took: {seconds}; at most {report['peak_memory_mib']} MiB of memory.\n\n"
         f"## Settings\n\n{chosen}\n"
     )
 
@@ -130,15 +131,15 @@ def draw(report: dict[str, Any], path: Path) -> None:
                 axes.annotate(
                     f"{subnet['width']:g}",
                     (x, y),
-                    xytext=(0, -13),
+                    xytext=(6, -10),
                     textcoords="offset points",
-                    ha="center",
+                    ha="left",
                     fontsize=8,
                 )
         height = 100 * original["scores"][name][metric]
         axes.axhline(height, color="0.6", linestyle=":", zorder=0)
-        axes.plot(unit * original[key], height, marker="*", markersize=14, color="black", linestyle="none",
-                  label="original")  # fmt: skip
+        star = {"marker": "*", "markersize": 16, "color": "black", "markerfacecolor": "white", "linestyle": "none"}
+        axes.plot(unit * original[key], height, label="original", zorder=1, **star)
         axes.set_xlabel(title)
         axes.margins(x=0.1, y=0.15)
         axes.grid(alpha=0.25)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
+import resource
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,110 +15,28 @@ import numpy as np
 import paddle
 from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
-from visualdl import LogWriter
 
 from glue import latency
-from glue.data import Batches, Examples, tokenise
+from glue.data import Batches
 from glue.folders import MARK, StageError, check_mark, new_folder, read_json, write_json
-from glue.recipe import Recipe
-from glue.tasks import TASKS
-from glue.training import (
-    Scalars,
-    Schedule,
-    build_supernet,
-    evaluate,
-    finetune,
-    importance,
-    train_supernet,
-)
+from glue.plan import STAGES, Stage, settings
+from glue.run import Run, count_parameters, describe, subnet_name
+from glue.training import build_supernet, finetune, importance, train_supernet
 from ofa_slim import OFA, dynabert_config, load_subnet, save_subnet, to_static
 from ofa_slim.importance import reorder_neuron_head
 from ofa_slim.integrations.paddlenlp import load_sequence_classifier
 
 LOG = logging.getLogger("glue")
 
-DATA_KEYS = ("task", "data_dir", "max_length", "train_rows", "eval_rows", "seed")
 RESULTS = "results.json"
 ORIGINAL = "original"
-
-Scores = dict[str, dict[str, float]]
-
-
-class Run:
-    """A recipe with its folder and, once asked for, its data."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        """Reads nothing yet."""
-        self.recipe = recipe
-        self.folder = Path(recipe.output_dir)
-        self.task = TASKS[recipe.task]
-        self._examples: tuple[Examples, dict[str, Examples]] | None = None
-
-    def examples(self, tokenizer: Any) -> tuple[Examples, dict[str, Examples]]:
-        """Training examples and the named sets to score on; tokenised once, all stages share a tokenizer."""
-        if self._examples is None:
-            train, dev = self.task.read(Path(self.recipe.data_dir))
-            train = train.limited(self.recipe.train_rows)
-            dev = {name: rows.limited(self.recipe.eval_rows) for name, rows in dev.items()}
-            sizes = ", ".join(f"{len(rows)} {name} rows" for name, rows in {"training": train, **dev}.items())
-            LOG.info("%s: tokenising %s", self.task.name, sizes)
-            cut = self.recipe.max_length
-            self._examples = (
-                tokenise(tokenizer, train, cut),
-                {name: tokenise(tokenizer, rows, cut) for name, rows in dev.items()},
-            )
-        return self._examples
-
-    def classifier(self, stage: str) -> tuple[paddle.nn.Layer, Any]:
-        """The model, in eval mode, and tokenizer that a stage left."""
-        return load_sequence_classifier(self.folder / stage, self.task.num_classes, need_head=True)
-
-    def scores(self, model: paddle.nn.Layer, dev: dict[str, Examples]) -> Scores:
-        """The metrics on every set."""
-        size = self.recipe.eval_batch_size
-        return {name: evaluate(model, Batches(rows, size), self.task) for name, rows in dev.items()}
-
-    def schedule(self, epochs: int, learning_rate: float) -> Schedule:
-        """A schedule with what all training of a recipe shares."""
-        recipe = self.recipe
-        return Schedule(epochs, recipe.batch_size, learning_rate, recipe.warmup, recipe.weight_decay)
-
-    def subnets(self) -> list[tuple[float, float]]:
-        """Every width and depth, the largest first."""
-        depths, widths = (sorted(set(s), reverse=True) for s in (self.recipe.depth_mults, self.recipe.widths))
-        return [(width, depth) for depth in depths for width in widths]
-
-    @contextmanager
-    def scalars(self) -> Iterator[Scalars]:
-        """Writes scalars for VisualDL."""
-        with LogWriter(logdir=str(self.folder / "vdl")) as writer:
-            yield lambda name, value, step: writer.add_scalar(tag=name, value=value, step=step)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage.
-
-    Attributes:
-        name: of the stage and its folder.
-        needs: the stages whose folders it reads.
-        keys: the recipe's keys that it depends on itself, besides the data's and those of earlier stages.
-        run: fills the folder.
-    """
-
-    name: str
-    needs: tuple[str, ...]
-    keys: tuple[str, ...]
-    run: Callable[[Run, Path, np.random.Generator], None]
 
 
 def run_finetune(run: Run, folder: Path, rng: np.random.Generator) -> None:
     """Makes the fine-tuned classifier, and scores it."""
     recipe = run.recipe
     if recipe.finetuned_dir is not None:
-        model, tokenizer = load_sequence_classifier(
-            recipe.finetuned_dir, run.task.num_classes, need_head=True
-        )
+        model, tokenizer = load_sequence_classifier(recipe.finetuned_dir, run.task.num_classes, need_head=True)
         train, dev = run.examples(tokenizer)
     else:
         model, tokenizer = load_sequence_classifier(recipe.model_name_or_path, run.task.num_classes)
@@ -159,6 +76,7 @@ def run_train(run: Run, folder: Path, rng: np.random.Generator) -> None:
     teacher, tokenizer = run.classifier("reorder")
     model, _ = run.classifier("reorder")
     train, _ = run.examples(tokenizer)
+    train = train.take(rng.permutation(len(train))[: recipe.supernet_rows])
     ofa = build_supernet(model, recipe.widths, teacher, recipe.lambda_rep)
     phases = (
         ("widths", recipe.width_epochs, recipe.width_learning_rate, [1.0]),
@@ -235,44 +153,14 @@ def run_rescore(run: Run, folder: Path, rng: np.random.Generator) -> None:
     write_json(folder / RESULTS, results)
 
 
-STAGES: dict[str, Stage] = {
-    stage.name: stage
-    for stage in (
-        Stage(
-            "finetune",
-            (),
-            (
-                "model_name_or_path",
-                "finetuned_dir",
-                "epochs",
-                "learning_rate",
-                "batch_size",
-                "warmup",
-                "weight_decay",
-            ),
-            run_finetune,
-        ),
-        Stage("importance", ("finetune",), ("importance_rows",), run_importance),
-        Stage("reorder", ("finetune", "importance"), (), run_reorder),
-        Stage(
-            "train",
-            ("reorder",),
-            (
-                "widths",
-                "depth_mults",
-                "width_epochs",
-                "depth_epochs",
-                "width_learning_rate",
-                "depth_learning_rate",
-                "lambda_logit",
-                "lambda_rep",
-            ),
-            run_train,
-        ),
-        Stage("evaluate", ("train",), (), run_evaluate),
-        Stage("export", ("finetune", "train"), (), run_export),
-        Stage("rescore", ("finetune", "export"), ("latency_length", "latency_rounds"), run_rescore),
-    )
+RUNNERS: dict[str, Callable[[Run, Path, np.random.Generator], None]] = {
+    "finetune": run_finetune,
+    "importance": run_importance,
+    "reorder": run_reorder,
+    "train": run_train,
+    "evaluate": run_evaluate,
+    "export": run_export,
+    "rescore": run_rescore,
 }
 
 
@@ -305,35 +193,17 @@ def run_stages(run: Run, names: Sequence[str], overwrite: bool) -> None:
             "settings": settings(run.recipe, stage),
         }
         with new_folder(target, mark) as folder:
-            stage.run(run, folder, rng)
+            RUNNERS[name](run, folder, rng)
             mark["seconds"] = round(time.perf_counter() - start, 1)
+            mark["peak_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         LOG.info("%s: done in %.0f s", name, mark["seconds"])
-
-
-def settings(recipe: Recipe, stage: Stage) -> dict[str, object]:
-    """The recipe's values that a stage's output depends on, those of the stages before it included."""
-    keys = list(DATA_KEYS)
-    for earlier in _upstream(stage):
-        keys += earlier.keys
-    keys += stage.keys
-    return {key: getattr(recipe, key) for key in dict.fromkeys(keys)}
-
-
-def _upstream(stage: Stage) -> list[Stage]:
-    """All stages that a stage depends on, in order."""
-    found: set[str] = set()
-    for name in stage.needs:
-        found |= {name, *(earlier.name for earlier in _upstream(STAGES[name]))}
-    return [STAGES[name] for name in STAGES if name in found]
 
 
 def _checked(run: Run, stage: Stage, asked_by: str) -> str:
     """The id of a stage's output, after checking that it belongs to this recipe and to the inputs there."""
     target = run.folder / stage.name
     if not target.exists():
-        raise StageError(
-            f"{asked_by} needs the output of {stage.name}, but {target} is not there: run it as well"
-        )
+        raise StageError(f"{asked_by} needs the output of {stage.name}, but {target} is not there: run it as well")
     check_mark(target, settings(run.recipe, stage))
     mark = read_json(target / MARK)
     for earlier, made_from in mark["inputs"].items():
@@ -356,22 +226,3 @@ def save_classifier(model: paddle.nn.Layer, tokenizer: Any, folder: Path) -> Non
     """Writes PaddleNLP's layout with safetensors; a supernet's weights are those of the full model."""
     model.save_pretrained(str(folder), safe_serialization=True)
     tokenizer.save_pretrained(str(folder))
-
-
-def subnet_name(width: float, depth: float) -> str:
-    """The name of a sub-network's folder."""
-    return f"width-{width:g}-depth-{depth:g}"
-
-
-def count_parameters(model: paddle.nn.Layer) -> int:
-    """How many numbers a model holds."""
-    return sum(int(np.prod(parameter.shape)) for parameter in model.parameters())
-
-
-def describe(scores: Scores) -> str:
-    """Scores in one line."""
-    return ", ".join(
-        f"{set_name} {metric} {value:.4f}"
-        for set_name, metrics in scores.items()
-        for metric, value in metrics.items()
-    )

@@ -97,12 +97,8 @@ class GlueFiles:
         """Training rows and the sets to score on."""
         folder = data_dir / self.folder
         if not folder.is_dir():
-            raise DataError(
-                f"{folder}: no such folder; data_dir has to hold {self.folder}/train.tsv and dev files"
-            )
-        return self._rows(folder / "train.tsv"), {
-            name: self._rows(folder / file) for name, file in self.dev.items()
-        }
+            raise DataError(f"{folder}: no such folder; data_dir has to hold {self.folder}/train.tsv and dev files")
+        return self._rows(folder / "train.tsv"), {name: self._rows(folder / file) for name, file in self.dev.items()}
 
     def _rows(self, path: Path) -> Rows:
         lines = read_tsv(path)

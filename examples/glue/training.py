@@ -133,9 +133,7 @@ def train_supernet(
         ofa.set_net_config(None)
 
 
-def importance(
-    model: nn.Layer, batches: Iterable[Batch], task: Task
-) -> tuple[paddle.Tensor, list[paddle.Tensor]]:
+def importance(model: nn.Layer, batches: Iterable[Batch], task: Task) -> tuple[paddle.Tensor, list[paddle.Tensor]]:
     """Scores every head, float32 [layers, heads], and every neuron, float32 [neurons] per layer."""
     config = model.config
     return compute_neuron_head_importance(

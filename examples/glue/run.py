@@ -1,0 +1,91 @@
+"""What the stages of one run share: the recipe, its folder, its data, and small helpers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from visualdl import LogWriter
+
+from glue.data import Batches, Examples, tokenise
+from glue.recipe import Recipe
+from glue.tasks import TASKS
+from glue.training import Scalars, Schedule, evaluate
+from ofa_slim.integrations.paddlenlp import load_sequence_classifier
+
+LOG = logging.getLogger("glue")
+
+Scores = dict[str, dict[str, float]]
+
+
+class Run:
+    """A recipe with its folder and, once asked for, its data."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        """Reads nothing yet."""
+        self.recipe = recipe
+        self.folder = Path(recipe.output_dir)
+        self.task = TASKS[recipe.task]
+        self._examples: tuple[Examples, dict[str, Examples]] | None = None
+
+    def examples(self, tokenizer: Any) -> tuple[Examples, dict[str, Examples]]:
+        """Training examples and the named sets to score on; tokenised once, all stages share a tokenizer."""
+        if self._examples is None:
+            train, dev = self.task.read(Path(self.recipe.data_dir))
+            train = train.limited(self.recipe.train_rows)
+            dev = {name: rows.limited(self.recipe.eval_rows) for name, rows in dev.items()}
+            sizes = ", ".join(f"{len(rows)} {name} rows" for name, rows in {"training": train, **dev}.items())
+            LOG.info("%s: tokenising %s", self.task.name, sizes)
+            cut = self.recipe.max_length
+            self._examples = (
+                tokenise(tokenizer, train, cut),
+                {name: tokenise(tokenizer, rows, cut) for name, rows in dev.items()},
+            )
+        return self._examples
+
+    def classifier(self, stage: str) -> tuple[paddle.nn.Layer, Any]:
+        """The model, in eval mode, and tokenizer that a stage left."""
+        return load_sequence_classifier(self.folder / stage, self.task.num_classes, need_head=True)
+
+    def scores(self, model: paddle.nn.Layer, dev: dict[str, Examples]) -> Scores:
+        """The metrics on every set."""
+        size = self.recipe.eval_batch_size
+        return {name: evaluate(model, Batches(rows, size), self.task) for name, rows in dev.items()}
+
+    def schedule(self, epochs: int, learning_rate: float) -> Schedule:
+        """A schedule with what all training of a recipe shares."""
+        recipe = self.recipe
+        return Schedule(epochs, recipe.batch_size, learning_rate, recipe.warmup, recipe.weight_decay)
+
+    def subnets(self) -> list[tuple[float, float]]:
+        """Every width and depth, the largest first."""
+        depths, widths = (sorted(set(s), reverse=True) for s in (self.recipe.depth_mults, self.recipe.widths))
+        return [(width, depth) for depth in depths for width in widths]
+
+    @contextmanager
+    def scalars(self) -> Iterator[Scalars]:
+        """Writes scalars for VisualDL."""
+        with LogWriter(logdir=str(self.folder / "vdl")) as writer:
+            yield lambda name, value, step: writer.add_scalar(tag=name, value=value, step=step)
+
+
+def subnet_name(width: float, depth: float) -> str:
+    """The name of a sub-network's folder."""
+    return f"width-{width:g}-depth-{depth:g}"
+
+
+def count_parameters(model: paddle.nn.Layer) -> int:
+    """How many numbers a model holds."""
+    return sum(int(np.prod(parameter.shape)) for parameter in model.parameters())
+
+
+def describe(scores: Scores) -> str:
+    """Scores in one line."""
+    return ", ".join(
+        f"{set_name} {metric} {value:.4f}" for set_name, metrics in scores.items() for metric, value in metrics.items()
+    )

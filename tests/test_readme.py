@@ -1,0 +1,33 @@
+"""The README's code runs as it stands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from models import batch, bert, difference, labels
+
+from ofa_slim import SubnetConfig, load_subnet
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_training_script_and_the_configs_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    script, configs = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len(script.splitlines()) <= 45
+    loader = [(*batch(seed=seed), labels(seed=seed)) for seed in range(2)]
+    names = {"model": bert(layers=4, heads=12, head_dim=2, ffn=1000), "loader": loader, "SubnetConfig": SubnetConfig}
+    exec(script, names)
+    inputs = batch()
+    small = names["small"]
+    small.eval()
+    assert difference(load_subnet("small")(*inputs), small(*inputs)) == 0
+    assert {path.name for path in Path("small-inference").iterdir()} == {"model.json", "model.pdiparams"}
+    assert small.bert.encoder.layers[0].linear1.weight.shape[1] == 500
+    exec(configs, {**names, "input_ids": inputs[0]})
+
+
+def test_the_readme_opens_with_the_two_commands() -> None:
+    assert re.match(r"# ofa_slim\n\n```bash\nmake demo .*\nmake test .*\n```", README)
