@@ -48,7 +48,7 @@ class Examples:
 
 def tokenise(tokenizer: Any, rows: Rows, max_length: int) -> Examples:
     """Tokenises with a PaddleNLP tokenizer; longer rows are cut."""
-    pairs = rows.second or [None] * len(rows)
+    pairs: Sequence[str | None] = rows.second or [None] * len(rows)
     encoded = [
         tokenizer(first, second, max_length=max_length, truncation="longest_first")
         for first, second in zip(rows.first, pairs, strict=True)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import paddle.inference
+
+WARM_UP = 3  # the first runs of a model set things up
 
 
 class InferenceModel:
@@ -43,15 +46,13 @@ def random_input(vocab_size: int, length: int, rng: np.random.Generator) -> dict
     return {"input_ids": ids, "token_type_ids": np.zeros_like(ids)}
 
 
-def compare(
-    model: InferenceModel, original: InferenceModel, inputs: dict[str, np.ndarray], rounds: int
-) -> tuple[float, float]:
-    """Median milliseconds of two models, run in turn so that what else the machine does meets both."""
-    times: dict[InferenceModel, list[float]] = {model: [], original: []}
-    for number in range(rounds + 3):
-        for candidate, measured in times.items():
+def medians(models: Mapping[str, InferenceModel], inputs: Mapping[str, np.ndarray], rounds: int) -> dict[str, float]:
+    """Median milliseconds of each model; they take turns, so that what else the machine does meets all."""
+    times: dict[str, list[float]] = {name: [] for name in models}
+    for number in range(WARM_UP + rounds):
+        for name, model in models.items():
             start = time.perf_counter()
-            candidate(**inputs)
-            if number >= 3:  # the first runs set things up
-                measured.append(time.perf_counter() - start)
-    return tuple(1000 * float(np.median(measured)) for measured in times.values())  # type: ignore[return-value]
+            model(**inputs)
+            if number >= WARM_UP:
+                times[name].append(time.perf_counter() - start)
+    return {name: 1000 * float(np.median(measured)) for name, measured in times.items()}

@@ -19,6 +19,8 @@ from ofa_slim.importance import compute_neuron_head_importance
 Scalars = Callable[[str, float, int], None]
 Loss = Callable[[paddle.Tensor, paddle.Tensor], paddle.Tensor]
 
+READ_EVERY = 10  # steps between two looks at the loss
+
 
 def no_scalars(name: str, value: float, step: int) -> None:
     """Drops a scalar."""
@@ -54,11 +56,11 @@ def finetune(
     """Trains a classifier in place; it is left in eval mode."""
     loss_of = task_loss(task)
 
-    def step(batch: Batch) -> float:
+    def step(batch: Batch) -> paddle.Tensor:
         input_ids, token_type_ids, labels = batch
         loss = loss_of(model(input_ids, token_type_ids), labels)
         loss.backward()
-        return float(loss)
+        return loss.detach()
 
     _run(model, step, examples, schedule, rng, "fine-tuning", scalars)
 
@@ -116,15 +118,15 @@ def train_supernet(
     configs = [dynabert_config(ofa, width, depth) for depth in depth_mults for width in widths]
     logit_loss = F.mse_loss if task.regression else soft_cross_entropy
 
-    def step(batch: Batch) -> float:
+    def step(batch: Batch) -> paddle.Tensor:
         input_ids, token_type_ids, _ = batch
-        total = 0.0
+        total = paddle.zeros([])
         for config in configs:
             ofa.set_net_config(config)
             student, teacher = ofa(input_ids, token_type_ids)
             loss = lambda_logit * logit_loss(student, teacher.detach()) + ofa.calc_distill_loss()
             loss.backward()
-            total += float(loss)
+            total = total + loss.detach()
         return total / len(configs)
 
     try:
@@ -184,7 +186,7 @@ def linear_schedule(step: int, steps: int, warmup: float) -> float:
 
 def _run(
     model: nn.Layer,
-    step: Callable[[Batch], float],
+    step: Callable[[Batch], paddle.Tensor],
     examples: Examples,
     schedule: Schedule,
     rng: np.random.Generator,
@@ -199,20 +201,24 @@ def _run(
     rate, optimizer = _optimizer(model, schedule, steps)
     model.train()
     bar = tqdm(total=steps, desc=title, unit="batch", dynamic_ncols=True)
-    average = None
+    recent: list[paddle.Tensor] = []
     with bar:
         for number, batch in enumerate(_epochs(batches, schedule.epochs)):
-            loss = step(batch)
-            if not np.isfinite(loss):
-                raise FloatingPointError(f"{title}: the loss is {loss} at step {number}")
-            scalars(f"{title}/learning_rate", optimizer.get_lr(), number)
-            scalars(f"{title}/loss", loss, number)
+            recent.append(step(batch))
             optimizer.step()
             optimizer.clear_grad()
             rate.step()
-            average = loss if average is None else 0.95 * average + 0.05 * loss
-            bar.set_postfix(loss=f"{average:.4f}", refresh=False)
             bar.update()
+            if len(recent) < READ_EVERY and number + 1 < steps:
+                continue
+            # Reading a loss waits for the device, so it is not done in every step.
+            loss = float(paddle.stack(recent).mean())
+            recent.clear()
+            if not np.isfinite(loss):
+                raise FloatingPointError(f"{title}: the loss became {loss} by step {number + 1}")
+            scalars(f"{title}/learning_rate", optimizer.get_lr(), number)
+            scalars(f"{title}/loss", loss, number)
+            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
     model.eval()
 
 
