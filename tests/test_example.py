@@ -11,15 +11,12 @@ import numpy as np
 import pytest
 from models import VOCABULARY, bert
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "examples"))
-
-pytest.importorskip("visualdl", reason="the example needs the extra `demo`")
-
 from glue.data import Batches, Examples, batch_rows
 from glue.tasks import TASKS
 from glue.training import Schedule, build_supernet, evaluate, finetune, train_supernet
 from ofa_slim import dynabert_config
+
+ROOT = Path(__file__).parent.parent
 
 SST2 = TASKS["sst-2"]
 
