@@ -6,7 +6,7 @@ import paddle
 from paddle import ParamAttr, nn
 
 from ofa_slim.supernet.layers.base import CandidateConfig, ElasticLayer
-from ofa_slim.supernet.spec import LayerSpec, register
+from ofa_slim.supernet.spec import LayerSpec, leading_part, register
 
 
 class SuperEmbedding(ElasticLayer, nn.Embedding):
@@ -49,7 +49,7 @@ class SuperEmbedding(ElasticLayer, nn.Embedding):
         rows = super().forward(x)
         if out is None or out == self.max_sizes["out"]:
             return rows
-        return paddle.slice(rows, axes=[rows.ndim - 1], starts=[0], ends=[out])
+        return leading_part(rows, {rows.ndim - 1: out})
 
 
 register(
