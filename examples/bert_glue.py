@@ -11,7 +11,8 @@ import argparse
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from glue.plan import STAGES
@@ -70,24 +71,25 @@ def run(recipe: Recipe, stages: Sequence[str], overwrite: bool) -> int:
     from glue.run import Run
     from glue.stages import run_stages
     from glue.tasks import DataError
+    from glue.training import DivergedError
     from ofa_slim.errors import OfaSlimError
 
     folder = Path(recipe.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    log = set_up_log(folder / "run.log")
-    try:
-        current = Run(recipe)
-        with logging_redirect_tqdm():
-            run_stages(current, stages, overwrite)
-        if "rescore" in stages:
-            print(write_report(current))
-            log.info("the report is in %s: report.md, report.json and a picture", folder)
-    except (DataError, StageError, OfaSlimError) as error:
-        log.error("error: %s", error)
-        return 1
-    except KeyboardInterrupt:
-        log.error("interrupted; finished stages are kept, the same command goes on")
-        return 130
+    with logged(folder / "run.log") as log:
+        try:
+            current = Run(recipe)
+            with logging_redirect_tqdm():
+                run_stages(current, stages, overwrite)
+            if "rescore" in stages:
+                print(write_report(current))
+                log.info("the report is in %s: report.md, report.json and a picture", folder)
+        except (DataError, DivergedError, StageError, OfaSlimError) as error:
+            log.error("error: %s", error)
+            return 1
+        except KeyboardInterrupt:
+            log.error("interrupted; finished stages are kept, the same command goes on")
+            return 130
     return 0
 
 
@@ -103,8 +105,9 @@ def quiet_third_parties() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-def set_up_log(path: Path) -> logging.Logger:
-    """Logs to the console and to a file, PaddleNLP's chatter from warnings on."""
+@contextmanager
+def logged(path: Path) -> Iterator[logging.Logger]:
+    """Logs to the console and to a file inside the block, PaddleNLP's chatter from warnings on."""
     from paddlenlp.utils.log import logger as paddlenlp_logger
 
     paddlenlp_logger.set_level("WARNING")
@@ -117,7 +120,13 @@ def set_up_log(path: Path) -> logging.Logger:
         log.setLevel(logging.INFO)
         log.propagate = False
         log.handlers = [console, file]
-    return logging.getLogger("glue")
+    try:
+        yield logging.getLogger("glue")
+    finally:
+        for name in ("glue", "ofa_slim"):
+            logging.getLogger(name).handlers = []
+            logging.getLogger(name).propagate = True
+        file.close()
 
 
 if __name__ == "__main__":

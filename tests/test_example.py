@@ -13,7 +13,7 @@ from models import VOCABULARY, bert
 
 from glue.data import Batches, Examples, batch_rows
 from glue.tasks import TASKS
-from glue.training import Schedule, build_supernet, evaluate, finetune, train_supernet
+from glue.training import DivergedError, Schedule, build_supernet, evaluate, finetune, train_supernet
 from ofa_slim import dynabert_config
 
 ROOT = Path(__file__).parent.parent
@@ -52,6 +52,13 @@ def test_fine_tuning_and_the_supernet_learn() -> None:
         trained = evaluate(ofa.model, Batches(rows, 16), SST2)["accuracy"]
     assert trained >= untrained
     assert trained > 0.75
+
+
+def test_a_loss_that_is_no_number_stops_the_training() -> None:
+    model = bert(classes=2)
+    model.classifier.bias.set_value(model.classifier.bias * float("nan"))
+    with pytest.raises(DivergedError, match=r"fine-tuning: the loss became nan by step 3; a lower"):
+        finetune(model, examples(24), SST2, Schedule(1, 8, 1e-3), np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(

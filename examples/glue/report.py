@@ -131,9 +131,9 @@ def draw(report: dict[str, Any], path: Path) -> None:
                 axes.annotate(
                     f"{subnet['width']:g}",
                     (x, y),
-                    xytext=(6, -10),
+                    xytext=(-5, 5),
                     textcoords="offset points",
-                    ha="left",
+                    ha="right",
                     fontsize=8,
                 )
         height = 100 * original["scores"][name][metric]

@@ -22,6 +22,10 @@ Loss = Callable[[paddle.Tensor, paddle.Tensor], paddle.Tensor]
 READ_EVERY = 10  # steps between two looks at the loss
 
 
+class DivergedError(Exception):
+    """A training whose loss is no number any more."""
+
+
 def no_scalars(name: str, value: float, step: int) -> None:
     """Drops a scalar."""
 
@@ -193,7 +197,10 @@ def _run(
     title: str,
     scalars: Scalars,
 ) -> None:
-    """The loop: `step` adds gradients, this applies them and shows progress."""
+    """The loop: `step` adds gradients, this applies them and shows progress.
+
+    Raises: DivergedError where the loss is no number any more.
+    """
     batches = Batches(examples, schedule.batch_size, rng)
     steps = schedule.epochs * len(batches)
     if not steps:
@@ -215,7 +222,9 @@ def _run(
             loss = float(paddle.stack(recent).mean())
             recent.clear()
             if not np.isfinite(loss):
-                raise FloatingPointError(f"{title}: the loss became {loss} by step {number + 1}")
+                raise DivergedError(
+                    f"{title}: the loss became {loss} by step {number + 1}; a lower learning rate may help"
+                )
             scalars(f"{title}/learning_rate", optimizer.get_lr(), number)
             scalars(f"{title}/loss", loss, number)
             bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
