@@ -13,7 +13,7 @@ from glue.tasks import TASKS, DataError
 LAYOUTS = {
     "sst-2": ("SST-2", "sentence\tlabel", "a fine film\t1", ("a fine film", None), 1),
     "cola": ("CoLA", None, "gj04\t0\t*\tThe who?", ("The who?", None), 0),
-    "mrpc": ("MRPC", "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", '1\t7\t8\tHe "said\tSaid he', ('He "said', "Said he"), 1),
+    "mrpc": ("MRPC", "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", '1\t7\t8\tA "b\tB a', ('A "b', "B a"), 1),
     "sts-b": ("STS-B", "index\tsentence1\tsentence2\tscore", "0\tA dog\tA cat\t2.500", ("A dog", "A cat"), 2.5),
     "qnli": ("QNLI", "index\tquestion\tsentence\tlabel", "0\tWho?\tHe.\tnot_entailment", ("Who?", "He."), 1),
     "rte": ("RTE", "index\tsentence1\tsentence2\tlabel", "0\tIt is.\tIs it?\tentailment", ("It is.", "Is it?"), 0),
