@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ofa_slim.errors import ConfigError, IllegalSubnetError, nearest
+from ofa_slim.supernet.spec import Extent, as_extent
 
 TASKS = ("kernel_size", "width", "depth")
 DEPTH = "depth"
@@ -23,15 +24,29 @@ DEPTH = "depth"
 class Slot:
     """One role of one layer that an axis cuts.
 
+    Of the role's entries, those of a slot are ``[start, start + size * unit)`` for each of its starts: one for
+    most, several where channels are grouped (each group is cut) or concatenated (each part begins elsewhere).
+
     Attributes:
         layer: attribute path of the layer in the model.
         role: the role, as in the layer's `LayerSpec`.
         unit: channels per step of the axis (a head is `head_dim` channels).
+        starts: where its entries begin, ascending.
+        centred: for kernels, cut from both sides around the centre of as many entries.
     """
 
     layer: str
     role: str
     unit: int = 1
+    starts: tuple[int, ...] = (0,)
+    centred: int | None = None
+
+    def ranges(self, size: int) -> list[tuple[int, int]]:
+        """The entries of a size, as ranges."""
+        if self.centred is not None:
+            start = (self.centred - size) // 2
+            return [(start, start + size)]
+        return [(start, start + size * self.unit) for start in self.starts]
 
 
 @dataclass(frozen=True)
@@ -236,16 +251,17 @@ class SearchSpace:
         checked = {name: self[name].check(size) for name, size in sizes.items()}
         return SubnetConfig({axis.name: checked.get(axis.name, axis.size) for axis in self.axes})
 
-    def layer_sizes(self, config: Mapping[str, int]) -> dict[str, dict[str, int]]:
-        """The sizes of a config by layer.
+    def layer_sizes(self, config: Mapping[str, int]) -> dict[str, dict[str, Extent]]:
+        """What of each layer takes part under a config.
 
-        Returns: ``{layer path: {role: channels}}`` for every slot of every axis.
+        Returns: ``{layer path: {role: extent}}`` for every slot of every axis.
         """
-        sizes: dict[str, dict[str, int]] = {}
+        ranges: dict[str, dict[str, list[tuple[int, int]]]] = {}
         for axis in self.axes:
             for slot in axis.slots:
-                sizes.setdefault(slot.layer, {})[slot.role] = config[axis.name] * slot.unit
-        return sizes
+                roles = ranges.setdefault(slot.layer, {})
+                roles[slot.role] = roles.get(slot.role, []) + slot.ranges(config[axis.name])
+        return {path: {role: as_extent(parts) for role, parts in roles.items()} for path, roles in ranges.items()}
 
     def with_choices(self, choices: Mapping[str, Iterable[int]]) -> SearchSpace:
         """The same axes with other choices, ``{axis name: sizes}``; axes left out keep theirs."""

@@ -1,4 +1,4 @@
-"""What every elastic layer has in common: it runs on the leading slices of its own parameters.
+"""What every elastic layer has in common: it runs on parts of its own parameters.
 
 An elastic layer is a subclass of the Paddle layer it stands for. Converting swaps a layer's class, so its
 parameters, hooks and names stay the same objects; nothing is copied and no framework class is touched.
@@ -14,7 +14,7 @@ import paddle
 from paddle import nn
 
 from ofa_slim.errors import IllegalSubnetError
-from ofa_slim.supernet.spec import Sizes, leading_slice, spec_of
+from ofa_slim.supernet.spec import Extent, Sizes, part_of, spec_of
 
 CandidateConfig = Mapping[str, tuple[float, ...]]
 
@@ -26,12 +26,13 @@ class ElasticLayer:
     """Mixin of every elastic layer.
 
     Attributes:
-        active_sizes: ``{role: size}`` of the sub-network that runs now; roles left out run in full.
+        active_sizes: ``{role: extent}`` of the sub-network that runs now; roles left out run in full, and an
+            input left out has the width of whatever comes in.
         max_sizes: ``{role: size}`` of the whole layer.
         candidate_config: the choices that sampling uses, e.g. ``{"expand_ratio": (1.0, 0.5)}``.
     """
 
-    active_sizes: dict[str, int]
+    active_sizes: dict[str, Extent]
     max_sizes: dict[str, int]
     candidate_config: dict[str, tuple[float, ...]]
 
@@ -48,16 +49,20 @@ class ElasticLayer:
         """Runs from now on with these sizes; roles left out keep theirs."""
         self.active_sizes = {**self.active_sizes, **sizes}
 
-    def leading(self, name: str, sizes: Sizes) -> paddle.Tensor | None:
-        """The leading slice of parameter `name` at `sizes`, or None where the layer has no such one."""
+    def part(self, name: str, sizes: Sizes) -> paddle.Tensor | None:
+        """The part of parameter `name` at `sizes`, or None where the layer has no such one."""
         parameter = getattr(self, name)
         if parameter is None:
             return None
         spec = spec_of(self)  # type: ignore[arg-type]
-        return leading_slice(parameter, spec.params[name], sizes)  # type: ignore[union-attr]
+        return part_of(parameter, spec.params[name], sizes)  # type: ignore[union-attr]
 
-    def output_size(self, expand_ratio: float | None, channel: int | None) -> int | None:
-        """The output width asked for by a call, in channels; None where the call asks for nothing."""
+    def input_extent(self, width: int) -> Extent:
+        """Which inputs take part when `width` channels come in."""
+        return self.active_sizes.get("in", width)
+
+    def output_extent(self, expand_ratio: float | None = None, channel: int | None = None) -> Extent | None:
+        """The outputs that a call asks for, or else the active ones; None for all."""
         full = self.max_sizes["out"]
         if channel is None and expand_ratio is None:
             return self.active_sizes.get("out")

@@ -6,7 +6,7 @@ import paddle
 from paddle import ParamAttr, nn
 
 from ofa_slim.supernet.layers.base import CandidateConfig, ElasticLayer
-from ofa_slim.supernet.spec import LayerSpec, leading_part, register
+from ofa_slim.supernet.spec import LayerSpec, part_of, register
 
 
 class SuperEmbedding(ElasticLayer, nn.Embedding):
@@ -44,12 +44,10 @@ class SuperEmbedding(ElasticLayer, nn.Embedding):
 
         Raises: IllegalSubnetError where the width is not between 1 and `embedding_dim`.
         """
-        out = self.output_size(expand_ratio, channel)
+        out = self.output_extent(expand_ratio, channel)
         # The rows are cut after the look-up: a slice of the whole table would cost its size in every step.
         rows = super().forward(x)
-        if out is None or out == self.max_sizes["out"]:
-            return rows
-        return leading_part(rows, {rows.ndim - 1: out})
+        return rows if out is None else part_of(rows, [*["row"] * (rows.ndim - 1), "out"], {"out": out})
 
 
 register(

@@ -50,12 +50,12 @@ class SuperLinear(ElasticLayer, nn.Linear):
 
         Raises: IllegalSubnetError where the width is not between 1 and `out_features`.
         """
-        sizes = {"in": input.shape[-1]}
-        out = self.output_size(expand_ratio, channel)
+        sizes = {"in": self.input_extent(input.shape[-1])}
+        out = self.output_extent(expand_ratio, channel)
         if out is not None:
             sizes["out"] = out
-        weight = cast(paddle.Tensor, self.leading("weight", sizes))
-        return F.linear(input, weight, self.leading("bias", sizes), self.name)
+        weight = cast(paddle.Tensor, self.part("weight", sizes))
+        return F.linear(input, weight, self.part("bias", sizes), self.name)
 
 
 register(

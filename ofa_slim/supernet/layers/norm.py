@@ -41,15 +41,15 @@ class SuperLayerNorm(ElasticLayer, nn.LayerNorm):
 
         Returns: float, the shape of the input.
         """
-        width = input.shape[-1]
-        if len(self._normalized_shape) > 1 or width == self._normalized_shape[-1]:
+        if len(self._normalized_shape) > 1:
             return super().forward(input)
-        sizes = {"out": width}
+        width = input.shape[-1]
+        sizes = {"out": self.active_sizes.get("out", width)}
         return F.layer_norm(
             input,
             [width],
-            weight=self.leading("weight", sizes),
-            bias=self.leading("bias", sizes),
+            weight=self.part("weight", sizes),
+            bias=self.part("bias", sizes),
             epsilon=self._epsilon,
         )
 

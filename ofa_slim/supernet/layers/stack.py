@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from paddle import nn
 
 from ofa_slim.supernet.layers.base import ElasticLayer
-from ofa_slim.supernet.spec import LayerSpec, Sizes, register
+from ofa_slim.supernet.spec import LayerSpec, Sizes, length, register
 
 
 def kept_layers(depth: int, full: int) -> tuple[int, ...]:
@@ -27,7 +27,7 @@ class SuperMultiHeadAttention(ElasticLayer, nn.MultiHeadAttention):
     def activate(self, sizes: Sizes) -> None:
         """Runs from now on with ``sizes["heads"]`` heads."""
         super().activate(sizes)
-        self.num_heads = self.active_sizes["heads"]
+        self.num_heads = length(self.active_sizes["heads"])
 
 
 class SuperTransformerEncoder(ElasticLayer, nn.TransformerEncoder):
@@ -36,7 +36,7 @@ class SuperTransformerEncoder(ElasticLayer, nn.TransformerEncoder):
     def activate(self, sizes: Sizes) -> None:
         """Runs from now on with ``sizes["depth"]`` layers."""
         super().activate(sizes)
-        self.num_layers = self.active_sizes["depth"]
+        self.num_layers = length(self.active_sizes["depth"])
 
 
 class SuperLayerList(ElasticLayer, nn.LayerList):
@@ -47,7 +47,7 @@ class SuperLayerList(ElasticLayer, nn.LayerList):
 
     def _active(self) -> list[nn.Layer]:
         layers = list(super().__iter__())
-        depth = self.active_sizes.get("depth", len(layers))
+        depth = length(self.active_sizes.get("depth", len(layers)))
         return layers if depth == len(layers) else [layers[i] for i in kept_layers(depth, len(layers))]
 
     def __iter__(self) -> Iterator[nn.Layer]:
@@ -68,7 +68,7 @@ def _shorten(stack: nn.Layer, sizes: Sizes) -> Callable[[], None]:
     if not isinstance(stack, nn.LayerList):
         raise TypeError(f"{type(stack).__name__} is no list of layers")
     layers = list(stack)
-    kept = [layers[i] for i in kept_layers(sizes.get("depth", len(layers)), len(layers))]
+    kept = [layers[i] for i in kept_layers(length(sizes.get("depth", len(layers))), len(layers))]
 
     def replace_by(new: list[nn.Layer]) -> None:
         while len(stack):
