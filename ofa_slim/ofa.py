@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import paddle
 from paddle import nn
+from paddle.static import InputSpec
 
 from ofa_slim.distill import DistillConfig, Distiller, load_teacher
-from ofa_slim.errors import ConfigError, DistillError, ExportError, nearest
+from ofa_slim.errors import ConfigError, DistillError, ExportError
 from ofa_slim.export import export_subnet
-from ofa_slim.run_config import RunConfig, build_space
-from ofa_slim.schedule import Offers, offers_at, offers_of, phase_at
+from ofa_slim.run_config import RunConfig, build_space, possible_tasks
+from ofa_slim.sampling import Sampler, check_lengths, checked_epoch, checked_phase, checked_tasks
+from ofa_slim.supernet.discover import Example, example_of, needs_trace
 from ofa_slim.supernet.published import Dictionaries, LayerDict, LayerNames
-from ofa_slim.supernet.space import DEPTH, TASKS, SearchSpace, SubnetConfig
+from ofa_slim.supernet.space import DEPTH, KERNEL, Axis, SearchSpace, SubnetConfig
 from ofa_slim.unwrap import unwrap
 
 __all__ = ["OFA", "DistillConfig", "RunConfig", "dynabert_config"]
 
-_SYNONYMS = {"expand_ratio": "width", "channel": "width"}
+logger = logging.getLogger(__name__)
 
 AnyConfig = Mapping[str, Any]
 
@@ -40,9 +44,13 @@ class OFA(nn.Layer):
         elastic_order: the order in which tasks (``"kernel_size"``, ``"width"``, ``"depth"``) join; tasks left
             out stay at full size. By default every task that the model has, in that order.
         train_full: always run in full.
+        example_inputs: inputs to trace the model with once, to find which widths must agree: a tensor, a
+            tuple or list of positional inputs, or a dictionary of keyword inputs. Models of a known family
+            (`paddle.nn.TransformerEncoder`) need none; for others the first batch serves where none is given.
+        input_spec: in place of `example_inputs`, an `InputSpec` or a list of them; inputs are then random.
 
-    Raises: ConvertError for a model that was not converted; ConfigError for names or lists that do not fit
-        it.
+    Raises: ConvertError for a model that was not converted or cannot be traced; ConfigError for names or
+        lists that do not fit it.
     """
 
     wraps_model = True
@@ -54,6 +62,8 @@ class OFA(nn.Layer):
         distill_config: DistillConfig | None = None,
         elastic_order: Sequence[str] | None = None,
         train_full: bool = False,
+        example_inputs: Any = None,
+        input_spec: InputSpec | Sequence[InputSpec] | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(model, nn.Layer):
@@ -66,43 +76,72 @@ class OFA(nn.Layer):
         inner = unwrap(model)
         self._names = LayerNames(inner)
         self._passes_depth = DEPTH in inspect.signature(inner.forward).parameters
-        self._space = build_space(inner, self._names, self.run_config, self._passes_depth)
-        self._dictionaries = Dictionaries(self._names, self._space)
-        self._order = self._checked_order(elastic_order)
-        self._check_lengths()
-        self._offers: Offers = offers_of(self._order, None) if self._order else {}
-        self._counts_epochs = self.run_config.counts_epochs
-        self._forwards = self._iterations = 0
+        self._elastic_order = elastic_order
+        self._known: _Known | None = None
+        self._asked: list[Callable[[], None]] = []  # before the search space was known
         self._set: SubnetConfig | None = None
-        self._active = self._space.largest()
         self._last: SubnetConfig | None = None
+        example = example_of(inner, example_inputs, input_spec)
+        if example is None and needs_trace(inner):
+            self._tasks(possible_tasks(inner, self.run_config))
+        else:
+            self._discover(example)
         teacher = load_teacher(distill_config) if distill_config is not None else None
         self._distiller = Distiller(distill_config, teacher, inner) if distill_config and teacher else None
-        if self.run_config.n_epochs is not None:
-            self._to_epoch(0)
+
+    def _discover(self, example: Example | None) -> None:
+        """Finds the search space, by tracing the example where the model is of no known family."""
+        run = self.run_config
+        space = build_space(unwrap(self.model), self._names, run, self._passes_depth, example)
+        sampler = Sampler(space, self._tasks(space.tasks()), run)
+        self._known = _Known(space, Dictionaries(self._names, space), sampler, space.largest())
+        for step in self._asked:
+            step()
+        self._asked.clear()
+
+    def _tasks(self, present: Sequence[str]) -> list[str]:
+        """The tasks in the order they join, checked against the lists of `run_config`."""
+        given = self._elastic_order
+        order = list(present) if given is None else checked_tasks(given, "elastic_order", present)
+        check_lengths(self.run_config, order)
+        return order
+
+    def _when_known(self, step: Callable[[], None]) -> None:
+        """Does something with the search space, now or as soon as it is known."""
+        if self._known is None:
+            self._asked.append(step)
+        else:
+            step()
+
+    @property
+    def _found(self) -> _Known:
+        if self._known is None:
+            raise ConfigError(
+                "which widths of this model must agree is not known before its first batch; give OFA(..., "
+                "example_inputs=...) to know it now"
+            )
+        return self._known
 
     @property
     def search_space(self) -> SearchSpace:
         """The axes of the model with their choices."""
-        return self._space
+        return self._found.space
 
     @property
     def layers(self) -> dict[str, dict[str, tuple[float, ...]]]:
-        """The choices of every layer whose output width is on an axis, by attribute path."""
-        return {
-            path: {"expand_ratio": tuple(choice / axis.size for choice in axis.choices)}
-            for path, axis in self._dictionaries.elastic_layers().items()
-        }
+        """The choices of every layer that can be elastic, by attribute path, as the dictionaries write them."""
+        return {path: _choices(axes) for path, axes in self._found.dictionaries.elastic_layers().items()}
 
     @property
     def ofa_layers(self) -> dict[str, dict[str, tuple[float, ...]]]:
         """The choices of every axis that sampling can change, under the path of its first layer."""
         found: dict[str, dict[str, tuple[float, ...]]] = {}
-        seen = set()
-        for path, axis in self._dictionaries.elastic_layers().items():
-            if axis.elastic and axis.name not in seen:
-                seen.add(axis.name)
-                found[path] = {"expand_ratio": tuple(choice / axis.size for choice in axis.choices)}
+        seen: set[str] = set()
+        for path, axes in self._found.dictionaries.elastic_layers().items():
+            free = {key: axis for key, axis in axes.items() if axis.elastic and axis.name not in seen}
+            seen.update(axis.name for axis in free.values())
+            if free:
+                found[path] = _choices(free)
         return found
 
     @property
@@ -122,7 +161,7 @@ class OFA(nn.Layer):
     @property
     def current_config(self) -> LayerDict | None:
         """The per-layer dictionary of the sub-network that the last forward ran; None before the first."""
-        return None if self._last is None else self._dictionaries.from_config(self._last)
+        return None if self._last is None else self._found.dictionaries.from_config(self._last)
 
     @property
     def get_current_config(self) -> LayerDict | None:
@@ -139,23 +178,28 @@ class OFA(nn.Layer):
         Raises: IllegalSubnetError for names or sizes that this model does not have.
         """
         if isinstance(config, SubnetConfig):
-            return self._space.complete(config)
+            return self._found.space.complete(config)
         if not isinstance(config, Mapping):
             raise ConfigError(f"a config is a SubnetConfig or a dictionary, not a {type(config).__name__}")
-        return self._dictionaries.to_config(config)
+        return self._found.dictionaries.to_config(config)
 
     def set_net_config(self, config: AnyConfig | None) -> None:
         """Runs one sub-network from now on, listed among the choices or not; None returns to sampling.
 
-        Raises: IllegalSubnetError for a config that this model does not have; nothing changes then.
+        Raises: IllegalSubnetError for a config that this model does not have; nothing changes then. Where the
+            search space is not known before the first batch, it is raised there.
         """
-        self._set = None if config is None else self.subnet_config(config)
-        self._activate(self._space.largest() if self._set is None else self._set)
+
+        def apply() -> None:
+            self._set = None if config is None else self.subnet_config(config)
+            self._activate(self._found.space.largest() if self._set is None else self._set)
+
+        self._when_known(apply)
 
     @contextmanager
     def subnet(self, config: AnyConfig) -> Iterator[OFA]:
         """Runs one sub-network inside the block, through this object or the model itself."""
-        before, active = self._set, self._active
+        before, active = self._set, self._found.active
         self.set_net_config(config)
         try:
             yield self
@@ -165,10 +209,8 @@ class OFA(nn.Layer):
 
     def set_epoch(self, epoch: int) -> None:
         """Says which epoch runs, from 0: the schedule of `RunConfig.n_epochs` follows it."""
-        if isinstance(epoch, bool) or not isinstance(epoch, (int, np.integer)) or epoch < 0:
-            raise ConfigError(f"epoch {epoch!r} is not a whole number of at least 0")
-        self._counts_epochs = False
-        self._to_epoch(int(epoch))
+        checked = checked_epoch(epoch)
+        self._when_known(lambda: self._found.sampler.set_epoch(checked))
 
     def set_task(self, task: str | Sequence[str], phase: int | None = None) -> None:
         """Chooses by hand what is sampled.
@@ -178,16 +220,20 @@ class OFA(nn.Layer):
                 every other task runs in full.
             phase: the last task offers its ``phase + 2`` largest choices; None: all.
         """
-        if phase is not None and (isinstance(phase, bool) or not isinstance(phase, int) or phase < 0):
-            raise ConfigError(f"phase {phase!r} is not a whole number of at least 0")
-        self._counts_epochs = False
-        self._offers = offers_of(self._checked_tasks(task, "task"), phase)
+        last = checked_phase(phase)
+        known = self._known
+        present = possible_tasks(unwrap(self.model), self.run_config) if known is None else known.space.tasks()
+        tasks = checked_tasks(task, "task", present)
+        self._when_known(lambda: self._found.sampler.set_task(tasks, last))
 
     def forward(self, *inputs: Any, **kwargs: Any) -> Any:
         """Runs the set or a sampled sub-network, and the teacher where there is one.
 
         Returns: the student's output, or ``(student_output, teacher_output)``.
         """
+        if self._known is None:
+            logger.info("the first batch serves as the example that shows which widths must agree")
+            self._discover(Example(inputs, kwargs))
         config = self._set if self._set is not None else self._sample()
         # The sub-network stays active behind the forward: recomputation in the backward needs it.
         self._activate(config)
@@ -237,65 +283,34 @@ class OFA(nn.Layer):
         if given["config"] is None:
             raise ExportError("export needs a config: a SubnetConfig or the published dictionary")
         config = self.subnet_config(given.pop("config"))
-        return export_subnet(unwrap(self.model), self._space, config, **given)
+        return export_subnet(unwrap(self.model), self._found.space, config, **given)
 
     def _activate(self, config: SubnetConfig) -> None:
-        for path, sizes in self._space.layer_sizes(config).items():
-            self._names.layers[path].activate(sizes)
-        self._active = config
+        for path, extents in self._found.space.layer_sizes(config).items():
+            self._names.layers[path].activate(extents)
+        self._found.active = config
 
     def _sample(self) -> SubnetConfig:
         if self.train_full:
-            return self._space.largest()
-        if self._counts_epochs and self.training:
-            self._count_forward()
-        return self._space.sample(self.rng, self._offers)
+            return self._found.space.largest()
+        return self._found.sampler.sample(self.rng, self.training)
 
-    def _count_forward(self) -> None:
-        run = self.run_config
-        epoch = self._iterations // run.iterations_per_epoch
-        self._to_epoch(epoch)
-        task, _ = phase_at(run.n_epochs or [[1]], epoch)
-        self._forwards += 1
-        if self._forwards >= (run.dynamic_batch_size[task] if run.dynamic_batch_size else 1):
-            self._forwards = 0
-            self._iterations += 1
 
-    def _to_epoch(self, epoch: int) -> None:
-        bounds = self.run_config.n_epochs
-        if bounds is not None:
-            self._offers = offers_at(self._order, bounds, epoch)
+@dataclass
+class _Known:
+    """What an `OFA` knows of its model once its search space was found."""
 
-    def _checked_order(self, elastic_order: Sequence[str] | None) -> list[str]:
-        if elastic_order is None:
-            return list(self._space.tasks())
-        return self._checked_tasks(elastic_order, "elastic_order")
+    space: SearchSpace
+    dictionaries: Dictionaries
+    sampler: Sampler
+    active: SubnetConfig
 
-    def _checked_tasks(self, tasks: str | Sequence[str], what: str) -> list[str]:
-        names = [tasks] if isinstance(tasks, str) else list(tasks)
-        names = list(dict.fromkeys(_SYNONYMS.get(name, name) for name in names))
-        present = self._space.tasks()
-        if not names:
-            raise ConfigError(f"{what} names no task; this model has {', '.join(present) or 'none'}")
-        for name in names:
-            if name not in TASKS:
-                raise ConfigError(f"{what} {name!r} is not one of {', '.join(TASKS)}{nearest(str(name), TASKS)}")
-            if name not in present:
-                hint = "; RunConfig(elastic_depth=...) gives the depths" if name == DEPTH else ""
-                raise ConfigError(
-                    f"{what} {name!r}: nothing in this model has more than one such choice "
-                    f"(it has {', '.join(present) or 'none at all'}){hint}"
-                )
-        return names
 
-    def _check_lengths(self) -> None:
-        for name in ("n_epochs", "dynamic_batch_size"):
-            value = getattr(self.run_config, name)
-            if value is not None and len(value) != len(self._order):
-                raise ConfigError(
-                    f"{name} {list(value)} has {len(value)} entries for {len(self._order)} tasks "
-                    f"({', '.join(self._order)})"
-                )
+def _choices(axes: Mapping[str, Axis]) -> dict[str, tuple[float, ...]]:
+    return {
+        key: axis.choices if key == KERNEL else tuple(choice / axis.size for choice in axis.choices)
+        for key, axis in axes.items()
+    }
 
 
 def dynabert_config(ofa_model: OFA, width_mult: float, depth_mult: float = 1.0) -> LayerDict:

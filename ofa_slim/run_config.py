@@ -10,9 +10,17 @@ from typing import Any
 from paddle import nn
 
 from ofa_slim.errors import ConfigError
-from ofa_slim.supernet.convert import search_space_of
+from ofa_slim.supernet.discover import (
+    Example,
+    elastic_layers,
+    full_space,
+    needs_trace,
+    traced_space,
+    tried,
+    with_candidates,
+)
 from ofa_slim.supernet.published import Dictionaries, LayerNames, choices_from
-from ofa_slim.supernet.space import DEPTH, Axis, SearchSpace
+from ofa_slim.supernet.space import DEPTH, KERNEL, TASKS, WIDTH, Axis, SearchSpace
 
 
 @dataclass(frozen=True)
@@ -77,19 +85,57 @@ class RunConfig:
         return math.ceil((self.total_images or 1) / (self.train_batch_size or 1))
 
 
-def build_space(model: nn.Layer, names: LayerNames, run: RunConfig, passes_depth: bool) -> SearchSpace:
-    """The search space of a converted model under a `RunConfig`.
+def build_space(
+    model: nn.Layer, names: LayerNames, run: RunConfig, passes_depth: bool, example: Example | None
+) -> SearchSpace:
+    """The search space of a converted model under a `RunConfig`; the model runs in full when this returns.
 
     Args:
         model: the supernet, unwrapped.
         names: its layers.
         run: the limits.
         passes_depth: whether the model's forward takes ``depth`` itself.
+        example: inputs to trace it with; not needed for models of a known family.
 
-    Raises: ConvertError for a model that was not converted; ConfigError for names, depths or choices that
-        do not fit it.
+    Raises: ConvertError for a model that was not converted or cannot be traced; ConfigError for names, depths
+        or choices that do not fit it.
     """
-    space = _with_depth(search_space_of(model), run.elastic_depth, passes_depth)
+    depth = {DEPTH: max(run.elastic_depth)} if passes_depth and run.elastic_depth else {}
+    for layer in elastic_layers(model):
+        layer.activate(layer.max_sizes)
+    traced = example is not None and needs_trace(model)
+    space = traced_space(model, example, depth) if example is not None and traced else full_space(model)
+    space = limited_space(with_candidates(model, space), names, run, passes_depth)
+    return tried(model, space, example, depth) if example is not None and traced else space
+
+
+def possible_tasks(model: nn.Layer, run: RunConfig) -> tuple[str, ...]:
+    """The tasks that the choices of a model's layers ask for, as far as its search space can have them.
+
+    Raises: ConvertError for a model that was not converted.
+    """
+    asked: set[str] = set()
+    for layer in elastic_layers(model):
+        for key, choices in layer.candidate_config.items():
+            if len(set(choices)) > 1:
+                asked.add(KERNEL if key == KERNEL else WIDTH)
+    if len(set(run.elastic_depth or ())) > 1:
+        asked.add(DEPTH)
+    return tuple(task for task in TASKS if task in asked)
+
+
+def limited_space(space: SearchSpace, names: LayerNames, run: RunConfig, passes_depth: bool) -> SearchSpace:
+    """A model's search space within the limits of a `RunConfig`.
+
+    Args:
+        space: every axis with its choices.
+        names: the model's layers.
+        run: the limits.
+        passes_depth: whether the model's forward takes ``depth`` itself.
+
+    Raises: ConfigError for names, depths or choices that do not fit the model.
+    """
+    space = _with_depth(space, run.elastic_depth, passes_depth)
     dictionaries = Dictionaries(names, space)
 
     def axis_or_fixed(what: str, name: str) -> Axis | None:
@@ -106,18 +152,24 @@ def build_space(model: nn.Layer, names: LayerNames, run: RunConfig, passes_depth
 
     choices: dict[str, tuple[int, ...]] = {}
     if run.ofa_layers is not None:
-        choices = {axis.name: (axis.size,) for axis in space.axes if axis.task == "width"}
+        choices = {axis.name: (axis.size,) for axis in space.axes if axis.task != DEPTH}
         for name, candidates in run.ofa_layers.items():
-            axis = axis_of("ofa_layers", name)
-            if not isinstance(candidates, Mapping) or not set(candidates) & {"expand_ratio", "channel"}:
+            if not isinstance(candidates, Mapping) or not set(candidates) & {"expand_ratio", "channel", KERNEL}:
                 raise ConfigError(
                     f"ofa_layers: {name!r} has {candidates!r}, not a dictionary such as {{'expand_ratio': [0.5, 1.0]}}"
                 )
-            choices[axis.name] = choices_from(axis, candidates)
+            if set(candidates) - {KERNEL}:
+                axis = axis_of("ofa_layers", name)
+                choices[axis.name] = choices_from(axis, axis.slots[0], candidates) or (axis.size,)
+            if KERNEL in candidates:
+                kernel = dictionaries.kernel_axis(name)
+                if kernel is None:
+                    raise ConfigError(f"ofa_layers: the kernel of layer {name!r} is fixed")
+                choices[kernel.name] = choices_from(kernel, kernel.slots[0], candidates) or (kernel.size,)
     for name in run.skip_layers or ():
-        skipped = axis_or_fixed("skip_layers", name)
-        if skipped is not None:
-            choices[skipped.name] = (skipped.size,)
+        for skipped in (axis_or_fixed("skip_layers", name), dictionaries.kernel_axis(name)):
+            if skipped is not None:
+                choices[skipped.name] = (skipped.size,)
     space = space.with_choices(choices)
     for group in run.same_search_space or ():
         joined = list(dict.fromkeys(axis_of("same_search_space", name).name for name in group))

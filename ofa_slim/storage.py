@@ -18,7 +18,7 @@ from ofa_slim.errors import ExportError
 from ofa_slim.export import cut
 from ofa_slim.integrations import pretrained
 from ofa_slim.probes import compare, make_probe
-from ofa_slim.supernet.families import full_space
+from ofa_slim.supernet.discover import full_space
 from ofa_slim.supernet.layers import ElasticLayer
 
 SUBNET_FILE = "subnet.json"

@@ -8,11 +8,11 @@ from paddle import nn
 from ofa_slim import OFA, Convert, set_state_dict, supernet
 from ofa_slim.errors import ConvertError
 from ofa_slim.supernet import SuperEmbedding, SuperLayerNorm, SuperLinear
-from ofa_slim.supernet.convert import make_plain, search_space_of
+from ofa_slim.supernet.convert import make_plain
 
 
 def choices(model: nn.Layer) -> dict[str, tuple[int, ...]]:
-    return {axis.name: axis.choices for axis in search_space_of(model).axes}
+    return {axis.name: axis.choices for axis in OFA(model).search_space.axes}
 
 
 def test_layers_become_elastic_ones() -> None:
@@ -96,10 +96,10 @@ def test_what_cannot_be_had_is_refused_and_the_model_untouched(asked: dict[str, 
 
 
 def test_a_model_with_nothing_elastic_is_refused() -> None:
-    with pytest.raises(ConvertError, match="nothing in this Linear can be elastic"):
-        Convert(supernet(expand_ratio=[0.5])).convert(nn.Linear(2, 2))
-    with pytest.raises(ConvertError, match="cannot convert a list"):
-        Convert(supernet(expand_ratio=[0.5])).convert([nn.Linear(2, 2)])  # type: ignore[arg-type]
+    with pytest.raises(ConvertError, match="nothing in this Dropout can be elastic"):
+        Convert(supernet(expand_ratio=[0.5])).convert(nn.Dropout())
+    with pytest.raises(ConvertError, match="cannot convert a tuple"):
+        Convert(supernet(expand_ratio=[0.5])).convert((nn.Linear(2, 2),))  # type: ignore[type-var]
     with pytest.raises(ConvertError, match=r"a supernet\(...\) is needed"):
         Convert({"expand_ratio": [0.5]})  # type: ignore[arg-type]
     with pytest.raises(ConvertError, match="no supernet; call Convert"):
@@ -113,7 +113,7 @@ def test_blocks_with_a_forward_of_their_own_stay_fixed_and_are_explained() -> No
 
     model = nn.LayerList([encoder(1), nn.TransformerEncoder(Mine(16, 4, 24), 1)])
     Convert(supernet(expand_ratio=[0.5])).convert(model)
-    space = search_space_of(model)
+    space = OFA(model).search_space
     assert [axis.name for axis in space.axes] == ["0.0.heads", "0.0.ffn", "0.depth", "1.depth"]
     assert "1.layers.0: Mine has a forward of its own" in space.explain()
 

@@ -6,10 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models import Tagger, encoder
 
-from ofa_slim import Convert, SearchSpace, SubnetConfig, supernet
+from ofa_slim import OFA, Convert, SearchSpace, SubnetConfig, supernet
 from ofa_slim.errors import ConfigError, IllegalSubnetError
 from ofa_slim.supernet import Axis
-from ofa_slim.supernet.convert import search_space_of
 from ofa_slim.supernet.layers import kept_layers
 
 SPACE = SearchSpace(
@@ -116,7 +115,7 @@ def test_axes_check_their_choices() -> None:
 
 def test_explain_lists_every_axis_and_every_fixed_layer_with_its_reason() -> None:
     model = Convert(supernet(expand_ratio=[1.0, 0.5])).convert(Tagger())
-    text = search_space_of(model).explain()
+    text = OFA(model).search_space.explain()
     for expected in (
         "body.0.heads (width, full size 4): 2, 4 <- body.layers.0.self_attn.q_proj",
         "body.1.ffn (width, full size 24): 12, 24 <- body.layers.1.linear1, body.layers.1.linear2",
@@ -148,5 +147,5 @@ def test_several_stacks_are_named_by_their_paths() -> None:
 
     model = paddle.nn.Sequential(encoder(1), encoder(2))
     Convert(supernet(expand_ratio=[1.0, 0.5])).convert(model)
-    names = [axis.name for axis in search_space_of(model).axes if axis.task == "depth"]
+    names = [axis.name for axis in OFA(model).search_space.axes if axis.task == "depth"]
     assert names == ["0.depth", "1.depth"]

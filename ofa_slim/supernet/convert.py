@@ -6,20 +6,22 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import paddle
 from paddle import nn
 
 from ofa_slim.errors import ConfigError, ConvertError, IllegalSubnetError, nearest
-from ofa_slim.supernet.families import full_space, layer_at
+from ofa_slim.supernet.discover import full_space
+from ofa_slim.supernet.families import layer_at
 from ofa_slim.supernet.layers import ElasticLayer, swap_back, swap_class
 from ofa_slim.supernet.published import Dictionaries, LayerNames, choices_from
-from ofa_slim.supernet.space import Axis, SearchSpace
+from ofa_slim.supernet.space import WIDTH, Axis, SearchSpace
 from ofa_slim.supernet.spec import spec_of
 
 logger = logging.getLogger(__name__)
 
+Network = TypeVar("Network", nn.Layer, list[nn.Layer])
 Ratios = Sequence[float] | Mapping[str, Sequence[float]]
 
 
@@ -29,10 +31,11 @@ class supernet:
 
     Args:
         kernel_size: choices of convolution kernels.
-        expand_ratio: width choices as shares of the full width, for every axis; or
+        expand_ratio: width choices as shares of the full width, for everything with a width; or
             ``{layer or axis name: shares}``, where what is left out stays full.
-        channel: width choices in output channels, for every axis; or one sequence (or None: full) per
-            elastic axis, in definition order. Not together with `expand_ratio`.
+        channel: width choices in output channels, for everything with a width; or one sequence (or None:
+            full) for each, in definition order: per axis of a model of a known family, else per layer with
+            a width, of which the last may be left out. Not together with `expand_ratio`.
 
     Raises: ConvertError for values that no model could have.
 
@@ -83,49 +86,87 @@ class Convert:
             raise ConvertError(f"context is a {type(context).__name__}; a supernet(...) is needed")
         self.context = context
 
-    def convert(self, network: nn.Layer) -> nn.Layer:
-        """Makes a model's layers elastic by swapping their classes.
+    def convert(self, network: Network) -> Network:
+        """Makes layers elastic by swapping their classes.
 
-        Every Parameter object, `state_dict` key and hook stays; at full size the model computes what it
+        Every Parameter object, `state_dict` key and hook stays; at full size a model computes what it
         computed. A model that is a supernet already gets the new choices.
 
         Args:
-            network: any layer that holds a stack of a known family (`paddle.nn.TransformerEncoder`).
+            network: a model, or a list of layers.
 
         Returns: the same object.
 
         Raises: ConvertError where nothing in the model can be elastic, or a choice is not legal for it;
             the model is then untouched.
         """
-        if not isinstance(network, nn.Layer):
+        if isinstance(network, list) and all(isinstance(layer, nn.Layer) for layer in network):
+            self._convert(nn.LayerList(network))
+        elif isinstance(network, nn.Layer):
+            self._convert(network)
+        else:
             raise ConvertError(f"cannot convert a {type(network).__name__}; a paddle.nn.Layer is needed")
+        return network
+
+    def _convert(self, network: nn.Layer) -> None:
         space = full_space(network)
+        on_axis = {slot.layer for axis in space.axes for slot in axis.slots}
+        chosen = [
+            (path, layer)
+            for path, layer in network.named_sublayers(include_self=True)
+            if (spec := spec_of(layer)) is not None and (path in on_axis or spec.width)
+        ]
+        candidates = self._family_candidates(network, space) if on_axis else self._layer_candidates(network)
         if self.context.kernel_size is not None:
             raise ConvertError("kernel_size was given, but this model has no layer with an elastic kernel")
-        if not any(axis.task == "width" for axis in space.axes):
+        if not any(candidates.values()):
             raise ConvertError(
-                f"nothing in this {type(network).__name__} can be elastic: it holds no paddle.nn.TransformerEncoder "
-                "of plain paddle.nn.TransformerEncoderLayer blocks\n" + space.explain()
+                f"nothing in this {type(network).__name__} can be elastic as asked for\n{space.explain()}"
             )
-        candidates = self._candidates(network, space)
-        elastic = {slot.layer for axis in space.axes for slot in axis.slots}
-        for path, layer in list(network.named_sublayers(include_self=True)):
-            spec = spec_of(layer)
-            if spec is None or not (path in elastic or spec.width):
-                continue
+        for path, layer in chosen:
             if isinstance(layer, ElasticLayer):
                 layer.candidate_config = dict(candidates.get(path, {}))
             else:
                 swap_class(layer, candidates.get(path))
-        return network
 
-    def _candidates(self, network: nn.Layer, space: SearchSpace) -> dict[str, dict[str, Any]]:
+    def _layer_candidates(self, network: nn.Layer) -> dict[str, dict[str, Any]]:
+        """The candidate configuration of each layer with a width of its own."""
+        ratios, channels = self.context.expand_ratio, self.context.channel
+        names = LayerNames(network)
+        wide = [
+            path
+            for path, layer in names.layers.items()
+            if (spec := spec_of(layer)) is not None and spec.width is not None and not spec.follows
+        ]
+        if isinstance(ratios, Mapping):
+            found = {}
+            for name, shares in ratios.items():
+                try:
+                    path = names.path(name)
+                except ConfigError as error:
+                    raise ConvertError(f"expand_ratio: {error}") from None
+                if path not in wide:
+                    raise ConvertError(f"expand_ratio: layer {name!r} has no width of its own")
+                found[path] = {"expand_ratio": tuple(shares)}
+            return found
+        if ratios is not None:
+            return {path: {"expand_ratio": tuple(ratios)} for path in wide}
+        if channels is None:
+            return {}
+        per_layer = _each(channels, len(wide))
+        if len(per_layer) not in (len(wide), len(wide) - 1):
+            raise ConvertError(
+                f"channel has {len(per_layer)} entries, but {len(wide)} layers have a width: {', '.join(wide)}"
+            )
+        return {path: {"channel": tuple(sizes)} for path, sizes in zip(wide, per_layer, strict=False) if sizes}
+
+    def _family_candidates(self, network: nn.Layer, space: SearchSpace) -> dict[str, dict[str, Any]]:
         """The candidate configuration of each layer that is on a width axis."""
-        axes = [axis for axis in space.axes if axis.task == "width"]
+        axes = [axis for axis in space.axes if axis.task == WIDTH]
         by_axis = self._by_axis(network, space, axes)
         for axis in axes:
             try:
-                choices_from(axis, by_axis[axis.name])
+                choices_from(axis, axis.slots[0], by_axis[axis.name])
             except IllegalSubnetError as error:
                 raise ConvertError(str(error)) from None
         return {slot.layer: by_axis[axis.name] for axis in axes for slot in axis.slots if slot.role == "out"}
@@ -141,9 +182,7 @@ class Convert:
         elif ratios is not None:
             found = {axis.name: {"expand_ratio": tuple(ratios)} for axis in axes}
         elif channels is not None:
-            per_axis: list[Any] = list(channels)
-            if all(isinstance(entry, int) for entry in per_axis):
-                per_axis = [per_axis] * len(axes)
+            per_axis = _each(channels, len(axes))
             if len(per_axis) != len(axes):
                 raise ConvertError(
                     f"channel has {len(per_axis)} entries, but the model has {len(axes)} elastic axes: "
@@ -154,6 +193,11 @@ class Convert:
         return found
 
 
+def _each(channels: Sequence[Any], count: int) -> list[Any]:
+    """One sequence of channels for each of `count`, also where one is given for all."""
+    return [list(channels)] * count if all(isinstance(entry, int) for entry in channels) else list(channels)
+
+
 def _axis_of_layer(dictionaries: Dictionaries, name: str, axes: Mapping[str, Any]) -> Axis:
     try:
         axis = dictionaries.axis(name)
@@ -162,24 +206,6 @@ def _axis_of_layer(dictionaries: Dictionaries, name: str, axes: Mapping[str, Any
     if axis is None:
         raise ConvertError(f"expand_ratio: the output width of layer {name!r} is fixed")
     return axis
-
-
-def search_space_of(model: nn.Layer) -> SearchSpace:
-    """The search space of a converted model, with the choices that converting gave its layers.
-
-    Raises: ConvertError for a model that was not converted.
-    """
-    if not any(isinstance(layer, ElasticLayer) for layer in model.sublayers(include_self=True)):
-        raise ConvertError(
-            f"this {type(model).__name__} is no supernet; call Convert(supernet(...)).convert(model) first"
-        )
-    space = full_space(model)
-    choices = {}
-    for axis in space.axes:
-        if axis.slots:
-            layer = layer_at(model, axis.slots[0].layer)
-            choices[axis.name] = choices_from(axis, getattr(layer, "candidate_config", {}))
-    return space.with_choices(choices)
 
 
 def activate(model: nn.Layer, space: SearchSpace, config: Mapping[str, int]) -> None:
@@ -201,6 +227,7 @@ def active_sizes_kept(model: nn.Layer) -> Iterator[Sequence[ElasticLayer]]:
     finally:
         for layer, sizes in zip(layers, before, strict=True):
             layer.activate({**layer.max_sizes, **sizes})
+            layer.active_sizes = sizes
 
 
 @contextmanager

@@ -11,11 +11,11 @@ from typing import Any
 from paddle import nn
 
 from ofa_slim.errors import ConfigError, IllegalSubnetError, nearest
-from ofa_slim.supernet.space import DEPTH, Axis, SearchSpace, SubnetConfig
+from ofa_slim.supernet.space import DEPTH, KERNEL, Axis, SearchSpace, Slot, SubnetConfig
 from ofa_slim.supernet.spec import spec_of
 
 LayerDict = dict[str, Any]
-_VALUES = ("expand_ratio", "channel")
+_VALUES = ("expand_ratio", "channel", KERNEL)
 
 
 class LayerNames:
@@ -44,15 +44,34 @@ class Dictionaries:
     def __init__(self, names: LayerNames, space: SearchSpace) -> None:
         self._names = names
         self._space = space
-        self._axis_of = {slot.layer: axis for axis in space.axes for slot in axis.slots if slot.role == "out"}
+        # Where a layer's width is put together from several axes, none of them stands for it.
+        widths: dict[str, list[Axis]] = {}
+        for axis in space.axes:
+            for slot in axis.slots:
+                if slot.role == "out":
+                    widths.setdefault(slot.layer, []).append(axis)
+        self._axis_of = {layer: axes[0] for layer, axes in widths.items() if len(axes) == 1}
+        self._kernel_of = {axis.slots[0].layer: axis for axis in space.axes if axis.task == KERNEL}
 
     def axis(self, name: str) -> Axis | None:
         """The axis of a layer's output width, by path or full name of the layer; None where fixed."""
         return self._axis_of.get(self._names.path(name))
 
-    def elastic_layers(self) -> dict[str, Axis]:
-        """Every layer whose output width is on an axis, by path, in definition order."""
-        return {path: self._axis_of[path] for path in self._names.layers if path in self._axis_of}
+    def kernel_axis(self, name: str) -> Axis | None:
+        """The axis of a layer's kernel, by path or full name of the layer; None where fixed."""
+        return self._kernel_of.get(self._names.path(name))
+
+    def elastic_layers(self) -> dict[str, dict[str, Axis]]:
+        """Every layer with a width or a kernel on an axis, ``{path: {key: axis}}``, in definition order."""
+        found = {}
+        for path, layer in self._names.layers.items():
+            spec = spec_of(layer)
+            if spec is None or spec.follows:
+                continue
+            axes = {KERNEL: self._kernel_of.get(path), "expand_ratio": self._axis_of.get(path)}
+            if any(axes.values()):
+                found[path] = {key: axis for key, axis in axes.items() if axis is not None}
+        return found
 
     def to_config(self, dictionary: Mapping[str, Any]) -> SubnetConfig:
         """The config of a per-layer dictionary; what it leaves out runs in full.
@@ -72,7 +91,10 @@ class Dictionaries:
                 raise IllegalSubnetError(str(error)) from None
             if not value:
                 continue
-            size = self._layer_size(name, axis, value)
+            value = self._checked(name, value)
+            if value.get(KERNEL) is not None:
+                sizes.update(self._kernel(name, value[KERNEL]))
+            size = self._layer_size(name, axis, {key: given for key, given in value.items() if key != KERNEL})
             if axis is None or size is None:
                 continue
             if sizes.setdefault(axis.name, size) != size:
@@ -86,7 +108,10 @@ class Dictionaries:
     def from_config(self, config: Mapping[str, int]) -> LayerDict:
         """A fresh per-layer dictionary of a config, by attribute path, with ``"depth"`` where elastic."""
         dictionary: LayerDict = {
-            path: {"expand_ratio": config[axis.name] / axis.size} for path, axis in self.elastic_layers().items()
+            path: {
+                key: config[axis.name] if key == KERNEL else config[axis.name] / axis.size for key, axis in axes.items()
+            }
+            for path, axes in self.elastic_layers().items()
         }
         depths = {axis.name: config[axis.name] for axis in self._depth_axes()}
         if depths:
@@ -105,7 +130,7 @@ class Dictionaries:
             return {name: self._space[name].check(depth) for name, depth in value.items()}
         return {axis.name: axis.check(value) for axis in axes}
 
-    def _layer_size(self, name: str, axis: Axis | None, value: Any) -> int | None:
+    def _checked(self, name: str, value: Any) -> Mapping[str, Any]:
         if not isinstance(value, Mapping):
             raise IllegalSubnetError(f"layer {name!r}: {value!r} is not a dictionary such as {{'expand_ratio': 0.5}}")
         for key in value:
@@ -113,6 +138,15 @@ class Dictionaries:
                 raise IllegalSubnetError(
                     f"layer {name!r}: key {key!r} is not one of {', '.join(_VALUES)}{nearest(str(key), _VALUES)}"
                 )
+        return value
+
+    def _kernel(self, name: str, size: Any) -> dict[str, int]:
+        axis = self.kernel_axis(name)
+        if axis is None:
+            raise IllegalSubnetError(f"layer {name!r}: kernel_size {size!r} cannot be had, its kernel is not elastic")
+        return {axis.name: axis.check(size)}
+
+    def _layer_size(self, name: str, axis: Axis | None, value: Mapping[str, Any]) -> int | None:
         wanted = {key: given for key, given in value.items() if given is not None}
         if axis is None:
             self._check_full(name, wanted)
@@ -140,14 +174,14 @@ class Dictionaries:
                 )
 
 
-def choices_from(axis: Axis, candidate_config: Mapping[str, Iterable[float]]) -> tuple[int, ...]:
-    """The choices of an axis that a candidate configuration asks for; the full size where it is silent.
+def choices_from(axis: Axis, slot: Slot, candidates: Mapping[str, Iterable[Any]]) -> tuple[int, ...] | None:
+    """The choices of an axis that the candidates of one of its layers ask for; None where they are silent.
 
-    Raises: IllegalSubnetError for a ratio or channel count that the axis cannot have.
+    Raises: IllegalSubnetError for a ratio, channel count or kernel that the axis cannot have.
     """
-    ratios, channels = candidate_config.get("expand_ratio"), candidate_config.get("channel")
+    if axis.task == KERNEL:
+        return tuple(axis.check(size) for size in candidates[KERNEL]) if KERNEL in candidates else None
+    ratios, channels = candidates.get("expand_ratio"), candidates.get("channel")
     if channels is not None:
-        return tuple(axis.from_channels(channel) for channel in channels)  # type: ignore[arg-type]  # checked there
-    if ratios is not None:
-        return tuple(axis.from_ratio(ratio) for ratio in ratios)
-    return (axis.size,)
+        return tuple(axis.from_channels(channel, slot) for channel in channels)
+    return None if ratios is None else tuple(axis.from_ratio(ratio) for ratio in ratios)

@@ -16,8 +16,8 @@ import numpy as np
 from ofa_slim.errors import ConfigError, IllegalSubnetError, nearest
 from ofa_slim.supernet.spec import Extent, as_extent
 
-TASKS = ("kernel_size", "width", "depth")
-DEPTH = "depth"
+KERNEL, WIDTH, DEPTH = "kernel_size", "width", "depth"
+TASKS = (KERNEL, WIDTH, DEPTH)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Axis:
     size: int
     choices: tuple[int, ...]
     slots: tuple[Slot, ...] = ()
-    task: str = "width"
+    task: str = WIDTH
     whole: bool = False
 
     def __post_init__(self) -> None:
@@ -105,9 +105,17 @@ class Axis:
             )
         return size
 
-    def from_channels(self, channels: int) -> int:
-        """The size whose first layer has that many output channels; `IllegalSubnetError` where none has."""
-        unit = self.slots[0].unit if self.slots else 1
+    def from_channels(self, channels: int, slot: Slot | None = None) -> int:
+        """The size at which a layer on this axis has that many output channels.
+
+        Args:
+            channels: of the layer.
+            slot: what the axis cuts of the layer; that of its first layer by default.
+
+        Raises: IllegalSubnetError where no size gives that.
+        """
+        slot = slot or (self.slots[0] if self.slots else Slot(self.name, "out"))
+        unit = slot.unit * len(slot.starts)
         full = self.size * unit
         if isinstance(channels, bool) or not isinstance(channels, (int, np.integer)) or not 1 <= channels <= full:
             raise IllegalSubnetError(

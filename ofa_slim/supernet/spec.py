@@ -47,7 +47,9 @@ class LayerSpec:
         elastic: the subclass of it that runs on leading slices.
         params: for each parameter, the role of each of its dimensions.
         sizes: for each role that the layer also keeps as an attribute, that attribute's name.
-        width: the role that a published ``expand_ratio`` or ``channel`` of this layer speaks of.
+        width: the role that a published ``expand_ratio`` or ``channel`` of this layer speaks of; None for
+            layers without a width to be elastic by themselves.
+        follows: whether that width is always the one of what comes in (a norm).
         measure: sizes that are neither a dimension of a parameter nor an attribute.
         cut: further work on a plain layer when it is cut to smaller sizes (a list that gets shorter);
             returns what undoes it.
@@ -58,6 +60,7 @@ class LayerSpec:
     params: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     sizes: Mapping[str, str] = field(default_factory=dict)
     width: str | None = None
+    follows: bool = False
     measure: Callable[[nn.Layer], Mapping[str, int]] | None = None
     cut: Callable[[nn.Layer, Sizes], Callable[[], None]] | None = None
 

@@ -61,5 +61,6 @@ register(
         params={"weight": ("out",), "bias": ("out",)},
         sizes={"out": "_normalized_shape"},
         width="out",
+        follows=True,
     )
 )

@@ -1,0 +1,184 @@
+"""From a traced program to axes: which widths of a model must agree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ofa_slim.supernet.coupling.program import Op, Program
+from ofa_slim.supernet.coupling.rules import RULES, Call, Dims, NoRuleError, Value, constant, whole
+from ofa_slim.supernet.coupling.terms import Atom, atoms, contributions, fix, unify
+from ofa_slim.supernet.space import Axis, Fixed, Slot
+
+CHANNEL_ROLES = ("out", "in")
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A parameter of a layer that can be cut.
+
+    Attributes:
+        layer: attribute path of the layer.
+        roles: the role of each of the parameter's dimensions.
+    """
+
+    layer: str
+    roles: tuple[str, ...]
+
+
+def couple(
+    program: Program, holders: Mapping[str, Sequence[Holder]], names: Mapping[str, str]
+) -> tuple[list[Axis], list[Fixed]]:
+    """The axes of a traced model, each at its full size, and the layers that stay whole.
+
+    Args:
+        program: the model's operations.
+        holders: per name of a parameter, the layers that can be cut and hold it, in definition order.
+        names: what to call each parameter or buffer in a reason, by its name.
+    """
+    return _Coupling(program, holders, names).result()
+
+
+class _Coupling:
+    def __init__(self, program: Program, holders: Mapping[str, Sequence[Holder]], names: Mapping[str, str]) -> None:
+        self.program = program
+        self.holders = holders
+        self.names = names
+        self.roles: dict[tuple[str, str], Atom] = {}
+        self.values: dict[str, Value | list[Value]] = {}
+        self.used = {value for op in program.ops for value in _taken(op)}
+        for op in program.ops:
+            self._apply(op)
+        for output in program.outputs:
+            for value in self._tensors(output):
+                whole(value, range(len(value.shape)), "it is an output of the model")
+
+    def _apply(self, op: Op) -> None:
+        """Works out what an operation makes."""
+        if op.name == "builtin.parameter":
+            self.values[op.outputs[0]] = self._parameter(op.outputs[0])
+            return
+        if op.name == "builtin.combine":
+            self.values[op.outputs[0]] = [value for id in op.inputs for value in self._tensors(id)]
+            return
+        if op.name == "builtin.split":
+            self.values.update(zip(op.outputs, self._tensors(op.inputs[0]), strict=True))
+            return
+        if op.name == "builtin.slice":
+            self.values[op.outputs[0]] = list(self._tensors(op.inputs[0]))[int(op.attributes["index"])]
+            return
+        shapes = [self.program.shapes.get(output, ()) for output in op.outputs]
+        inputs = [None if id is None else self.values.get(id) for id in op.inputs]
+        made = self._made(op, inputs, shapes)
+        origin = _origin(op)
+        for output, shape, dims in zip(op.outputs, shapes, made, strict=True):
+            if dims and isinstance(dims[0], Value):
+                self.values[output] = dims
+            else:
+                self.values[output] = Value(shape, dims, origin, constant(op.attributes))
+
+    def _made(self, op: Op, inputs: list[Value | list[Value] | None], shapes: list[tuple[int, ...]]) -> list[Dims]:
+        rule = RULES.get(op.name.removesuffix("_"))
+        flowing = any(dim is not None for given in inputs for value in _flat(given) for dim in value.dims)
+        if op.inner:
+            self._keep_whole(op, "it passes through control flow that depends on data")
+        elif flowing or op.name.startswith(("split", "unbind", "unstack")):
+            try:
+                if rule is None:
+                    raise NoRuleError
+                made = rule(Call(op, inputs, shapes))
+                if len(made) == len(shapes):
+                    return made
+            except (NoRuleError, IndexError, KeyError):
+                pass
+            self._keep_whole(op, f"it passes through operation {op.name!r}, which is not known to allow it")
+        return [[None] * len(shape) for shape in shapes]
+
+    def _keep_whole(self, op: Op, reason: str) -> None:
+        for id in _taken(op):
+            for value in self._tensors(id):
+                whole(value, range(len(value.shape)), reason)
+
+    def _tensors(self, id: str | None) -> list[Value]:
+        return [] if id is None else _flat(self.values.get(id))
+
+    def _parameter(self, id: str) -> Value:
+        """A parameter or buffer; the dimensions of a layer that can be cut are its roles."""
+        name = self.program.parameters[id]
+        shape = self.program.shapes[id]
+        dims: Dims = [None] * len(shape)
+        for holder in self.holders.get(name, ()):
+            for axis, role in enumerate(holder.roles):
+                if role not in CHANNEL_ROLES or shape[axis] == 1:
+                    continue
+                atom = self.roles.setdefault((holder.layer, role), Atom(shape[axis]))
+                shared = dims[axis]
+                if shared is not None:
+                    unify(atom, shared, "a parameter is shared by layers that use it differently")
+                dims[axis] = atom
+                if id not in self.used:
+                    fix(atom, "the traced forward does not use it")
+        return Value(shape, dims, f"parameter {self.names.get(name, name)!r}")
+
+    def result(self) -> tuple[list[Axis], list[Fixed]]:
+        """The axes in definition order of their first layers, and the layers on none, with the reason."""
+        slots: dict[Atom, list[Slot]] = {}
+        for (layer, role), term in self.roles.items():
+            for atom, starts, unit in contributions(term):
+                slots.setdefault(atom, []).append(Slot(layer, role, unit, starts))
+        order = {layer: place for place, layer in enumerate(self._layers())}
+        axes = []
+        for atom, found in slots.items():
+            found.sort(key=lambda slot: (slot.role != "out", order[slot.layer]))
+            if atom.fixed is None and atom.size == 1:
+                atom.fixed = "it has one channel"
+            if atom.fixed is None and found[0].role != "out":
+                atom.fixed = "no layer that can be cut makes it"
+            beside = any(other.fixed is None for slot in found for other in atoms(self.roles[slot.layer, slot.role]))
+            # What is fixed is listed as an axis only where it stands beside elastic parts of one layer.
+            if atom.fixed is None or beside:
+                axes.append((order[found[0].layer], Axis(_name(found[0], atom), atom.size, (atom.size,), tuple(found))))
+        axes.sort(key=lambda pair: pair[0])
+        elastic = {slot.layer for _, axis in axes for slot in axis.slots if slot.role == "out"}
+        fixed = []
+        for layer in order:
+            if layer in elastic:
+                continue
+            made = self.roles.get((layer, "out"))
+            reasons = [atom.fixed for atom in atoms(made) if atom.fixed] if made is not None else []
+            fixed.append(Fixed(layer, reasons[0] if reasons else "it has one output channel"))
+        return _renamed([axis for _, axis in axes]), fixed
+
+    def _layers(self) -> list[str]:
+        return list(dict.fromkeys(holder.layer for holders in self.holders.values() for holder in holders))
+
+
+def _name(first: Slot, atom: Atom) -> str:
+    return first.layer if first.role == "out" and atom.fixed is None else f"{first.layer}.{first.role}"
+
+
+def _renamed(axes: list[Axis]) -> list[Axis]:
+    """Several axes of one layer (parts of a concatenation) get numbers."""
+    seen: dict[str, int] = {}
+    renamed = []
+    for axis in axes:
+        seen[axis.name] = seen.get(axis.name, 0) + 1
+        renamed.append(axis if seen[axis.name] == 1 else replace(axis, name=f"{axis.name}.{seen[axis.name]}"))
+    return renamed
+
+
+def _taken(op: Op) -> list[str]:
+    """Everything that an operation and those inside it take."""
+    return [id for id in op.inputs if id is not None] + [id for inner in op.inner for id in _taken(inner)]
+
+
+def _flat(given: Value | list[Value] | None) -> list[Value]:
+    if given is None:
+        return []
+    return given if isinstance(given, list) else [given]
+
+
+def _origin(op: Op) -> str:
+    if op.name == "data":
+        return f"input {op.attributes.get('name', '')!r}"
+    return "a constant" if op.name in ("full", "full_int_array", "assign_value") else f"the result of {op.name!r}"

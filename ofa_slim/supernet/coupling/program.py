@@ -1,0 +1,170 @@
+"""A model as a list of operations: what the coupling of widths is read from."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import paddle
+from paddle import nn
+from paddle.static import InputSpec
+
+from ofa_slim.errors import ConvertError
+from ofa_slim.probes import eval_mode
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation.
+
+    Attributes:
+        name: Paddle's name of it, such as ``"conv2d"``.
+        inputs: ids of the values it takes; None for an optional one that was not given.
+        outputs: ids of the values it makes.
+        attributes: its settings.
+        inner: the operations of its blocks, for control flow.
+    """
+
+    name: str
+    inputs: tuple[str | None, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any]
+    inner: tuple[Op, ...] = ()
+
+
+@dataclass
+class Program:
+    """A traced model.
+
+    Attributes:
+        ops: in the order they run.
+        shapes: of every tensor value, by id.
+        parameters: names of the parameters and buffers, by id of their values.
+        outputs: ids of what the model returns.
+    """
+
+    ops: list[Op] = field(default_factory=list)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    parameters: dict[str, str] = field(default_factory=dict)
+    outputs: list[str] = field(default_factory=list)
+
+
+class _Traced(nn.Layer):
+    """Calls a model with inputs from a list, so that its own forward stays as it is."""
+
+    def __init__(self, model: nn.Layer, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.model = model
+        self._args = args
+        self._kwargs = dict(kwargs)
+
+    def forward(self, tensors: list[paddle.Tensor]) -> Any:
+        """The model's output."""
+        given = iter(tensors)
+        args = _filled(self._args, given)
+        kwargs = _filled(self._kwargs, given)
+        return self.model(*args, **kwargs)
+
+
+@paddle.jit.not_to_static
+def _filled(value: Any, tensors: Iterator[Any]) -> Any:
+    """The same nested value with its tensors replaced, in order."""
+    if isinstance(value, paddle.Tensor):
+        return next(tensors)
+    if isinstance(value, Mapping):
+        return {key: _filled(item, tensors) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)([_filled(item, tensors) for item in value])
+    return value
+
+
+def tensors_in(value: Any) -> Iterator[paddle.Tensor]:
+    """The tensors of a nested value, in order."""
+    if isinstance(value, paddle.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors_in(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from tensors_in(item)
+
+
+def trace(model: nn.Layer, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program:
+    """Runs a model once symbolically, in eval mode, and returns its operations.
+
+    Args:
+        model: as it is to be called; neither it nor its forward is changed.
+        args: its positional inputs: tensors, or anything nested around them.
+        kwargs: its keyword inputs.
+
+    Raises: ConvertError where Paddle cannot follow the model's forward.
+    """
+    specs = [
+        InputSpec(tensor.shape, tensor.dtype, name=f"input_{i}") for i, tensor in enumerate(tensors_in([args, kwargs]))
+    ]
+    wrapped = _Traced(model, args, kwargs)
+    training = wrapped.training
+    with eval_mode(model), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wrapped.training = False
+        try:
+            static: Any = paddle.jit.to_static(wrapped, input_spec=[specs], full_graph=True)
+            concrete = static.forward.concrete_program
+        except Exception as error:  # whatever the model's forward raises under the translation
+            raise ConvertError(
+                f"the forward of {type(model).__name__} cannot be traced, so which widths must agree is not known: "
+                f"{type(error).__name__}: {_first_line(error)}"
+            ) from error
+        finally:
+            wrapped.training = training
+    program = Program()
+    for op in concrete.main_program.global_block().ops:
+        program.ops.append(_read(op, program))
+    program.outputs = [value.id for value in _values(concrete.outputs)]
+    return program
+
+
+def _read(op: Any, program: Program) -> Op:
+    name = op.name().removeprefix("pd_op.")
+    if name == "builtin.parameter":
+        program.parameters[op.result(0).id] = op.attrs()["parameter_name"]
+    for result in op.results():
+        shape = _shape(result)
+        if shape is not None:
+            program.shapes[result.id] = shape
+    operands = [op.operand_source(i) for i in range(op.num_operands())]
+    attributes = {key: value for key, value in op.attrs().items() if key not in ("op_callstack", "place")}
+    return Op(
+        name,
+        tuple(value.id if value.initialized() else None for value in operands),
+        tuple(result.id for result in op.results()),
+        attributes,
+        tuple(_read(inner, program) for block in op.blocks() for inner in block.ops),
+    )
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    try:
+        return tuple(value.shape)
+    except ValueError:  # a list of tensors has none
+        return None
+
+
+def _values(outputs: Any) -> Iterator[Any]:
+    """The values in what a traced forward returned."""
+    if isinstance(outputs, Mapping):
+        for item in outputs.values():
+            yield from _values(item)
+    elif isinstance(outputs, (list, tuple)):
+        for item in outputs:
+            yield from _values(item)
+    elif hasattr(outputs, "get_defining_op"):
+        yield outputs
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else ""

@@ -1,0 +1,204 @@
+"""What a dimension of a tensor is made of, and making two of them agree.
+
+A dimension whose size may shrink is an expression over *atoms*: ``Atom`` (leading entries are kept),
+``View(of, outer, inner)`` (entries ``(o * size + k) * inner + i``: a flattened map, heads of some channels,
+groups) and ``Sum(parts)`` (a concatenation). `unify` is unification of such terms: afterwards both stand for
+the same entries at every size. What has no common form is fixed at its full size, with a reason.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+
+class Atom:
+    """Entries of which the leading ones are kept.
+
+    Attributes:
+        size: how many there are.
+        bound: what it was found to be, if not an axis of its own.
+        fixed: why it must stay whole, if it must.
+    """
+
+    def __init__(self, size: int, fixed: str | None = None) -> None:
+        self.size = size
+        self.bound: Term | None = None
+        self.fixed = fixed
+
+    def __repr__(self) -> str:
+        return f"Atom({self.size}{', fixed' if self.fixed else ''})" if self.bound is None else repr(self.bound)
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """Each entry of a term, `inner` times in a row, and all of that `outer` times."""
+
+    of: Term
+    outer: int = 1
+    inner: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Sum:
+    """Terms one behind the other."""
+
+    parts: tuple[Term, ...]
+
+
+Term = Atom | View | Sum
+
+
+def size_of(term: Term) -> int:
+    """How many entries a term has."""
+    if isinstance(term, Atom):
+        return term.size
+    if isinstance(term, View):
+        return term.outer * size_of(term.of) * term.inner
+    return sum(size_of(part) for part in term.parts)
+
+
+def resolved(term: Term) -> Term:
+    """The term in its simplest form: bindings followed, views of views joined, views of sums spread."""
+    while isinstance(term, Atom) and term.bound is not None:
+        term = term.bound
+    if isinstance(term, Sum):
+        parts = [resolved(part) for part in term.parts]
+        return Sum(tuple(piece for part in parts for piece in (part.parts if isinstance(part, Sum) else (part,))))
+    if isinstance(term, View):
+        of = resolved(term.of)
+        if isinstance(of, View):
+            return View(of.of, term.outer * of.outer, of.inner * term.inner)
+        if isinstance(of, Sum) and term.outer == 1:
+            return resolved(Sum(tuple(View(part, 1, term.inner) for part in of.parts)))
+        return of if term.outer == term.inner == 1 else View(of, term.outer, term.inner)
+    return term
+
+
+def atoms(term: Term) -> Iterator[Atom]:
+    """The unbound atoms of a term."""
+    term = resolved(term)
+    if isinstance(term, Atom):
+        yield term
+    elif isinstance(term, View):
+        yield from atoms(term.of)
+    else:
+        for part in term.parts:
+            yield from atoms(part)
+
+
+def fix(term: Term, reason: str) -> None:
+    """Keeps a term at its full size; the first reason stays."""
+    for atom in atoms(term):
+        atom.fixed = atom.fixed or reason
+
+
+def unify(one: Term, other: Term, reason: str) -> None:
+    """Makes two terms stand for the same entries; where that cannot be, fixes both for `reason`."""
+    one, other = resolved(one), resolved(other)
+    if one is other:
+        return
+    if size_of(one) != size_of(other):
+        fix(one, reason)
+        fix(other, reason)
+    elif isinstance(one, Atom):
+        _bind(one, other)
+    elif isinstance(other, Atom):
+        _bind(other, one)
+    elif isinstance(one, View) and isinstance(other, View):
+        _unify_views(one, other, reason)
+    elif isinstance(one, Sum) and isinstance(other, Sum) and _sizes(one.parts) == _sizes(other.parts):
+        for a, b in zip(one.parts, other.parts, strict=True):
+            unify(a, b, reason)
+    else:
+        fix(one, reason)
+        fix(other, reason)
+
+
+def _bind(atom: Atom, term: Term) -> None:
+    if atom.fixed:
+        fix(term, atom.fixed)
+    atom.bound = term
+
+
+def _unify_views(one: View, other: View, reason: str) -> None:
+    if (one.outer, one.inner) == (other.outer, other.inner):
+        unify(one.of, other.of, reason)
+        return
+    common = math.lcm(one.inner, other.inner)
+    if one.outer == other.outer and size_of(one) % (one.outer * common) == 0:
+        unit = Atom(size_of(one) // (one.outer * common))
+        unify(one.of, View(unit, 1, common // one.inner), reason)
+        unify(other.of, View(unit, 1, common // other.inner), reason)
+        return
+    fix(one, reason)
+    fix(other, reason)
+
+
+def split(term: Term, count: int) -> list[Term] | None:
+    """A term as `count` equal parts that shrink together; None where it has no such form."""
+    term = resolved(term)
+    size, rest = divmod(size_of(term), count)
+    if rest:
+        return None
+    if isinstance(term, Atom):
+        unit = Atom(size)
+        _bind(term, View(unit, count))
+        return [unit] * count
+    if isinstance(term, View) and term.outer % count == 0:
+        return [View(term.of, term.outer // count, term.inner)] * count
+    if isinstance(term, View) and term.outer == 1 and isinstance(term.of, Atom) and term.of.size % count == 0:
+        return None  # the halves of a leading part are not leading parts of the halves
+    if isinstance(term, Sum):
+        found = _cut(term.parts, [size] * count)
+        if found is not None:
+            for part in found[1:]:
+                unify(found[0], part, "it is split into parts of one size")
+        return found
+    return None
+
+
+def split_at(term: Term, sizes: Sequence[int]) -> list[Term] | None:
+    """A concatenation as the parts that it was made of; None where the sizes are not its."""
+    term = resolved(term)
+    return _cut(term.parts, sizes) if isinstance(term, Sum) else None
+
+
+def contributions(term: Term) -> list[tuple[Atom, tuple[int, ...], int]]:
+    """Where the entries of each atom are: ``(atom, starts, entries per step of the atom)``."""
+    term = resolved(term)
+    if isinstance(term, Atom):
+        return [(term, (0,), 1)]
+    if isinstance(term, View):
+        span = size_of(term.of)
+        return [
+            (
+                atom,
+                tuple((o * span + start) * term.inner for o in range(term.outer) for start in starts),
+                unit * term.inner,
+            )
+            for atom, starts, unit in contributions(term.of)
+        ]
+    found, offset = [], 0
+    for part in term.parts:
+        found += [(atom, tuple(offset + s for s in starts), unit) for atom, starts, unit in contributions(part)]
+        offset += size_of(part)
+    return found
+
+
+def _sizes(terms: Sequence[Term]) -> list[int]:
+    return [size_of(term) for term in terms]
+
+
+def _cut(parts: Sequence[Term], sizes: Sequence[int]) -> list[Term] | None:
+    found: list[Term] = []
+    rest = list(parts)
+    for size in sizes:
+        piece: list[Term] = []
+        while rest and sum(_sizes(piece)) < size:
+            piece.append(rest.pop(0))
+        if sum(_sizes(piece)) != size:
+            return None
+        found.append(piece[0] if len(piece) == 1 else Sum(tuple(piece)))
+    return None if rest else found

@@ -1,0 +1,221 @@
+"""Finding the axes of a model: from a family's table, or by tracing it once.
+
+Whatever is found is at full size; choices come from what converting gave the layers (`with_candidates`).
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import paddle
+from paddle import nn
+from paddle.static import InputSpec
+
+from ofa_slim.errors import ConfigError, ConvertError
+from ofa_slim.probes import eval_mode, make_probe
+from ofa_slim.supernet.coupling import Holder, couple, trace
+from ofa_slim.supernet.families import find_stacks, layer_at, stack_axes
+from ofa_slim.supernet.layers import ElasticLayer
+from ofa_slim.supernet.published import choices_from
+from ofa_slim.supernet.space import KERNEL, WIDTH, Axis, Fixed, SearchSpace, Slot
+from ofa_slim.supernet.spec import spec_of
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Example:
+    """Inputs that a model can be called with."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def run(self, model: nn.Layer, **extra: Any) -> Any:
+        """The model's output in eval mode, without gradients."""
+        with eval_mode(model), paddle.no_grad():
+            return model(*self.args, **self.kwargs, **extra)
+
+
+def example_of(model: nn.Layer, inputs: Any, spec: InputSpec | Sequence[InputSpec] | None) -> Example | None:
+    """The example that a user gave, as inputs or as specs of random ones; None where there is none.
+
+    Raises: ConfigError where both were given, or a spec that is none.
+    """
+    if inputs is not None and spec is not None:
+        raise ConfigError("example_inputs and input_spec cannot both be given")
+    if spec is not None:
+        specs = [spec] if isinstance(spec, InputSpec) else list(spec)
+        for entry in specs:
+            if not isinstance(entry, InputSpec):
+                raise ConfigError(f"input_spec: {entry!r} is not an InputSpec")
+        probe = make_probe(model, [list(entry.shape) for entry in specs], [entry.dtype for entry in specs])
+        return Example(tuple(probe.args))
+    if inputs is None:
+        return None
+    if isinstance(inputs, Mapping) and all(name in inspect.signature(model.forward).parameters for name in inputs):
+        return Example((), dict(inputs))
+    return Example(tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,))
+
+
+def elastic_layers(model: nn.Layer) -> list[ElasticLayer]:
+    """The elastic layers of a model.
+
+    Raises: ConvertError where it has none.
+    """
+    found: list[ElasticLayer] = [
+        layer for layer in model.sublayers(include_self=True) if isinstance(layer, ElasticLayer)
+    ]
+    if not found:
+        raise ConvertError(
+            f"this {type(model).__name__} is no supernet; call Convert(supernet(...)).convert(model) first"
+        )
+    return found
+
+
+def needs_trace(model: nn.Layer) -> bool:
+    """Whether the axes of a model can only be found with an example of its inputs."""
+    return not any(isinstance(row, Axis) and row.task == WIDTH for row in _family_rows(model))
+
+
+def full_space(model: nn.Layer) -> SearchSpace:
+    """The axes that are known without an example: those of families, and kernels."""
+    rows = _family_rows(model)
+    axes = [row for row in rows if isinstance(row, Axis)]
+    fixed = [row for row in rows if isinstance(row, Fixed)]
+    taken = {slot.layer for axis in axes for slot in axis.slots} | {row.layer for row in fixed}
+    for path, layer in model.named_sublayers(include_self=True):
+        spec = spec_of(layer)
+        if path in taken or spec is None or spec.width is None:
+            continue
+        fixed.append(Fixed(path, "its width is that of the residual stream, an input or an output"))
+    return SearchSpace([*_kernel_axes(model), *axes], fixed)
+
+
+def traced_space(model: nn.Layer, example: Example, depth: Mapping[str, Any] | None = None) -> SearchSpace:
+    """The axes of any model of elastic layers, found by tracing it once at full size.
+
+    Args:
+        model: the supernet, unwrapped, running in full.
+        example: inputs to trace it with.
+        depth: ``{"depth": full depth}`` for a model that takes it.
+
+    Raises: ConvertError where Paddle cannot trace the model.
+    """
+    holders: dict[str, list[Holder]] = {}
+    for path, layer in model.named_sublayers(include_self=True):
+        spec = spec_of(layer)
+        if spec is None or not isinstance(layer, ElasticLayer):
+            continue
+        for name, roles in spec.params.items():
+            parameter = getattr(layer, name, None)
+            if parameter is not None:
+                holders.setdefault(parameter.name, []).append(Holder(path, tuple(roles)))
+    named = [*model.named_parameters(), *model.named_buffers()]
+    program = trace(model, example.args, {**example.kwargs, **(depth or {})})
+    axes, fixed = couple(program, holders, {tensor.name: path for path, tensor in named})
+    return SearchSpace([*_kernel_axes(model), *axes], fixed)
+
+
+def with_candidates(model: nn.Layer, space: SearchSpace) -> SearchSpace:
+    """The same axes with the choices that converting gave their layers.
+
+    Raises: ConfigError where layers that must agree have no choice in common.
+    """
+    choices: dict[str, tuple[int, ...]] = {}
+    for axis in space.axes:
+        common: set[int] | None = None
+        for slot in axis.slots:
+            layer = layer_at(model, slot.layer)
+            spec = spec_of(layer)
+            candidates = getattr(layer, "candidate_config", {})
+            if spec is None or spec.follows or slot.role not in (spec.width, "kernel"):
+                continue
+            found = choices_from(axis, slot, candidates)
+            if found is not None:
+                common = set(found) if common is None else common & set(found)
+        if common is not None and not common:
+            layers = ", ".join(dict.fromkeys(slot.layer for slot in axis.slots if slot.role == "out"))
+            raise ConfigError(f"axis {axis.name!r}: the layers on it have no choice in common ({layers})")
+        choices[axis.name] = tuple(common) if common else (axis.size,)
+    return space.with_choices(choices)
+
+
+def tried(model: nn.Layer, space: SearchSpace, example: Example, depth: Mapping[str, Any]) -> SearchSpace:
+    """The space without the axes that the model's forward cannot shrink along.
+
+    A forward may name a width (`reshape([n, 512])`): that is found by running the smallest sub-network.
+
+    Args:
+        model: the supernet, unwrapped; it runs in full when this returns.
+        space: its space.
+        example: inputs to run it with.
+        depth: ``{"depth": full depth}`` for a model that takes it.
+    """
+    shrinking = [axis for axis in space.axes if axis.task == WIDTH and axis.elastic]
+    try:
+        error = _failure(model, space, shrinking, example, depth)
+        if error is None:
+            return space
+        failing = {}
+        for axis in shrinking:
+            alone = _failure(model, space, [axis], example, depth)
+            if alone is not None:
+                failing[axis.name] = alone
+        left = [axis for axis in shrinking if axis.name not in failing]
+        if not failing or _failure(model, space, left, example, depth) is not None:
+            failing = {axis.name: error for axis in shrinking}
+        for name, reason in failing.items():
+            logger.warning("%s stays at full width: at a smaller one the model's forward fails (%s)", name, reason)
+        return without(space, {name: f"at a smaller width the forward fails: {e}" for name, e in failing.items()})
+    finally:
+        _activate(model, space, {})
+
+
+def without(space: SearchSpace, reasons: Mapping[str, str]) -> SearchSpace:
+    """The space with some axes at full size, for reasons by the axis's name."""
+    axes = [replace(axis, choices=(axis.size,)) if axis.name in reasons else axis for axis in space.axes]
+    fixed = [
+        Fixed(layer, reasons[axis.name])
+        for axis in space.axes
+        if axis.name in reasons
+        for layer in dict.fromkeys(slot.layer for slot in axis.slots if slot.role == "out")
+    ]
+    return SearchSpace(axes, [*space.fixed, *fixed])
+
+
+def _failure(
+    model: nn.Layer, space: SearchSpace, shrunk: list[Axis], example: Example, depth: Mapping[str, Any]
+) -> str | None:
+    """What the forward says with some axes at their smallest and the rest in full; None if it runs."""
+    _activate(model, space, {axis.name: axis.choices[0] for axis in shrunk})
+    try:
+        example.run(model, **depth)
+    except Exception as error:  # whatever the model's forward raises
+        lines = [line.strip() for line in str(error).splitlines() if line.strip() and "----" not in line]
+        return f"{type(error).__name__}: {lines[0] if lines else ''}"[:200]
+    return None
+
+
+def _activate(model: nn.Layer, space: SearchSpace, sizes: Mapping[str, int]) -> None:
+    for path, extents in space.layer_sizes(space.complete(sizes)).items():
+        layer_at(model, path).activate(extents)
+
+
+def _family_rows(model: nn.Layer) -> list[Axis | Fixed]:
+    return [row for stack in find_stacks(model) for row in stack_axes(model, stack)]
+
+
+def _kernel_axes(model: nn.Layer) -> list[Axis]:
+    """An axis for every layer with a square kernel above 1 that is elastic."""
+    axes = []
+    for path, layer in model.named_sublayers(include_self=True):
+        if not isinstance(layer, ElasticLayer) or KERNEL not in layer.candidate_config:
+            continue
+        size = layer.max_sizes["kernel"]
+        slot = Slot(path, "kernel", centred=size)
+        axes.append(Axis(f"{path}.kernel_size" if path else KERNEL, size, (size,), (slot,), task=KERNEL))
+    return axes
