@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import paddle
 from paddle import nn
@@ -55,7 +54,12 @@ class ElasticLayer:
         if parameter is None:
             return None
         spec = spec_of(self)  # type: ignore[arg-type]
-        return part_of(parameter, spec.params[name], sizes)  # type: ignore[union-attr]
+        return part_of(parameter, spec.roles(self, name), sizes)  # type: ignore[union-attr, arg-type]
+
+    def drop_state(self) -> None:
+        """Removes what an elastic layer has and its plain one has not."""
+        for name in OWN_ATTRIBUTES:
+            vars(self).pop(name, None)
 
     def input_extent(self, width: int) -> Extent:
         """Which inputs take part when `width` channels come in."""
@@ -94,8 +98,6 @@ def swap_back(layer: nn.Layer) -> None:
     if spec is None or not isinstance(layer, ElasticLayer):
         return
     layer.activate(layer.max_sizes)
+    layer.drop_state()
     plain: nn.Layer = layer
-    state: dict[str, Any] = vars(layer)
-    for name in OWN_ATTRIBUTES:
-        state.pop(name, None)
     plain.__class__ = spec.plain
