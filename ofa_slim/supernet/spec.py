@@ -27,6 +27,11 @@ def length(extent: Extent) -> int:
     return extent if isinstance(extent, int) else sum(stop - start for start, stop in extent)
 
 
+def ranges_of(extent: Extent) -> tuple[tuple[int, int], ...]:
+    """An extent as ``(start, stop)`` ranges."""
+    return ((0, extent),) if isinstance(extent, int) else extent
+
+
 def as_extent(ranges: Iterable[tuple[int, int]]) -> Extent:
     """The extent of some ranges in any order: neighbours joined, a count where they begin at 0."""
     joined: list[tuple[int, int]] = []
@@ -36,6 +41,11 @@ def as_extent(ranges: Iterable[tuple[int, int]]) -> Extent:
         else:
             joined.append((start, stop))
     return joined[0][1] if len(joined) == 1 and joined[0][0] == 0 else tuple(joined)
+
+
+def leading_of_each(count: int, full: int, groups: int) -> Extent:
+    """The extent of the leading `count` entries of each of `groups` groups that have `full` entries."""
+    return as_extent((group * full, group * full + count) for group in range(groups))
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,9 @@ class LayerSpec:
         measure: sizes that are neither a dimension of a parameter nor an attribute.
         cut: further work on a plain layer when it is cut to smaller sizes (a list that gets shorter);
             returns what undoes it.
+        own_roles: ``(layer, parameter's name, its roles)`` to the roles in this very layer, where they
+            depend on it (a kernel that is not square).
+        variants: further elastic classes that share the row.
     """
 
     plain: type[nn.Layer]
@@ -63,14 +76,21 @@ class LayerSpec:
     follows: bool = False
     measure: Callable[[nn.Layer], Mapping[str, int]] | None = None
     cut: Callable[[nn.Layer, Sizes], Callable[[], None]] | None = None
+    own_roles: Callable[[nn.Layer, str, tuple[str, ...]], tuple[str, ...]] | None = None
+    variants: tuple[type[nn.Layer], ...] = ()
+
+    def roles(self, layer: nn.Layer, name: str) -> tuple[str, ...]:
+        """The role of each dimension of a layer's parameter `name`."""
+        roles = self.params[name]
+        return roles if self.own_roles is None else self.own_roles(layer, name, roles)
 
     def full_sizes(self, layer: nn.Layer) -> dict[str, int]:
         """The sizes of a plain layer as it stands, in channels (or heads, or layers)."""
         found = {role: _as_size(getattr(layer, attribute)) for role, attribute in self.sizes.items()}
-        for name, roles in self.params.items():
+        for name in self.params:
             parameter = getattr(layer, name, None)
             if parameter is not None:
-                found.update(zip(roles, parameter.shape, strict=True))
+                found.update(zip(self.roles(layer, name), parameter.shape, strict=True))
         if self.measure is not None:
             found.update(self.measure(layer))
         return found
@@ -80,9 +100,9 @@ _BY_CLASS: dict[type[nn.Layer], LayerSpec] = {}
 
 
 def register(spec: LayerSpec) -> None:
-    """Adds a row to the table; both its classes find it."""
-    _BY_CLASS[spec.plain] = spec
-    _BY_CLASS[spec.elastic] = spec
+    """Adds a row to the table; all its classes find it."""
+    for layer_class in (spec.plain, spec.elastic, *spec.variants):
+        _BY_CLASS[layer_class] = spec
 
 
 def spec_of(layer: nn.Layer) -> LayerSpec | None:
@@ -119,7 +139,7 @@ def part_of(parameter: paddle.Tensor, roles: Iterable[str], sizes: Sizes) -> pad
             picked[axis] = extent
     part = range_of(parameter, ranges) if ranges else parameter
     for axis, extent in picked.items():
-        part = paddle.index_select(part, _indices(extent, str(part.place)), axis=axis)
+        part = paddle.index_select(part, indices_of(extent, part), axis=axis)
     return part
 
 
@@ -155,21 +175,22 @@ class _Range(PyLayer):
         return F.pad(grad, ctx.padding)
 
 
-def _indices(extent: tuple[tuple[int, int], ...], place: str) -> paddle.Tensor:
+def indices_of(extent: Extent, like: paddle.Tensor) -> paddle.Tensor:
+    """The numbers of an extent's entries, int64 ``[length of the extent]``, where `like` is."""
     # Kept per device, so that no forward copies indices there; a static program gets its own constant.
     if not paddle.in_dynamic_mode():
         return paddle.to_tensor(_numbers(extent))
-    key = (extent, place)
+    key = (extent, str(like.place))
     if key not in _INDICES:
         _INDICES[key] = paddle.to_tensor(_numbers(extent))
     return _INDICES[key]
 
 
-def _numbers(extent: tuple[tuple[int, int], ...]) -> np.ndarray:
-    return np.concatenate([np.arange(start, stop) for start, stop in extent])
+def _numbers(extent: Extent) -> np.ndarray:
+    return np.concatenate([np.arange(start, stop) for start, stop in ranges_of(extent)])
 
 
-_INDICES: dict[tuple[tuple[tuple[int, int], ...], str], paddle.Tensor] = {}
+_INDICES: dict[tuple[Extent, str], paddle.Tensor] = {}
 
 
 def cut_plain(layer: nn.Layer, sizes: Sizes) -> Callable[[], None]:
@@ -185,12 +206,12 @@ def cut_plain(layer: nn.Layer, sizes: Sizes) -> Callable[[], None]:
     if spec is None:
         raise TypeError(f"{type(layer).__name__} has no row in the table of layers")
     undo: list[Callable[[], None]] = []
-    for name, roles in spec.params.items():
+    for name in spec.params:
         parameter = getattr(layer, name, None)
         if parameter is None:
             continue
         with paddle.no_grad():
-            part = part_of(parameter, roles, sizes)
+            part = part_of(parameter, spec.roles(layer, name), sizes)
         if part is parameter:
             continue
         undo.append(_setter(layer, name, parameter))

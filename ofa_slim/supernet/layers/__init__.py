@@ -1,9 +1,39 @@
 """Elastic layers, one small file per kind."""
 
+from ofa_slim.supernet.layers.activation import SuperPReLU
 from ofa_slim.supernet.layers.base import ElasticLayer, channels_of, swap_back, swap_class
+from ofa_slim.supernet.layers.batch_norm import (
+    SuperBatchNorm1D,
+    SuperBatchNorm2D,
+    SuperBatchNorm3D,
+    SuperSyncBatchNorm,
+)
+from ofa_slim.supernet.layers.block import Block
+from ofa_slim.supernet.layers.conv import (
+    SuperConv1D,
+    SuperConv2D,
+    SuperConv3D,
+    SuperDepthwiseConv2D,
+    SuperGroupConv2D,
+)
+from ofa_slim.supernet.layers.conv_transpose import (
+    SuperConv1DTranspose,
+    SuperConv2DTranspose,
+    SuperConv3DTranspose,
+    SuperDepthwiseConv2DTranspose,
+    SuperGroupConv2DTranspose,
+)
 from ofa_slim.supernet.layers.embedding import SuperEmbedding
+from ofa_slim.supernet.layers.kernels import elastic_kernels, fixed_kernel_reason
 from ofa_slim.supernet.layers.linear import SuperLinear
-from ofa_slim.supernet.layers.norm import SuperLayerNorm
+from ofa_slim.supernet.layers.norm import (
+    SuperGroupNorm,
+    SuperInstanceNorm1D,
+    SuperInstanceNorm2D,
+    SuperInstanceNorm3D,
+    SuperLayerNorm,
+)
+from ofa_slim.supernet.layers.separable import SuperSeparableConv2D
 from ofa_slim.supernet.layers.stack import (
     SuperLayerList,
     SuperMultiHeadAttention,
@@ -12,14 +42,37 @@ from ofa_slim.supernet.layers.stack import (
 )
 
 __all__ = [
+    "Block",
     "ElasticLayer",
+    "SuperBatchNorm1D",
+    "SuperBatchNorm2D",
+    "SuperBatchNorm3D",
+    "SuperConv1D",
+    "SuperConv1DTranspose",
+    "SuperConv2D",
+    "SuperConv2DTranspose",
+    "SuperConv3D",
+    "SuperConv3DTranspose",
+    "SuperDepthwiseConv2D",
+    "SuperDepthwiseConv2DTranspose",
     "SuperEmbedding",
+    "SuperGroupConv2D",
+    "SuperGroupConv2DTranspose",
+    "SuperGroupNorm",
+    "SuperInstanceNorm1D",
+    "SuperInstanceNorm2D",
+    "SuperInstanceNorm3D",
     "SuperLayerList",
     "SuperLayerNorm",
     "SuperLinear",
     "SuperMultiHeadAttention",
+    "SuperPReLU",
+    "SuperSeparableConv2D",
+    "SuperSyncBatchNorm",
     "SuperTransformerEncoder",
     "channels_of",
+    "elastic_kernels",
+    "fixed_kernel_reason",
     "kept_layers",
     "swap_back",
     "swap_class",

@@ -22,8 +22,8 @@ CandidateConfig = Mapping[str, tuple[float, ...]]
 OWN_ATTRIBUTES = ("active_sizes", "max_sizes", "candidate_config")
 
 
-class ElasticLayer:
-    """Mixin of every elastic layer.
+class ElasticLayer(nn.Layer):
+    """What goes before the Paddle layer in the bases of every elastic layer.
 
     Attributes:
         active_sizes: ``{role: extent}`` of the sub-network that runs now; roles left out run in full, and an
@@ -38,11 +38,11 @@ class ElasticLayer:
 
     def make_elastic(self, candidate_config: CandidateConfig | None = None) -> None:
         """Sets up the state of an elastic layer, at full size."""
-        spec = spec_of(self)  # type: ignore[arg-type]  # mixed into nn.Layer subclasses only
+        spec = spec_of(self)
         if spec is None:
             raise TypeError(f"{type(self).__name__} has no row in the table of layers")
         self.active_sizes = {}
-        self.max_sizes = spec.full_sizes(self)  # type: ignore[arg-type]
+        self.max_sizes = spec.full_sizes(self)
         self.candidate_config = dict(candidate_config or {})
 
     def activate(self, sizes: Sizes) -> None:
@@ -54,8 +54,13 @@ class ElasticLayer:
         parameter = getattr(self, name)
         if parameter is None:
             return None
-        spec = spec_of(self)  # type: ignore[arg-type]
-        return part_of(parameter, spec.params[name], sizes)  # type: ignore[union-attr]
+        spec = spec_of(self)
+        return part_of(parameter, spec.roles(self, name), sizes)  # type: ignore[union-attr]
+
+    def drop_state(self) -> None:
+        """Removes what an elastic layer has and its plain one has not."""
+        for name in OWN_ATTRIBUTES:
+            vars(self).pop(name, None)
 
     def input_extent(self, width: int) -> Extent:
         """Which inputs take part when `width` channels come in."""
@@ -68,10 +73,21 @@ class ElasticLayer:
             return self.active_sizes.get("out")
         size = channel if channel is not None else channels_of(expand_ratio or 0.0, full)
         if not 1 <= size <= full:
-            raise IllegalSubnetError(
-                f"{self.full_name()}: output width {size} is not between 1 and {full}"  # type: ignore[attr-defined]
-            )
+            raise IllegalSubnetError(f"{self.full_name()}: output width {size} is not between 1 and {full}")
         return size
+
+
+class FollowingLayer(ElasticLayer):
+    """An elastic layer with the arguments of its Paddle layer, whose width is that of its input."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.make_elastic()
+
+    def followed(self, input: paddle.Tensor) -> Extent:
+        """Which channels take part: the active ones, or else as many leading ones as come in."""
+        width = input.shape[1 if self._data_format[1] == "C" else -1]
+        return self.active_sizes.get("out", width)
 
 
 def channels_of(ratio: float, full: int) -> int:
@@ -94,8 +110,6 @@ def swap_back(layer: nn.Layer) -> None:
     if spec is None or not isinstance(layer, ElasticLayer):
         return
     layer.activate(layer.max_sizes)
+    layer.drop_state()
     plain: nn.Layer = layer
-    state: dict[str, Any] = vars(layer)
-    for name in OWN_ATTRIBUTES:
-        state.pop(name, None)
     plain.__class__ = spec.plain

@@ -8,8 +8,9 @@ import paddle
 from paddle import ParamAttr, nn
 from paddle.nn import functional as F
 
-from ofa_slim.supernet.layers.base import CandidateConfig, ElasticLayer
-from ofa_slim.supernet.spec import LayerSpec, register
+from ofa_slim.errors import IllegalSubnetError
+from ofa_slim.supernet.layers.base import CandidateConfig, ElasticLayer, FollowingLayer
+from ofa_slim.supernet.spec import LayerSpec, leading_of_each, length, register
 
 
 class SuperLayerNorm(ElasticLayer, nn.LayerNorm):
@@ -62,5 +63,102 @@ register(
         sizes={"out": "_normalized_shape"},
         width="out",
         follows=True,
+    )
+)
+
+
+class ElasticInstanceNorm(FollowingLayer):
+    """Mixin of every elastic instance norm: it normalises as many channels as its input has."""
+
+    def forward(self, input: paddle.Tensor) -> paddle.Tensor:
+        """Normalises each channel of each sample.
+
+        Args:
+            input: float ``[batch, width, *spatial]``; `width` may be smaller than the full one.
+
+        Returns: float, the shape of the input.
+        """
+        self._check_input_dim(input)
+        sizes = {"out": self.followed(input)}
+        return F.instance_norm(
+            input,
+            weight=self.part("scale", sizes),
+            bias=self.part("bias", sizes),
+            momentum=self._momentum,
+            eps=self._epsilon,
+            data_format=self._data_format,
+        )
+
+
+class SuperInstanceNorm1D(ElasticInstanceNorm, nn.InstanceNorm1D):
+    """`paddle.nn.InstanceNorm1D`, with its arguments, over as many channels as its input has."""
+
+
+class SuperInstanceNorm2D(ElasticInstanceNorm, nn.InstanceNorm2D):
+    """`paddle.nn.InstanceNorm2D`, with its arguments, over as many channels as its input has."""
+
+
+class SuperInstanceNorm3D(ElasticInstanceNorm, nn.InstanceNorm3D):
+    """`paddle.nn.InstanceNorm3D`, with its arguments, over as many channels as its input has."""
+
+
+for plain, elastic in (
+    (nn.InstanceNorm1D, SuperInstanceNorm1D),
+    (nn.InstanceNorm2D, SuperInstanceNorm2D),
+    (nn.InstanceNorm3D, SuperInstanceNorm3D),
+):
+    register(
+        LayerSpec(
+            plain,
+            elastic,
+            params={"scale": ("out",), "bias": ("out",)},
+            sizes={"out": "_num_features"},
+            width="out",
+        )
+    )
+
+
+class SuperGroupNorm(FollowingLayer, nn.GroupNorm):
+    """`paddle.nn.GroupNorm` over as many channels as its input has, in as many groups as ever.
+
+    Args: as in `paddle.nn.GroupNorm`.
+    """
+
+    def forward(self, input: paddle.Tensor) -> paddle.Tensor:
+        """Normalises each group of channels; with fewer channels each group has its leading ones.
+
+        Args:
+            input: float ``[batch, width, *spatial]``, or channels last as `data_format` says; `width` may be
+                smaller than the full one.
+
+        Returns: float, the shape of the input.
+
+        Raises: IllegalSubnetError where the width is not a multiple of the groups.
+        """
+        groups = self._num_groups
+        extent = self.followed(input)
+        width = length(extent)
+        if width % groups:
+            raise IllegalSubnetError(f"{self.full_name()}: width {width} is not a multiple of its {groups} groups")
+        if "out" not in self.active_sizes:
+            extent = leading_of_each(width // groups, self._num_channels // groups, groups)
+        sizes = {"out": extent}
+        return F.group_norm(
+            input,
+            groups,
+            self._epsilon,
+            self.part("weight", sizes),
+            self.part("bias", sizes),
+            self._data_format,
+        )
+
+
+register(
+    LayerSpec(
+        nn.GroupNorm,
+        SuperGroupNorm,
+        params={"weight": ("out",), "bias": ("out",)},
+        sizes={"out": "_num_channels"},
+        width="out",
     )
 )

@@ -1,0 +1,131 @@
+"""Elastic batch normalisation."""
+
+from __future__ import annotations
+
+import paddle
+from paddle import nn
+from paddle.nn import functional as F
+
+from ofa_slim.supernet.layers.base import FollowingLayer
+from ofa_slim.supernet.spec import Extent, LayerSpec, indices_of, length, ranges_of, register
+
+
+class ElasticBatchNorm(FollowingLayer):
+    """Mixin of every elastic batch norm: it normalises as many channels as its input has.
+
+    In training the running statistics of these channels are updated, those of the others stay.
+    """
+
+    def forward(self, input: paddle.Tensor) -> paddle.Tensor:
+        """Normalises the channels.
+
+        Args:
+            input: float ``[batch, width, ...]``, or channels last as `data_format` says; `width` may be
+                smaller than the full one.
+
+        Returns: float, the shape of the input.
+        """
+        self._check_input_dim(input)
+        return self.normalise(input, self.followed(input))
+
+    def normalise(self, input: paddle.Tensor, extent: Extent) -> paddle.Tensor:
+        """Batch norm with these of the layer's channels."""
+        mean, variance = statistics_of(self._mean, extent), statistics_of(self._variance, extent)
+        result = F.batch_norm(
+            input,
+            mean,
+            variance,
+            weight=self.part("weight", {"out": extent}),
+            bias=self.part("bias", {"out": extent}),
+            training=self.training,
+            momentum=self._momentum,
+            epsilon=self._epsilon,
+            data_format=self._data_format,
+            use_global_stats=self._use_global_stats,
+        )
+        if self.training if self._use_global_stats is None else not self._use_global_stats:
+            put_back(mean, self._mean, extent)
+            put_back(variance, self._variance, extent)
+        return result
+
+
+def statistics_of(whole: paddle.Tensor, extent: Extent) -> paddle.Tensor:
+    """The entries of running statistics: the whole, a view where there can be one, or else a copy."""
+    if length(extent) == whole.shape[0]:
+        return whole
+    if _is_view(extent):
+        ((start, stop),) = ranges_of(extent)
+        with paddle.no_grad():
+            return whole[start:stop]  # a view on 3.3.1, so batch norm updates the whole in place
+    # Paddle refuses to change what a slice or `index_select` was taken from in a static graph.
+    return paddle.gather(whole, indices_of(extent, whole))
+
+
+def put_back(part: paddle.Tensor, whole: paddle.Tensor, extent: Extent) -> None:
+    """Writes updated statistics into the whole they were taken from, where they are a copy."""
+    if length(extent) < whole.shape[0] and not _is_view(extent):
+        paddle.assign(paddle.scatter(whole, indices_of(extent, whole), part), whole)
+
+
+def _is_view(extent: Extent) -> bool:
+    return paddle.in_dynamic_mode() and len(ranges_of(extent)) == 1
+
+
+class SuperBatchNorm1D(ElasticBatchNorm, nn.BatchNorm1D):
+    """`paddle.nn.BatchNorm1D`, with its arguments, over as many channels as its input has."""
+
+
+class SuperBatchNorm2D(ElasticBatchNorm, nn.BatchNorm2D):
+    """`paddle.nn.BatchNorm2D`, with its arguments, over as many channels as its input has."""
+
+
+class SuperBatchNorm3D(ElasticBatchNorm, nn.BatchNorm3D):
+    """`paddle.nn.BatchNorm3D`, with its arguments, over as many channels as its input has."""
+
+
+class SuperSyncBatchNorm(ElasticBatchNorm, nn.SyncBatchNorm):
+    """`paddle.nn.SyncBatchNorm`, with its arguments, over as many channels as its input has.
+
+    With one process or on a CPU, for which Paddle has no kernel of it, it is a batch norm.
+    """
+
+    def forward(self, input: paddle.Tensor) -> paddle.Tensor:
+        """Normalises the channels over the batches of all processes; see `SuperBatchNorm2D`."""
+        extent = self.followed(input)
+        if paddle.distributed.get_world_size() == 1 or paddle.device.get_device() == "cpu":
+            return self.normalise(input, extent)
+        mean, variance = statistics_of(self._mean, extent), statistics_of(self._variance, extent)
+        parts = {
+            "weight": self.part("weight", {"out": extent}),
+            "bias": self.part("bias", {"out": extent}),
+            "_mean": mean,
+            "_variance": variance,
+        }
+        # Paddle has the synchronised operator in this layer's forward only, which reads what the layer holds.
+        whole = dict(self._parameters)
+        try:
+            self._parameters.update(parts)
+            result = nn.SyncBatchNorm.forward(self, input)
+        finally:
+            self._parameters.update(whole)
+        if self.training:
+            put_back(mean, self._mean, extent)
+            put_back(variance, self._variance, extent)
+        return result
+
+
+for plain, elastic in (
+    (nn.BatchNorm1D, SuperBatchNorm1D),
+    (nn.BatchNorm2D, SuperBatchNorm2D),
+    (nn.BatchNorm3D, SuperBatchNorm3D),
+    (nn.SyncBatchNorm, SuperSyncBatchNorm),
+):
+    register(
+        LayerSpec(
+            plain,
+            elastic,
+            params=dict.fromkeys(("weight", "bias", "_mean", "_variance"), ("out",)),
+            sizes={"out": "_num_features"},
+            width="out",
+        )
+    )
