@@ -13,10 +13,10 @@ from paddle import nn
 
 from ofa_slim.errors import ConfigError, ConvertError, IllegalSubnetError, nearest
 from ofa_slim.supernet.discover import full_space
-from ofa_slim.supernet.families import layer_at
-from ofa_slim.supernet.layers import ElasticLayer, swap_back, swap_class
+from ofa_slim.supernet.families import layer_at, max_sizes
+from ofa_slim.supernet.layers import ElasticLayer, elastic_kernels, swap_back, swap_class
 from ofa_slim.supernet.published import Dictionaries, LayerNames, choices_from
-from ofa_slim.supernet.space import WIDTH, Axis, SearchSpace
+from ofa_slim.supernet.space import KERNEL, WIDTH, Axis, SearchSpace
 from ofa_slim.supernet.spec import spec_of
 
 logger = logging.getLogger(__name__)
@@ -114,11 +114,11 @@ class Convert:
         chosen = [
             (path, layer)
             for path, layer in network.named_sublayers(include_self=True)
-            if (spec := spec_of(layer)) is not None and (path in on_axis or spec.width)
+            if (spec := spec_of(layer)) is not None and (path in on_axis or spec.params)
         ]
         candidates = self._family_candidates(network, space) if on_axis else self._layer_candidates(network)
         if self.context.kernel_size is not None:
-            raise ConvertError("kernel_size was given, but this model has no layer with an elastic kernel")
+            self._add_kernels(chosen, candidates)
         if not any(candidates.values()):
             raise ConvertError(
                 f"nothing in this {type(network).__name__} can be elastic as asked for\n{space.explain()}"
@@ -128,6 +128,15 @@ class Convert:
                 layer.candidate_config = dict(candidates.get(path, {}))
             else:
                 swap_class(layer, candidates.get(path))
+
+    def _add_kernels(self, chosen: Sequence[tuple[str, nn.Layer]], candidates: dict[str, dict[str, Any]]) -> None:
+        """Adds to the candidate configurations the kernel sizes of each layer that can have some."""
+        for path, layer in chosen:
+            sizes = (
+                elastic_kernels(layer, self.context.kernel_size or ()) if "kernel" in (max_sizes(layer) or {}) else ()
+            )
+            if len(sizes) > 1:
+                candidates.setdefault(path, {})[KERNEL] = sizes
 
     def _layer_candidates(self, network: nn.Layer) -> dict[str, dict[str, Any]]:
         """The candidate configuration of each layer with a width of its own."""

@@ -89,7 +89,7 @@ def full_space(model: nn.Layer) -> SearchSpace:
     taken = {slot.layer for axis in axes for slot in axis.slots} | {row.layer for row in fixed}
     for path, layer in model.named_sublayers(include_self=True):
         spec = spec_of(layer)
-        if path in taken or spec is None or spec.width is None:
+        if path in taken or spec is None or not spec.params:
             continue
         fixed.append(Fixed(path, "its width is that of the residual stream, an input or an output"))
     return SearchSpace([*_kernel_axes(model), *axes], fixed)
@@ -110,10 +110,10 @@ def traced_space(model: nn.Layer, example: Example, depth: Mapping[str, Any] | N
         spec = spec_of(layer)
         if spec is None or not isinstance(layer, ElasticLayer):
             continue
-        for name, roles in spec.params.items():
+        for name in spec.params:
             parameter = getattr(layer, name, None)
             if parameter is not None:
-                holders.setdefault(parameter.name, []).append(Holder(path, tuple(roles)))
+                holders.setdefault(parameter.name, []).append(Holder(path, spec.roles(layer, name)))
     named = [*model.named_parameters(), *model.named_buffers()]
     program = trace(model, example.args, {**example.kwargs, **(depth or {})})
     axes, fixed = couple(program, holders, {tensor.name: path for path, tensor in named})
@@ -155,24 +155,38 @@ def tried(model: nn.Layer, space: SearchSpace, example: Example, depth: Mapping[
         example: inputs to run it with.
         depth: ``{"depth": full depth}`` for a model that takes it.
     """
-    shrinking = [axis for axis in space.axes if axis.task == WIDTH and axis.elastic]
+    left = [axis for axis in space.axes if axis.task == WIDTH and axis.elastic]
+    failing: dict[str, str] = {}
     try:
-        error = _failure(model, space, shrinking, example, depth)
-        if error is None:
-            return space
-        failing = {}
-        for axis in shrinking:
-            alone = _failure(model, space, [axis], example, depth)
-            if alone is not None:
-                failing[axis.name] = alone
-        left = [axis for axis in shrinking if axis.name not in failing]
-        if not failing or _failure(model, space, left, example, depth) is not None:
-            failing = {axis.name: error for axis in shrinking}
-        for name, reason in failing.items():
-            logger.warning("%s stays at full width: at a smaller one the model's forward fails (%s)", name, reason)
-        return without(space, {name: f"at a smaller width the forward fails: {e}" for name, e in failing.items()})
+        while found := _culprits(model, space, left, example, depth):
+            failing.update(found)
+            left = [axis for axis in left if axis.name not in failing]
     finally:
         _activate(model, space, {})
+    if failing:
+        logger.warning(
+            "at full width, as the model's forward fails at a smaller one: %s (%s)",
+            ", ".join(failing),
+            next(iter(failing.values())),
+        )
+    return without(space, {name: f"at a smaller width the forward fails: {said}" for name, said in failing.items()})
+
+
+def _culprits(
+    model: nn.Layer, space: SearchSpace, axes: list[Axis], example: Example, depth: Mapping[str, Any]
+) -> dict[str, str]:
+    """The axes among some that the forward cannot shrink along, with what it says."""
+    error = _failure(model, space, axes, example, depth)
+    if error is None:
+        return {}
+    middle = len(axes) // 2
+    found = {
+        name: said
+        for half in (axes[:middle], axes[middle:])
+        if len(axes) > 1
+        for name, said in _culprits(model, space, half, example, depth).items()
+    }
+    return found or {axis.name: error for axis in axes}
 
 
 def without(space: SearchSpace, reasons: Mapping[str, str]) -> SearchSpace:

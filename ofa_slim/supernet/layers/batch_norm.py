@@ -127,5 +127,6 @@ for plain, elastic in (
             params=dict.fromkeys(("weight", "bias", "_mean", "_variance"), ("out",)),
             sizes={"out": "_num_features"},
             width="out",
+            follows=True,
         )
     )

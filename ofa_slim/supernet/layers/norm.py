@@ -114,6 +114,7 @@ for plain, elastic in (
             params={"scale": ("out",), "bias": ("out",)},
             sizes={"out": "_num_features"},
             width="out",
+            follows=True,
         )
     )
 
@@ -160,5 +161,6 @@ register(
         params={"weight": ("out",), "bias": ("out",)},
         sizes={"out": "_num_channels"},
         width="out",
+        follows=True,
     )
 )
