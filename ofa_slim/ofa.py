@@ -308,8 +308,7 @@ class _Known:
 
 def _choices(axes: Mapping[str, Axis]) -> dict[str, tuple[float, ...]]:
     return {
-        key: axis.choices if key == KERNEL else tuple(choice / axis.size for choice in axis.choices)
-        for key, axis in axes.items()
+        key: axis.choices if key == KERNEL else tuple(map(axis.ratio_of, axis.choices)) for key, axis in axes.items()
     }
 
 

@@ -186,7 +186,7 @@ def _with_depth(space: SearchSpace, depths: Sequence[int] | None, passes_depth: 
             raise ConfigError("elastic_depth: the model has a stack called 'depth' and a forward that takes depth")
         axis = Axis(DEPTH, max(depths), tuple(depths), task=DEPTH, whole=True)
         stacks = [other for other in space.axes if other.task != DEPTH]
-        return SearchSpace([*stacks, axis], space.fixed)
+        return space.replaced([*stacks, axis])
     stacks = [axis for axis in space.axes if axis.task == DEPTH]
     if not stacks:
         raise ConfigError(
@@ -214,7 +214,7 @@ def _join(space: SearchSpace, names: Sequence[str]) -> SearchSpace:
             )
     whole = replace(first, slots=tuple(slot for axis in axes for slot in axis.slots))
     kept = (whole if axis is first else axis for axis in space.axes if axis is first or axis.name not in names)
-    return SearchSpace(kept, space.fixed)
+    return space.replaced(kept)
 
 
 def _listed(name: str, value: Any) -> list[Any]:

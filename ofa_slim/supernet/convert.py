@@ -14,6 +14,7 @@ from paddle import nn
 from ofa_slim.errors import ConfigError, ConvertError, IllegalSubnetError, nearest
 from ofa_slim.supernet.discover import full_space
 from ofa_slim.supernet.families import layer_at, max_sizes
+from ofa_slim.supernet.grow import Chosen, grow, grown_by_ratio, grown_to_channels, kernels_when_grown
 from ofa_slim.supernet.layers import ElasticLayer, elastic_kernels, swap_back, swap_class
 from ofa_slim.supernet.published import Dictionaries, LayerNames, choices_from
 from ofa_slim.supernet.space import KERNEL, WIDTH, Axis, SearchSpace
@@ -61,10 +62,13 @@ class supernet:
         for ratio in (ratio for ratios in lists for ratio in ratios):
             if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or ratio <= 0:
                 raise ConvertError(f"expand_ratio {ratio!r} is not a number above 0")
-            if ratio > 1:
+            if ratio > 1 and isinstance(self.expand_ratio, Mapping):
                 raise ConvertError(
-                    f"expand_ratio {ratio}: a supernet larger than the model is not supported; at most 1"
+                    f"expand_ratio {ratio}: single layers cannot grow; only one list for all can have ratios above 1"
                 )
+        for size in self.kernel_size or ():
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise ConvertError(f"kernel_size {size!r} is not a whole number of at least 1")
 
     def __enter__(self) -> Convert:
         """The converter of this context."""
@@ -117,26 +121,52 @@ class Convert:
             if (spec := spec_of(layer)) is not None and (path in on_axis or spec.params)
         ]
         candidates = self._family_candidates(network, space) if on_axis else self._layer_candidates(network)
-        if self.context.kernel_size is not None:
-            self._add_kernels(chosen, candidates)
+        larger = {} if on_axis else self._larger(chosen, candidates)
+        for path, layer in chosen:
+            choices = self._kernels(layer, larger.setdefault(path, {}))
+            if len(choices) > 1:
+                candidates.setdefault(path, {})[KERNEL] = choices
+        if self.context.kernel_size is not None and not any(KERNEL in found for found in candidates.values()):
+            raise ConvertError("kernel_size was given, but this model has no layer with an elastic kernel")
         if not any(candidates.values()):
-            raise ConvertError(
-                f"nothing in this {type(network).__name__} can be elastic as asked for\n{space.explain()}"
-            )
+            raise ConvertError(f"nothing in this {type(network).__name__} can be elastic as asked for")
         for path, layer in chosen:
             if isinstance(layer, ElasticLayer):
                 layer.candidate_config = dict(candidates.get(path, {}))
-            else:
-                swap_class(layer, candidates.get(path))
+                continue
+            original = max_sizes(layer)
+            if larger[path]:
+                grow(layer, larger[path])
+            swap_class(layer, candidates.get(path))
+            layer.original_sizes = original
 
-    def _add_kernels(self, chosen: Sequence[tuple[str, nn.Layer]], candidates: dict[str, dict[str, Any]]) -> None:
-        """Adds to the candidate configurations the kernel sizes of each layer that can have some."""
-        for path, layer in chosen:
-            sizes = (
-                elastic_kernels(layer, self.context.kernel_size or ()) if "kernel" in (max_sizes(layer) or {}) else ()
-            )
-            if len(sizes) > 1:
-                candidates.setdefault(path, {})[KERNEL] = sizes
+    def _larger(self, chosen: Chosen, candidates: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+        """The sizes that layers have to grow to for the largest choices of width."""
+        ratios = self.context.expand_ratio
+        largest = max(ratios) if ratios and not isinstance(ratios, Mapping) else 1.0
+        if largest > 1:
+            self._check_plain(chosen, f"expand_ratio {largest:g}")
+            return grown_by_ratio(chosen, largest)
+        channels = {path: found["channel"] for path, found in candidates.items() if "channel" in found}
+        widths = {path: (max_sizes(layer) or {}).get("out", 0) for path, layer in chosen}
+        if any(max(sizes) > widths[path] for path, sizes in channels.items()):
+            self._check_plain(chosen, "channel")
+            return grown_to_channels(chosen, channels)
+        return {}
+
+    def _check_plain(self, chosen: Chosen, asked: str) -> None:
+        if any(isinstance(layer, ElasticLayer) for _, layer in chosen):
+            raise ConvertError(f"{asked}: this model is a supernet already, and cannot grow any more")
+
+    def _kernels(self, layer: nn.Layer, larger: dict[str, int]) -> tuple[int, ...]:
+        """The kernel sizes that a layer will have; adds the largest of them to the sizes that it grows to."""
+        choices, sizes = self.context.kernel_size, max_sizes(layer)
+        if choices is None or sizes is None or "kernel" not in sizes:
+            return ()
+        if isinstance(layer, ElasticLayer) or not 2 <= sizes["kernel"] < max(choices):
+            return elastic_kernels(layer, choices)
+        larger["kernel"] = max(choices)
+        return kernels_when_grown(layer, choices)
 
     def _layer_candidates(self, network: nn.Layer) -> dict[str, dict[str, Any]]:
         """The candidate configuration of each layer with a width of its own."""

@@ -19,10 +19,11 @@ from ofa_slim.errors import ConfigError, ConvertError
 from ofa_slim.probes import eval_mode, make_probe
 from ofa_slim.supernet.coupling import Holder, couple, trace
 from ofa_slim.supernet.families import find_stacks, layer_at, stack_axes
+from ofa_slim.supernet.grow import original_extent
 from ofa_slim.supernet.layers import ElasticLayer
 from ofa_slim.supernet.published import choices_from
 from ofa_slim.supernet.space import KERNEL, WIDTH, Axis, Fixed, SearchSpace, Slot
-from ofa_slim.supernet.spec import spec_of
+from ofa_slim.supernet.spec import as_extent, entries_of, spec_of
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +118,49 @@ def traced_space(model: nn.Layer, example: Example, depth: Mapping[str, Any] | N
     named = [*model.named_parameters(), *model.named_buffers()]
     program = trace(model, example.args, {**example.kwargs, **(depth or {})})
     axes, fixed = couple(program, holders, {tensor.name: path for path, tensor in named})
-    return SearchSpace([*_kernel_axes(model), *axes], fixed)
+    layers = dict(model.named_sublayers(include_self=True))
+    axes = [replace(axis, original=_original(axis, layers)) for axis in axes]
+    return SearchSpace([*_kernel_axes(model), *axes], fixed, _layouts(axes, layers))
+
+
+def _original(axis: Axis, layers: Mapping[str, Any]) -> int:
+    """The size of an axis before the model was grown.
+
+    Raises: ConvertError where the layers on it did not grow alike.
+    """
+    sizes = {}
+    for slot in axis.slots:
+        layer = layers[slot.layer]
+        was, now = layer.original_sizes[slot.role], layer.max_sizes[slot.role]
+        # Of a role with several axes, an equal share of each is taken to be new.
+        sizes[slot.layer] = axis.size * was // now
+    if len(set(sizes.values())) > 1:
+        raise ConvertError(f"axis {axis.name!r}: its layers were not grown alike: {sizes} of {axis.size}")
+    return next(iter(sizes.values()))
+
+
+def _layouts(axes: Sequence[Axis], layers: Mapping[str, Any]) -> dict[tuple[str, str], list[int]]:
+    """Where grown layers keep each entry: the model's own come first, in whatever order slots name them."""
+    slots: dict[tuple[str, str], list[tuple[Axis, Slot]]] = {}
+    for axis in axes:
+        for slot in axis.slots:
+            slots.setdefault((slot.layer, slot.role), []).append((axis, slot))
+    layouts = {}
+    for (path, role), found in slots.items():
+        layer = layers[path]
+        was, now = layer.original_sizes[role], layer.max_sizes[role]
+        if was == now:
+            continue
+        own = entries_of(as_extent(part for axis, slot in found for part in slot.ranges(axis.original)))
+        places = entries_of(original_extent(layer, role, was, now))
+        if len(own) != len(places):
+            raise ConvertError(f"{path}: {len(own)} of its {role}puts belong to the model, which had {len(places)}")
+        layout = dict(zip(own, places, strict=True))
+        rest = iter(sorted(set(range(now)) - set(places)))
+        order = [layout[entry] if entry in layout else next(rest) for entry in range(now)]
+        if order != list(range(now)):
+            layouts[path, role] = order
+    return layouts
 
 
 def with_candidates(model: nn.Layer, space: SearchSpace) -> SearchSpace:
@@ -198,7 +241,7 @@ def without(space: SearchSpace, reasons: Mapping[str, str]) -> SearchSpace:
         if axis.name in reasons
         for layer in dict.fromkeys(slot.layer for slot in axis.slots if slot.role == "out")
     ]
-    return SearchSpace(axes, [*space.fixed, *fixed])
+    return space.replaced(axes, [*space.fixed, *fixed])
 
 
 def _failure(
@@ -231,5 +274,6 @@ def _kernel_axes(model: nn.Layer) -> list[Axis]:
             continue
         size = layer.max_sizes["kernel"]
         slot = Slot(path, "kernel", centred=size)
-        axes.append(Axis(f"{path}.kernel_size" if path else KERNEL, size, (size,), (slot,), task=KERNEL))
+        name, original = f"{path}.kernel_size" if path else KERNEL, layer.original_sizes["kernel"]
+        axes.append(Axis(name, size, (size,), (slot,), task=KERNEL, original=original))
     return axes

@@ -109,7 +109,8 @@ class Dictionaries:
         """A fresh per-layer dictionary of a config, by attribute path, with ``"depth"`` where elastic."""
         dictionary: LayerDict = {
             path: {
-                key: config[axis.name] if key == KERNEL else config[axis.name] / axis.size for key, axis in axes.items()
+                key: config[axis.name] if key == KERNEL else axis.ratio_of(config[axis.name])
+                for key, axis in axes.items()
             }
             for path, axes in self.elastic_layers().items()
         }

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ofa_slim.errors import ConfigError, IllegalSubnetError, nearest
-from ofa_slim.supernet.spec import Extent, as_extent
+from ofa_slim.supernet.spec import Extent, as_extent, runs_of
 
 KERNEL, WIDTH, DEPTH = "kernel_size", "width", "depth"
 TASKS = (KERNEL, WIDTH, DEPTH)
@@ -60,6 +60,8 @@ class Axis:
         slots: what it cuts; the first is the layer that stands for it in published dictionaries.
         task: the task of progressive shrinking it belongs to, one of `TASKS`.
         whole: whether a ratio must give a whole number of units (heads) or is rounded down (channels).
+        original: the size that the model had before it was grown, which ratios are shares of; by default
+            the full size.
     """
 
     name: str
@@ -68,9 +70,11 @@ class Axis:
     slots: tuple[Slot, ...] = ()
     task: str = WIDTH
     whole: bool = False
+    original: int = 0
 
     def __post_init__(self) -> None:
         """Checks the choices, which come from users."""
+        object.__setattr__(self, "original", self.original or self.size)
         if not self.choices:
             raise ConfigError(f"axis {self.name!r}: no choices given")
         for choice in self.choices:
@@ -86,24 +90,29 @@ class Axis:
         return int(size)
 
     def from_ratio(self, ratio: float) -> int:
-        """The size of a share of this axis: ``max(1, floor(ratio * size))``, or exactly ``ratio * size``.
+        """The size of a share of the original one: ``max(1, floor(ratio * size))``, or exactly ``ratio * size``.
 
-        Raises: IllegalSubnetError for a ratio outside (0, 1], or that gives no whole number where one is
-            needed.
+        Raises: IllegalSubnetError for a ratio that is not above 0 or asks for more than the full size, or that
+            gives no whole number where one is needed.
         """
-        if isinstance(ratio, bool) or not isinstance(ratio, (int, float, np.number)) or not 0 < ratio <= 1:
+        largest = self.size / self.original
+        if isinstance(ratio, bool) or not isinstance(ratio, (int, float, np.number)) or not 0 < ratio <= largest:
             raise IllegalSubnetError(
-                f"axis {self.name!r}: expand_ratio {ratio!r} is not a number above 0 and at most 1"
+                f"axis {self.name!r}: expand_ratio {ratio!r} is not a number above 0 and at most {largest:g}"
             )
         # A ratio such as 1/3 is a rounded number itself, so 1/3 of 12 must still count as 4.
-        size = max(1, math.floor(ratio * self.size + 1e-6))
-        if self.whole and abs(ratio * self.size - size) > 1e-6:
-            legal = ", ".join(f"{n / self.size:.4g}" for n in range(1, self.size + 1))
+        size = max(1, math.floor(ratio * self.original + 1e-6))
+        if self.whole and abs(ratio * self.original - size) > 1e-6:
+            legal = ", ".join(f"{n / self.original:.4g}" for n in range(1, self.size + 1))
             raise IllegalSubnetError(
-                f"axis {self.name!r}: expand_ratio {ratio} of {self.size} is no whole number; "
+                f"axis {self.name!r}: expand_ratio {ratio} of {self.original} is no whole number; "
                 f"the ratios that give one are {legal}"
             )
         return size
+
+    def ratio_of(self, size: int) -> float:
+        """The share of the original size that a size is."""
+        return size / self.original
 
     def from_channels(self, channels: int, slot: Slot | None = None) -> int:
         """The size at which a layer on this axis has that many output channels.
@@ -205,11 +214,19 @@ class SearchSpace:
     Args:
         axes: every axis; those with one choice are part of it but never sampled.
         fixed: layers that belong to no axis, with the reason.
+        layouts: for a role of a layer whose entries are not kept in the order of its slots, where each is:
+            ``{(layer path, role): place of every entry}``. A model that was grown has such.
     """
 
-    def __init__(self, axes: Iterable[Axis], fixed: Iterable[Fixed] = ()) -> None:
+    def __init__(
+        self,
+        axes: Iterable[Axis],
+        fixed: Iterable[Fixed] = (),
+        layouts: Mapping[tuple[str, str], Sequence[int]] | None = None,
+    ) -> None:
         self.axes = tuple(axes)
         self.fixed = tuple(fixed)
+        self.layouts = dict(layouts or {})
         self._by_name = {axis.name: axis for axis in self.axes}
         if len(self._by_name) != len(self.axes):
             raise ConfigError("two axes share one name")
@@ -228,6 +245,10 @@ class SearchSpace:
     def largest(self) -> SubnetConfig:
         """The whole model."""
         return SubnetConfig({axis.name: axis.size for axis in self.axes})
+
+    def original(self) -> SubnetConfig:
+        """The sub-network of the model's own size: the whole model, unless it was made larger."""
+        return SubnetConfig({axis.name: axis.original for axis in self.axes})
 
     def smallest(self) -> SubnetConfig:
         """The smallest choice of every axis."""
@@ -269,12 +290,26 @@ class SearchSpace:
             for slot in axis.slots:
                 roles = ranges.setdefault(slot.layer, {})
                 roles[slot.role] = roles.get(slot.role, []) + slot.ranges(config[axis.name])
-        return {path: {role: as_extent(parts) for role, parts in roles.items()} for path, roles in ranges.items()}
+        return {
+            path: {role: self._extent(path, role, parts) for role, parts in roles.items()}
+            for path, roles in ranges.items()
+        }
+
+    def _extent(self, path: str, role: str, ranges: list[tuple[int, int]]) -> Extent:
+        layout = self.layouts.get((path, role))
+        if layout is None:
+            return as_extent(ranges)
+        places = [layout[entry] for start, stop in sorted(ranges) for entry in range(start, stop)]
+        return runs_of(places)
+
+    def replaced(self, axes: Iterable[Axis], fixed: Iterable[Fixed] | None = None) -> SearchSpace:
+        """The same space with other axes, and where given other fixed layers."""
+        return SearchSpace(axes, self.fixed if fixed is None else fixed, self.layouts)
 
     def with_choices(self, choices: Mapping[str, Iterable[int]]) -> SearchSpace:
         """The same axes with other choices, ``{axis name: sizes}``; axes left out keep theirs."""
         new = {name: replace(self[name], choices=tuple(sizes)) for name, sizes in choices.items()}
-        return SearchSpace((new.get(axis.name, axis) for axis in self.axes), self.fixed)
+        return self.replaced(new.get(axis.name, axis) for axis in self.axes)
 
     def explain(self) -> str:
         """A text for people: each axis with its choices and layers, and what stays fixed and why."""

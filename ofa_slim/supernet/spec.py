@@ -32,6 +32,11 @@ def ranges_of(extent: Extent) -> tuple[tuple[int, int], ...]:
     return ((0, extent),) if isinstance(extent, int) else extent
 
 
+def entries_of(extent: Extent) -> list[int]:
+    """The entries of an extent, in the order in which they are used."""
+    return [entry for start, stop in ranges_of(extent) for entry in range(start, stop)]
+
+
 def as_extent(ranges: Iterable[tuple[int, int]]) -> Extent:
     """The extent of some ranges in any order: neighbours joined, a count where they begin at 0."""
     joined: list[tuple[int, int]] = []
@@ -41,6 +46,17 @@ def as_extent(ranges: Iterable[tuple[int, int]]) -> Extent:
         else:
             joined.append((start, stop))
     return joined[0][1] if len(joined) == 1 and joined[0][0] == 0 else tuple(joined)
+
+
+def runs_of(places: Sequence[int]) -> Extent:
+    """The extent of some places in the order given."""
+    runs: list[tuple[int, int]] = []
+    for place in places:
+        if runs and runs[-1][1] == place:
+            runs[-1] = (runs[-1][0], place + 1)
+        else:
+            runs.append((place, place + 1))
+    return runs[0][1] if len(runs) == 1 and runs[0][0] == 0 else tuple(runs)
 
 
 def leading_of_each(count: int, full: int, groups: int) -> Extent:
@@ -179,15 +195,11 @@ def indices_of(extent: Extent, like: paddle.Tensor) -> paddle.Tensor:
     """The numbers of an extent's entries, int64 ``[length of the extent]``, where `like` is."""
     # Kept per device, so that no forward copies indices there; a static program gets its own constant.
     if not paddle.in_dynamic_mode():
-        return paddle.to_tensor(_numbers(extent))
+        return paddle.to_tensor(np.array(entries_of(extent)))
     key = (extent, str(like.place))
     if key not in _INDICES:
-        _INDICES[key] = paddle.to_tensor(_numbers(extent))
+        _INDICES[key] = paddle.to_tensor(np.array(entries_of(extent)))
     return _INDICES[key]
-
-
-def _numbers(extent: Extent) -> np.ndarray:
-    return np.concatenate([np.arange(start, stop) for start, stop in ranges_of(extent)])
 
 
 _INDICES: dict[tuple[Extent, str], paddle.Tensor] = {}
@@ -215,7 +227,7 @@ def cut_plain(layer: nn.Layer, sizes: Sizes) -> Callable[[], None]:
         if part is parameter:
             continue
         undo.append(_setter(layer, name, parameter))
-        setattr(layer, name, _parameter_like(layer, parameter, part))
+        setattr(layer, name, parameter_like(layer, parameter, part))
     for role, attribute in spec.sizes.items():
         if role in sizes:
             old = getattr(layer, attribute)
@@ -240,7 +252,7 @@ def _setter(layer: nn.Layer, name: str, value: object) -> Callable[[], None]:
     return lambda: setattr(layer, name, value)
 
 
-def _parameter_like(layer: nn.Layer, old: paddle.Tensor, value: paddle.Tensor) -> paddle.Tensor:
+def parameter_like(layer: nn.Layer, old: paddle.Tensor, value: paddle.Tensor) -> paddle.Tensor:
     """A new Parameter that holds a copy of `value` and trains as `old` does."""
     new = layer.create_parameter(shape=value.shape, dtype=value.dtype, default_initializer=nn.initializer.Constant(0.0))
     new.set_value(value)

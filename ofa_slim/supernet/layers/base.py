@@ -19,7 +19,7 @@ from ofa_slim.supernet.spec import Extent, Sizes, part_of, spec_of
 CandidateConfig = Mapping[str, tuple[float, ...]]
 
 # Attributes that an elastic layer has and its plain one has not; export removes them.
-OWN_ATTRIBUTES = ("active_sizes", "max_sizes", "candidate_config")
+OWN_ATTRIBUTES = ("active_sizes", "max_sizes", "original_sizes", "candidate_config")
 
 
 class ElasticLayer(nn.Layer):
@@ -29,11 +29,13 @@ class ElasticLayer(nn.Layer):
         active_sizes: ``{role: extent}`` of the sub-network that runs now; roles left out run in full, and an
             input left out has the width of whatever comes in.
         max_sizes: ``{role: size}`` of the whole layer.
+        original_sizes: ``{role: size}`` of the layer that it was made from, before it was grown.
         candidate_config: the choices that sampling uses, e.g. ``{"expand_ratio": (1.0, 0.5)}``.
     """
 
     active_sizes: dict[str, Extent]
     max_sizes: dict[str, int]
+    original_sizes: dict[str, int]
     candidate_config: dict[str, tuple[float, ...]]
 
     def make_elastic(self, candidate_config: CandidateConfig | None = None) -> None:
@@ -43,6 +45,7 @@ class ElasticLayer(nn.Layer):
             raise TypeError(f"{type(self).__name__} has no row in the table of layers")
         self.active_sizes = {}
         self.max_sizes = spec.full_sizes(self)
+        self.original_sizes = dict(self.max_sizes)
         self.candidate_config = dict(candidate_config or {})
 
     def activate(self, sizes: Sizes) -> None:

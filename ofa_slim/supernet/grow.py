@@ -1,0 +1,213 @@
+"""Making layers larger than they are, so that a supernet holds networks larger than the model.
+
+The model's weights sit in the leading entries of each role, per group where there are groups, and in the
+centre of a kernel. Nothing else changes what the sub-network of the original size computes, so the rest
+starts at random (weights) or neutral (biases, scales, statistics).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from ofa_slim.errors import ConvertError
+from ofa_slim.supernet.layers.conv import is_depthwise
+from ofa_slim.supernet.layers.kernels import centre, elastic_kernels, padding_of
+from ofa_slim.supernet.spec import (
+    Extent,
+    LayerSpec,
+    entries_of,
+    leading_of_each,
+    parameter_like,
+    ranges_of,
+    spec_of,
+)
+
+# What the new entries of a parameter with one dimension start as.
+_NEUTRAL = {"weight": 1.0, "scale": 1.0, "_variance": 1.0, "_weight": 0.25}
+
+Chosen = Sequence[tuple[str, nn.Layer]]
+
+
+def grown_by_ratio(layers: Chosen, ratio: float) -> dict[str, dict[str, int]]:
+    """The sizes of the roles of each layer when all inner widths grow by a ratio.
+
+    The inputs of the first layer with weights and the outputs of the last one stay, and so do norms before
+    and behind them.
+
+    Args:
+        layers: the layers that can be elastic with their paths, in definition order.
+        ratio: above 1.
+
+    Raises: ConvertError for a width that cannot grow so.
+    """
+    first, last = _ends(layers)
+    sizes = {}
+    for place, (path, layer) in enumerate(layers):
+        full = _spec(layer).full_sizes(layer)
+        new: dict[str, int] = {}
+        for role in ("in", "out"):
+            inside = (place > first or (place == first and role == "out")) and (
+                place < last or (place == last and role == "in")
+            )
+            if role in full and inside:
+                new[role] = _times(path, layer, role, full[role], ratio)
+        sizes[path] = new
+    return sizes
+
+
+def grown_to_channels(layers: Chosen, channels: Mapping[str, Sequence[int]]) -> dict[str, dict[str, int]]:
+    """The sizes of the roles of each layer when some have more output channels than the model.
+
+    Without a trace the layers count as a chain in definition order: each takes what the one before it makes.
+
+    Args:
+        layers: the layers that can be elastic with their paths, in definition order.
+        channels: choices of output channels by path.
+
+    Raises: ConvertError where a layer does not take what the one before it makes.
+    """
+    sizes: dict[str, dict[str, int]] = {}
+    made = grown = 0  # by the layer before: its outputs as they are, and as they will be
+    for path, layer in layers:
+        full = _spec(layer).full_sizes(layer)
+        new: dict[str, int] = {}
+        if _spec(layer).follows or ("in" not in full and "rows" not in full):
+            if grown > made and full.get("out") == made:
+                new["out"] = grown
+            sizes[path] = new
+            continue
+        if grown > made and "in" in full:
+            if full["in"] % made:
+                raise ConvertError(f"channel: {path!r} has {full['in']} inputs, which do not follow from {made}")
+            new["in"] = full["in"] // made * grown
+        made, grown = full["out"], max(full["out"], *channels.get(path, (0,)), 0)
+        if grown > made:
+            new["out"] = grown
+        sizes[path] = new
+    return sizes
+
+
+def grow(layer: nn.Layer, sizes: Mapping[str, int]) -> None:
+    """Makes a plain layer larger in place; its parameters become new ones that begin with the old.
+
+    Args:
+        layer: a layer of a registered plain class.
+        sizes: the new size of each role, at least the old; roles left out stay.
+    """
+    spec = _spec(layer)
+    old = spec.full_sizes(layer)
+    kernel = sizes.get("kernel", old.get("kernel", 1))
+    for name in spec.params:
+        parameter = getattr(layer, name, None)
+        roles = spec.roles(layer, name)
+        if parameter is None or all(sizes.get(role, 0) <= old[role] for role in roles):
+            continue
+        shape = [max(sizes.get(role, 0), old[role]) for role in roles]
+        places = [original_extent(layer, role, old[role], size) for role, size in zip(roles, shape, strict=True)]
+        with paddle.no_grad():
+            setattr(layer, name, parameter_like(layer, parameter, _embedded(name, parameter, shape, places)))
+    if "kernel" in sizes and kernel != old["kernel"]:
+        _widen_padding(layer, old["kernel"], kernel)
+    for role, attribute in spec.sizes.items():
+        if role in sizes:
+            setattr(layer, attribute, [sizes[role]] if isinstance(getattr(layer, attribute), list) else sizes[role])
+    if spec.cut is not None:
+        spec.cut(layer, {role: size for role, size in sizes.items() if role != "kernel"})
+
+
+def _embedded(name: str, parameter: paddle.Tensor, shape: Sequence[int], places: Sequence[Extent]) -> paddle.Tensor:
+    """A larger tensor with a parameter's values at their places."""
+    if parameter.ndim == 1:
+        value = paddle.full(shape, _NEUTRAL.get(name, 0.0), dtype=parameter.dtype)
+    else:
+        value = (paddle.randn(shape) * parameter.astype("float32").std()).astype(parameter.dtype)
+    return placed(value, parameter, places)
+
+
+def placed(target: paddle.Tensor, value: paddle.Tensor, places: Sequence[Extent]) -> paddle.Tensor:
+    """A tensor with the values of a smaller one at some places.
+
+    Args:
+        target: the larger one.
+        value: the smaller one.
+        places: for each dimension, where its entries go.
+    """
+    whole = target.astype("float32").numpy()
+    whole[np.ix_(*map(entries_of, places))] = value.astype("float32").numpy()
+    return paddle.to_tensor(whole, place=target.place).astype(target.dtype)
+
+
+def original_extent(layer: nn.Layer, role: str, old: int, new: int) -> Extent:
+    """Where the old entries of a role are among the new ones."""
+    if role == "kernel":
+        return centre(old, new)
+    groups = getattr(layer, "_groups", 1)
+    if role == "out" and groups > 1 and not is_depthwise(layer):
+        return leading_of_each(old // groups, new // groups, groups)
+    return old
+
+
+def _widen_padding(conv: nn.Layer, old: int, new: int) -> None:
+    """Pads a convolution so that with its new, larger kernel its outputs stay where they were."""
+    padding = padding_of(conv)
+    conv._kernel_size = [new] * len(conv._kernel_size)
+    if padding is None:  # "SAME" follows by itself
+        return
+    ((start, stop),) = ranges_of(centre(old, new))
+    wide = [
+        side
+        for (before, after), step in zip(padding, conv._dilation, strict=True)
+        for side in (before + start * step, after + (new - stop) * step)
+    ]
+    conv._padding = wide
+    if conv._padding_mode != "zeros":
+        pairs = list(zip(wide[0::2], wide[1::2], strict=True))
+        conv._reversed_padding_repeated_twice = [side for pair in reversed(pairs) for side in pair]
+    elif hasattr(conv, "_updated_padding"):
+        conv._updated_padding, conv._padding_algorithm = wide, "EXPLICIT"
+
+
+def kernels_when_grown(conv: nn.Layer, choices: Sequence[int]) -> tuple[int, ...]:
+    """Which kernel sizes a convolution can have once its kernel has grown to the largest of them.
+
+    Its padding grows alike, so a size is possible if the present padding covers what is below the present
+    size.
+    """
+    return tuple(
+        sorted(
+            {
+                size
+                for size in choices
+                if size >= conv._kernel_size[0] or elastic_kernels(conv, (size, conv._kernel_size[0]))[:1] == (size,)
+            }
+        )
+    )
+
+
+def _ends(layers: Chosen) -> tuple[int, int]:
+    """The places of the first and the last layer with weights of their own."""
+    weighted = [place for place, (_, layer) in enumerate(layers) if not _spec(layer).follows and _spec(layer).width]
+    return weighted[0], weighted[-1]
+
+
+def _times(path: str, layer: nn.Layer, role: str, size: int, ratio: float) -> int:
+    groups = getattr(layer, "_groups", 1)
+    if role == "in" and groups > 1 and is_depthwise(layer):
+        return size  # one channel for each group
+    grown = max(1, math.floor(ratio * size + 1e-6))
+    if role == "out" and groups > 1 and not is_depthwise(layer) and grown % groups:
+        raise ConvertError(
+            f"expand_ratio {ratio}: {path!r} would have {grown} channels, which its {groups} groups do not divide"
+        )
+    return grown
+
+
+def _spec(layer: nn.Layer) -> LayerSpec:
+    spec: Any = spec_of(layer)
+    return spec
