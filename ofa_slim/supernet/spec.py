@@ -131,6 +131,7 @@ def plain_classes() -> tuple[type[nn.Layer], ...]:
     return tuple({spec.plain: None for spec in _BY_CLASS.values()})
 
 
+@paddle.jit.not_to_static  # its translation knows no zip(strict=)
 def part_of(parameter: paddle.Tensor, roles: Iterable[str], sizes: Sizes) -> paddle.Tensor:
     """The part of a parameter that takes part.
 

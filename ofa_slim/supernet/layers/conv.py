@@ -95,6 +95,7 @@ class ElasticConv(ElasticLayer):
         flat = middle.reshape([-1, size ** (weight.ndim - 2)])
         return paddle.matmul(flat, getattr(self, f"transform_{larger}_to_{size}")).reshape(middle.shape)
 
+    @paddle.jit.not_to_static  # its translation knows no zip(strict=) and resolves super() wrongly
     def convolve(
         self,
         x: paddle.Tensor,

@@ -65,6 +65,8 @@ def conv_padding(conv: nn.Layer, kernel: Extent) -> Any:
     padding = padding_at(conv, kernel)
     if padding is None or length(kernel) == conv._kernel_size[0]:
         return conv._padding
+    if all(before == after for before, after in padding):
+        return [side for side, _ in padding]
     return [side for sides in padding for side in sides]
 
 
