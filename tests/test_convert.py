@@ -78,7 +78,7 @@ def test_the_context_form_and_a_converter_used_twice() -> None:
         ({"expand_ratio": []}, "is not a list of choices"),
         ({"expand_ratio": ["0.5"]}, "'0.5' is not a number above 0"),
         ({"expand_ratio": [0]}, "0 is not a number above 0"),
-        ({"expand_ratio": [2]}, "larger than the model is not supported"),
+        ({"expand_ratio": [2]}, "expand_ratio 2 is not a number above 0 and at most 1"),
         ({"kernel_size": (3, 5)}, "no layer with an elastic kernel"),
         ({"expand_ratio": [0.3]}, r"axis 'encoder.0.heads': expand_ratio 0.3 of 4 .* 0.25, 0.5, 0.75, 1"),
         ({"expand_ratio": {"layers.0.linaer1": [1.0]}}, "called 'layers.0.linaer1'"),

@@ -117,14 +117,17 @@ def traced_space(model: nn.Layer, example: Example, depth: Mapping[str, Any] | N
                 holders.setdefault(parameter.name, []).append(Holder(path, spec.roles(layer, name)))
     named = [*model.named_parameters(), *model.named_buffers()]
     program = trace(model, example.args, {**example.kwargs, **(depth or {})})
-    axes, fixed = couple(program, holders, {tensor.name: path for path, tensor in named})
-    layers = dict(model.named_sublayers(include_self=True))
-    axes = [replace(axis, original=_original(axis, layers)) for axis in axes]
+    layers: dict[str, Any] = dict(model.named_sublayers(include_self=True))
+    grown = [
+        path for path, layer in layers.items() if getattr(layer, "original_sizes", 0) != getattr(layer, "max_sizes", 0)
+    ]
+    axes, fixed = couple(program, holders, {tensor.name: path for path, tensor in named}, grown)
+    axes = [_with_original(axis, layers) for axis in axes]
     return SearchSpace([*_kernel_axes(model), *axes], fixed, _layouts(axes, layers))
 
 
-def _original(axis: Axis, layers: Mapping[str, Any]) -> int:
-    """The size of an axis before the model was grown.
+def _with_original(axis: Axis, layers: Mapping[str, Any]) -> Axis:
+    """The axis with the size that it had before the model was grown.
 
     Raises: ConvertError where the layers on it did not grow alike.
     """
@@ -136,7 +139,8 @@ def _original(axis: Axis, layers: Mapping[str, Any]) -> int:
         sizes[slot.layer] = axis.size * was // now
     if len(set(sizes.values())) > 1:
         raise ConvertError(f"axis {axis.name!r}: its layers were not grown alike: {sizes} of {axis.size}")
-    return next(iter(sizes.values()))
+    original = next(iter(sizes.values()))
+    return replace(axis, original=original, choices=(original,) if axis.held else axis.choices)
 
 
 def _layouts(axes: Sequence[Axis], layers: Mapping[str, Any]) -> dict[tuple[str, str], list[int]]:
@@ -170,6 +174,8 @@ def with_candidates(model: nn.Layer, space: SearchSpace) -> SearchSpace:
     """
     choices: dict[str, tuple[int, ...]] = {}
     for axis in space.axes:
+        if axis.held:
+            continue
         common: set[int] | None = None
         for slot in axis.slots:
             layer = layer_at(model, slot.layer)
@@ -183,7 +189,7 @@ def with_candidates(model: nn.Layer, space: SearchSpace) -> SearchSpace:
         if common is not None and not common:
             layers = ", ".join(dict.fromkeys(slot.layer for slot in axis.slots if slot.role == "out"))
             raise ConfigError(f"axis {axis.name!r}: the layers on it have no choice in common ({layers})")
-        choices[axis.name] = tuple(common) if common else (axis.size,)
+        choices[axis.name] = tuple(common) if common else (axis.full,)
     return space.with_choices(choices)
 
 
@@ -234,7 +240,10 @@ def _culprits(
 
 def without(space: SearchSpace, reasons: Mapping[str, str]) -> SearchSpace:
     """The space with some axes at full size, for reasons by the axis's name."""
-    axes = [replace(axis, choices=(axis.size,)) if axis.name in reasons else axis for axis in space.axes]
+    axes = [
+        replace(axis, held=reasons[axis.name], choices=(axis.original,)) if axis.name in reasons else axis
+        for axis in space.axes
+    ]
     fixed = [
         Fixed(layer, reasons[axis.name])
         for axis in space.axes

@@ -62,6 +62,7 @@ class Axis:
         whole: whether a ratio must give a whole number of units (heads) or is rounded down (channels).
         original: the size that the model had before it was grown, which ratios are shares of; by default
             the full size.
+        held: why it always has its original size, where it must.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Axis:
     task: str = WIDTH
     whole: bool = False
     original: int = 0
+    held: str = ""
 
     def __post_init__(self) -> None:
         """Checks the choices, which come from users."""
@@ -83,6 +85,8 @@ class Axis:
 
     def check(self, size: object) -> int:
         """Returns a legal size as an int; raises `IllegalSubnetError` for any other value."""
+        if self.held and size != self.original:
+            raise IllegalSubnetError(f"axis {self.name!r}: size {size!r} is not {self.original}: {self.held}")
         if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or not 1 <= size <= self.size:
             raise IllegalSubnetError(
                 f"axis {self.name!r}: size {size!r} is not a whole number between 1 and {self.size}"
@@ -135,9 +139,14 @@ class Axis:
         return int(channels) // unit
 
     @property
+    def full(self) -> int:
+        """The size that it has where nothing else is said: all, or the original one where it is held."""
+        return self.original if self.held else self.size
+
+    @property
     def elastic(self) -> bool:
         """Whether sampling can pick anything but the full size."""
-        return self.choices != (self.size,)
+        return self.choices != (self.full,)
 
 
 class SubnetConfig(Mapping[str, int]):
@@ -244,7 +253,7 @@ class SearchSpace:
 
     def largest(self) -> SubnetConfig:
         """The whole model."""
-        return SubnetConfig({axis.name: axis.size for axis in self.axes})
+        return SubnetConfig({axis.name: axis.full for axis in self.axes})
 
     def original(self) -> SubnetConfig:
         """The sub-network of the model's own size: the whole model, unless it was made larger."""
@@ -269,7 +278,7 @@ class SearchSpace:
                 offered = axis.choices if count is None else axis.choices[-count:]
                 sizes[axis.name] = int(offered[rng.integers(len(offered))])
             else:
-                sizes[axis.name] = axis.size
+                sizes[axis.name] = axis.full
         return SubnetConfig(sizes)
 
     def complete(self, sizes: Mapping[str, int]) -> SubnetConfig:
@@ -278,7 +287,7 @@ class SearchSpace:
         Raises: IllegalSubnetError for an axis that is not here or a size that is not legal.
         """
         checked = {name: self[name].check(size) for name, size in sizes.items()}
-        return SubnetConfig({axis.name: checked.get(axis.name, axis.size) for axis in self.axes})
+        return SubnetConfig({axis.name: checked.get(axis.name, axis.full) for axis in self.axes})
 
     def layer_sizes(self, config: Mapping[str, int]) -> dict[str, dict[str, Extent]]:
         """What of each layer takes part under a config.
@@ -315,7 +324,7 @@ class SearchSpace:
         """A text for people: each axis with its choices and layers, and what stays fixed and why."""
         lines = [f"{len(self.axes)} axes, {sum(axis.elastic for axis in self.axes)} of them elastic"]
         for axis in self.axes:
-            choices = ", ".join(map(str, axis.choices)) if axis.elastic else f"fixed at {axis.size}"
+            choices = ", ".join(map(str, axis.choices)) if axis.elastic else f"fixed at {axis.full}"
             layers = ", ".join(dict.fromkeys(slot.layer for slot in axis.slots)) or "the model's forward"
             lines.append(f"  {axis.name} ({axis.task}, full size {axis.size}): {choices} <- {layers}")
         if self.fixed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ofa_slim.supernet.coupling.program import Op, Program
@@ -27,7 +27,10 @@ class Holder:
 
 
 def couple(
-    program: Program, holders: Mapping[str, Sequence[Holder]], names: Mapping[str, str]
+    program: Program,
+    holders: Mapping[str, Sequence[Holder]],
+    names: Mapping[str, str],
+    grown: Collection[str] = (),
 ) -> tuple[list[Axis], list[Fixed]]:
     """The axes of a traced model, each at its full size, and the layers that stay whole.
 
@@ -35,8 +38,9 @@ def couple(
         program: the model's operations.
         holders: per name of a parameter, the layers that can be cut and hold it, in definition order.
         names: what to call each parameter or buffer in a reason, by its name.
+        grown: layers that are larger than in the model that they were made from.
     """
-    return _Coupling(program, holders, names).result()
+    return _Coupling(program, holders, names).result(grown)
 
 
 class _Coupling:
@@ -120,7 +124,7 @@ class _Coupling:
                     fix(atom, "the traced forward does not use it")
         return Value(shape, dims, f"parameter {self.names.get(name, name)!r}")
 
-    def result(self) -> tuple[list[Axis], list[Fixed]]:
+    def result(self, grown: Collection[str]) -> tuple[list[Axis], list[Fixed]]:
         """The axes in definition order of their first layers, and the layers on none, with the reason."""
         slots: dict[Atom, list[Slot]] = {}
         for (layer, role), term in self.roles.items():
@@ -134,12 +138,16 @@ class _Coupling:
                 atom.fixed = "it has one channel"
             if atom.fixed is None and found[0].role != "out":
                 atom.fixed = "no layer that can be cut makes it"
+            # What is fixed is an axis only where it can be cut after all: beside elastic parts of one layer, or
+            # where layers are larger than the model that they were made from.
             beside = any(other.fixed is None for slot in found for other in atoms(self.roles[slot.layer, slot.role]))
-            # What is fixed is listed as an axis only where it stands beside elastic parts of one layer.
-            if atom.fixed is None or beside:
-                axes.append((order[found[0].layer], Axis(_name(found[0], atom), atom.size, (atom.size,), tuple(found))))
+            larger = any(slot.layer in grown for slot in found)
+            if atom.fixed is None or beside or larger:
+                name = _name(found[0], atom)
+                axis = Axis(name, atom.size, (atom.size,), tuple(found), held=atom.fixed or "")
+                axes.append((order[found[0].layer], axis))
         axes.sort(key=lambda pair: pair[0])
-        elastic = {slot.layer for _, axis in axes for slot in axis.slots if slot.role == "out"}
+        elastic = {slot.layer for _, axis in axes for slot in axis.slots if slot.role == "out" and not axis.held}
         fixed = []
         for layer in order:
             if layer in elastic:

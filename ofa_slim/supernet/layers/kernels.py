@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import paddle
 from paddle import nn
 
 from ofa_slim.errors import IllegalSubnetError
