@@ -311,3 +311,11 @@ def test_at_full_size_the_program_is_that_of_the_plain_layer(make: Any, shape: l
         plain.eval()
         elastic.eval()
         assert program_of(elastic, shape) == program_of(plain, shape)
+
+
+def test_running_statistics_are_not_written_in_a_program_for_inference() -> None:
+    layer = SuperBatchNorm2D(FULL)
+    layer.eval()
+    operators, _ = program_of(layer, [2, 4, 3, 3])
+    assert "pd_op.batch_norm_" in operators
+    assert not {"pd_op.assign_out_", "pd_op.scatter"} & set(operators)

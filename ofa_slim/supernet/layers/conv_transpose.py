@@ -1,4 +1,4 @@
-"""Elastic transposed convolutions: width, groups and kernel size."""
+"""Elastic transposed convolutions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from paddle import ParamAttr, nn
 from paddle.nn import functional as F
 
 from ofa_slim.supernet.layers.base import CandidateConfig
-from ofa_slim.supernet.layers.conv import (
+from ofa_slim.supernet.layers.conv_base import (
     DepthwiseOnly,
     ElasticConv,
     Padding,

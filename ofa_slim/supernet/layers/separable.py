@@ -8,7 +8,8 @@ import paddle
 from paddle import ParamAttr, nn
 
 from ofa_slim.supernet.layers.base import CandidateConfig, swap_class
-from ofa_slim.supernet.layers.conv import Padding, Sides, SuperConv2D
+from ofa_slim.supernet.layers.conv import SuperConv2D
+from ofa_slim.supernet.layers.conv_base import Padding, Sides
 from ofa_slim.supernet.spec import spec_of
 
 

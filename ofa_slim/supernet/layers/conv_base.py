@@ -1,0 +1,227 @@
+"""What elastic convolutions, transposed or not, have in common: width, groups and kernel size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from typing import Any, ClassVar, cast
+
+import paddle
+from paddle import nn
+from paddle.nn import functional as F
+
+from ofa_slim.errors import ConvertError, IllegalSubnetError
+from ofa_slim.supernet.layers.base import CandidateConfig, ElasticLayer
+from ofa_slim.supernet.layers.kernels import centre, conv_padding, is_square, pad_padding
+from ofa_slim.supernet.spec import Extent, Sizes, leading_of_each, length, range_of, ranges_of
+
+Sides = int | Sequence[int]
+Padding = str | int | Sequence[Any]
+
+
+def is_depthwise(conv: nn.Layer) -> bool:
+    """Whether each input channel of a convolution is a group of its own, so that its width is its input's."""
+    return conv._groups > 1 and conv._groups == conv._in_channels
+
+
+class ElasticConv(ElasticLayer):
+    """Mixin of every elastic convolution.
+
+    With one group any width can be had. A depthwise convolution has as many groups as channels come in, and
+    as many outputs of each as before. Otherwise the number of groups stays, and each group is cut alike.
+
+    Attributes:
+        transforms: the kernel sizes, largest first, between which learned matrices lead: the parameters
+            ``transform_7_to_5`` ``[25, 25]``, ``transform_5_to_3`` ``[9, 9]``; empty for none.
+    """
+
+    function: ClassVar[Callable[..., paddle.Tensor]]
+    layout: ClassVar[str]
+    transforms: tuple[int, ...] = ()
+
+    def build(self, candidate_config: CandidateConfig | None, transform_kernel: bool, **arguments: Any) -> None:
+        """Makes the Paddle layer of these arguments, and makes it elastic."""
+        super().__init__(**arguments)
+        self.make_elastic(candidate_config)
+        if transform_kernel:
+            self.add_transforms(cast("Iterable[int]", self.candidate_config.get("kernel_size", ())))
+
+    def add_transforms(self, choices: Iterable[int]) -> None:
+        """Learns, for each kernel size, a matrix that makes its kernel from the centre of the next larger one.
+
+        The matrices begin as identities, so that at first a smaller kernel is the centre of a larger one.
+
+        Raises: ConvertError where a choice is not between 1 and the size of the kernel, or that is not square.
+
+        Source: Cai et al. 2020, arXiv:1908.09791, section 3.2.
+        """
+        full, dims = self._kernel_size[0], len(self._kernel_size)
+        if not is_square(self):
+            raise ConvertError(f"{self.full_name()}: kernel {self._kernel_size} is not square, so it cannot be elastic")
+        sizes = tuple(sorted({full, *choices}, reverse=True))
+        if sizes[0] > full or sizes[-1] < 1:
+            raise ConvertError(f"{self.full_name()}: kernel sizes {sizes} are not between 1 and {full}")
+        for larger, size in pairwise(sizes):
+            entries = size**dims
+            identity = nn.initializer.Assign(paddle.eye(entries))
+            matrix = self.create_parameter([entries, entries], default_initializer=identity)
+            self.add_parameter(f"transform_{larger}_to_{size}", matrix)
+        self.transforms = sizes
+
+    def drop_state(self) -> None:
+        """Removes what an elastic layer has and its plain one has not."""
+        super().drop_state()
+        for larger, size in pairwise(vars(self).pop("transforms", ())):
+            delattr(self, f"transform_{larger}_to_{size}")
+
+    def part(self, name: str, sizes: Sizes) -> paddle.Tensor | None:
+        """The part of parameter `name` at `sizes`; that of the weight with its kernel transformed."""
+        kernel = length(sizes.get("kernel", self._kernel_size[0]))
+        if name != "weight" or not self.transforms or kernel == self.transforms[0]:
+            return super().part(name, sizes)
+        if kernel not in self.transforms:
+            raise IllegalSubnetError(f"{self.full_name()}: kernel size {kernel} is not one of {self.transforms}")
+        others = {role: extent for role, extent in sizes.items() if role != "kernel"}
+        weight = cast(paddle.Tensor, super().part(name, others))
+        for larger, size in pairwise(self.transforms[: self.transforms.index(kernel) + 1]):
+            weight = self._transformed(weight, larger, size)
+        return weight
+
+    def _transformed(self, weight: paddle.Tensor, larger: int, size: int) -> paddle.Tensor:
+        # Each is a centre of the full kernel, and need not be the centre of the next larger one (5, 4, 3).
+        ((outer, _),), ((inner, _),) = (ranges_of(centre(part, self._kernel_size[0])) for part in (larger, size))
+        start = inner - outer
+        middle = range_of(weight, dict.fromkeys(range(2, weight.ndim), (start, start + size)))
+        flat = middle.reshape([-1, size ** (weight.ndim - 2)])
+        return paddle.matmul(flat, getattr(self, f"transform_{larger}_to_{size}")).reshape(middle.shape)
+
+    @paddle.jit.not_to_static  # its translation knows no zip(strict=) and resolves super() wrongly
+    def convolve(
+        self,
+        x: paddle.Tensor,
+        kernel_size: int | None,
+        expand_ratio: float | None,
+        channel: int | None,
+        **more: Any,
+    ) -> paddle.Tensor:
+        """Applies the layer with the sizes that a call asks for, or else the active ones."""
+        sizes = self.channel_sizes(x.shape[self._channel_dim], expand_ratio, channel)
+        groups = x.shape[self._channel_dim] if is_depthwise(self) else self._groups
+        sizes["kernel"] = self._kernel_extent(kernel_size)
+        padding = conv_padding(self, sizes["kernel"])
+        if self._padding_mode != "zeros":
+            x = F.pad(x, pad_padding(self, sizes["kernel"]), self._padding_mode, data_format=self._data_format)
+            padding = 0
+        return type(self).function(
+            x,
+            self.part("weight", sizes),
+            bias=self.part("bias", sizes),
+            stride=self._stride,
+            padding=padding,
+            dilation=self._dilation,
+            groups=groups,
+            data_format=self._data_format,
+            **more,
+        )
+
+    def channel_sizes(self, width: int, expand_ratio: float | None, channel: int | None) -> dict[str, Extent]:
+        """What of the roles of its channels takes part when `width` channels come in."""
+        if width > self._in_channels:
+            raise IllegalSubnetError(f"{self.full_name()}: {width} input channels; at most {self._in_channels}")
+        outputs = self._out_channels // self._groups
+        if is_depthwise(self):
+            # It follows its input; what is active matters where it says which of the channels came in.
+            leading = {**self.inputs_at(1, width), **self.outputs_at(outputs, width)}
+            active = self.active_sizes
+            return {
+                role: active[role] if role in active and length(active[role]) == length(extent) else extent
+                for role, extent in leading.items()
+            }
+        self._check_groups("input", width)
+        sizes = {**self.inputs_at(width // self._groups, self._groups), **self.active_sizes}
+        if expand_ratio is not None or channel is not None:
+            asked = length(cast("Extent", self.output_extent(expand_ratio, channel)))
+            sizes.update(self.outputs_at(max(1, asked // self._groups), self._groups))
+        elif "out" in sizes:
+            self._check_groups("output", length(sizes["out"]))
+        return sizes
+
+    def inputs_at(self, count: int, groups: int) -> dict[str, Extent]:
+        """The extents of the input roles for `count` channels of each group."""
+        return {"in": count}
+
+    def outputs_at(self, count: int, groups: int) -> dict[str, Extent]:
+        """The extents of the output roles for `count` channels of each group."""
+        return {"out": leading_of_each(count, self._out_channels // self._groups, groups)}
+
+    def _check_groups(self, side: str, width: int) -> None:
+        if width % self._groups:
+            raise IllegalSubnetError(
+                f"{self.full_name()}: {side} width {width} is not a multiple of its {self._groups} groups"
+            )
+
+    def _kernel_extent(self, size: int | None) -> Extent:
+        full = self._kernel_size[0]
+        if size is None:
+            return self.active_sizes.get("kernel", full)
+        if not is_square(self):
+            raise IllegalSubnetError(
+                f"{self.full_name()}: kernel size {size!r} asked for, but its kernel {self._kernel_size} is not square"
+            )
+        if not isinstance(size, int) or not 1 <= size <= full:
+            raise IllegalSubnetError(f"{self.full_name()}: kernel size {size!r} is not between 1 and {full}")
+        return centre(size, full)
+
+
+class DepthwiseOnly(ElasticConv):
+    """Mixin of the published names for one group per input channel, which is the default here."""
+
+    def build(self, candidate_config: CandidateConfig | None, transform_kernel: bool, **arguments: Any) -> None:
+        """Makes the Paddle layer of these arguments, and makes it elastic.
+
+        Raises: ConvertError for several groups that are not as many as the input channels.
+        """
+        groups, channels = arguments["groups"], arguments["in_channels"]
+        if groups not in (1, channels):
+            raise ConvertError(f"{type(self).__name__}: {groups} groups, but {channels} input channels")
+        super().build(candidate_config, transform_kernel, **{**arguments, "groups": channels})
+
+
+def own_roles(conv: nn.Layer, name: str, roles: tuple[str, ...]) -> tuple[str, ...]:
+    """The roles of a convolution's parameter: each side of a kernel that is not square has its own."""
+    if name != "weight" or is_square(conv):
+        return roles
+    return roles[:2] + tuple(f"kernel{side}" for side in range(len(conv._kernel_size)))
+
+
+def cut_conv(conv: nn.Layer, sizes: Sizes, inputs: int, outputs: int, groups: int) -> Callable[[], None]:
+    """Sets what a plain convolution with cut parameters says of itself; returns what undoes it.
+
+    Args:
+        conv: its parameters cut to `sizes` already, its attributes not.
+        sizes: the extent of each role.
+        inputs: how many input channels it has now.
+        outputs: how many output channels.
+        groups: how many groups.
+    """
+    new: dict[str, Any] = {"_in_channels": inputs, "_out_channels": outputs, "_groups": groups}
+    kernel = sizes.get("kernel")
+    if kernel is not None and length(kernel) != conv._kernel_size[0]:
+        padding = conv_padding(conv, kernel)
+        new |= {"_kernel_size": [length(kernel)] * len(conv._kernel_size), "_padding": padding}
+        if conv._padding_mode != "zeros":
+            new["_reversed_padding_repeated_twice"] = pad_padding(conv, kernel)
+        elif hasattr(conv, "_updated_padding") and not isinstance(padding, str):
+            new |= {"_updated_padding": padding, "_padding_algorithm": "EXPLICIT"}
+    if conv._op_type in ("conv2d", "depthwise_conv2d"):
+        # As Paddle chooses it when it makes the layer.
+        depthwise = inputs == groups != 1 and outputs % inputs == 0
+        new["_op_type"] = "depthwise_conv2d" if depthwise else "conv2d"
+    old = {name: getattr(conv, name) for name in new}
+
+    def set_all(values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            setattr(conv, name, value)
+
+    set_all(new)
+    return lambda: set_all(old)
