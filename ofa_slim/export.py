@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import paddle
@@ -12,11 +12,13 @@ from paddle import nn
 from ofa_slim.errors import ExportError
 from ofa_slim.integrations.depth import set_config_depth
 from ofa_slim.probes import Probe, compare, make_probe
+from ofa_slim.recalibration import recalibrate
 from ofa_slim.supernet.convert import activate, active_sizes_kept, make_plain
+from ofa_slim.supernet.discover import grown_layers
 from ofa_slim.supernet.families import layer_at
 from ofa_slim.supernet.layers import ElasticLayer, swap_class
 from ofa_slim.supernet.space import DEPTH, SearchSpace, SubnetConfig
-from ofa_slim.supernet.spec import cut_plain, spec_of
+from ofa_slim.supernet.spec import cut_plain, parameter_like, spec_of
 
 Undo = Callable[[], None]
 
@@ -29,38 +31,103 @@ def export_subnet(
     input_shapes: Any = None,
     input_dtypes: Any = None,
     load_weights_from_supernet: bool = True,
+    loader: Iterable[Any] | None = None,
+    batches: int | None = None,
 ) -> nn.Layer:
     """Cuts a plain model for a config; see `OFA.export`."""
+    grown = grown_layers(supernet)
     if origin_model is not None:
-        _check_origin(supernet, origin_model)
+        _check_origin(supernet, origin_model, grown)
+        if grown and not load_weights_from_supernet:
+            raise ExportError(
+                f"load_weights_from_supernet=False: the supernet is larger than origin_model (at {grown[0]!r}), so it "
+                "cannot be cut from its own weights"
+            )
     probe = make_probe(supernet, input_shapes, input_dtypes)
     # A model that cuts its own depth is told it at each call, the exported one as well.
     call = {DEPTH: config[DEPTH]} if DEPTH in config else {}
-    with active_sizes_kept(supernet):
-        if load_weights_from_supernet or origin_model is None:
-            activate(supernet, space, config)
-            expected = probe.run(supernet, **call)
-        else:
-            expected = _run_as_supernet(origin_model, space, config, probe, call)
-    if origin_model is None:
-        target = make_plain(copy.deepcopy(supernet))
-        _cut_checked(target, space, config, probe, expected, call)
-        return target
-    old = {key: value.clone() for key, value in origin_model.state_dict().items()}
-    if not load_weights_from_supernet:
-        _cut_checked(origin_model, space, config, probe, expected, call)
-        return origin_model
+    target = origin_model
+    undo: Undo = _nothing
     try:
-        origin_model.set_state_dict(supernet.state_dict())
-        _cut_checked(origin_model, space, config, probe, expected, call)
+        with active_sizes_kept(supernet):
+            if load_weights_from_supernet or target is None:
+                activate(supernet, space, config)
+                expected = probe.run(supernet, **call)
+                weights = transformed_weights(supernet)
+            else:
+                expected, weights = _run_as_supernet(target, space, config, probe, call), {}
+        if target is None or grown:
+            target = make_plain(copy.deepcopy(supernet))
+        elif load_weights_from_supernet:
+            undo = _load(target, supernet)
+        undo = _both(cut(target, space, config, weights), undo)
+        compare(expected, probe.run(target, **call), "export")
+        if loader is not None:
+            recalibrate(target, loader, batches)
+        if origin_model is not None and target is not origin_model:
+            _transplant(target, origin_model, grown, space, config)
     except BaseException:
-        origin_model.set_state_dict(old)
+        undo()
         raise
-    return origin_model
+    return target if origin_model is None else origin_model
 
 
-def cut(model: nn.Layer, space: SearchSpace, config: Mapping[str, int]) -> Undo:
+def _nothing() -> None:
+    """Nothing to undo."""
+
+
+def _both(last: Undo, first: Undo) -> Undo:
+    def undo() -> None:
+        last()
+        first()
+
+    return undo
+
+
+def _load(target: nn.Layer, supernet: nn.Layer) -> Undo:
+    """Gives a plain model a supernet's weights; what is elastic only (kernel transforms) is left out."""
+    old = {key: value.clone() for key, value in target.state_dict().items()}
+    state = supernet.state_dict()
+    target.set_state_dict({key: state[key] for key in old})
+
+    def undo() -> None:
+        target.set_state_dict(old)
+
+    return undo
+
+
+def transformed_weights(supernet: nn.Layer) -> dict[str, paddle.Tensor]:
+    """The weights of the active sub-network that are no part of a parameter, by the layer's path."""
+    with paddle.no_grad():
+        return {
+            path: layer.part("weight", layer.active_sizes)
+            for path, layer in supernet.named_sublayers(include_self=True)
+            if getattr(layer, "transforms", ())
+        }
+
+
+def _transplant(
+    source: nn.Layer, target: nn.Layer, grown: Sequence[str], space: SearchSpace, config: SubnetConfig
+) -> None:
+    """Puts the cut layers of one plain model in the place of another's, and its other weights too."""
+    paths = dict.fromkeys([*grown, *space.layer_sizes(config)])
+    for path in paths:
+        parent, _, name = path.rpartition(".")
+        layer_at(target, parent).add_sublayer(name, layer_at(source, path))
+    state = source.state_dict()
+    target.set_state_dict(state)
+
+
+def cut(
+    model: nn.Layer, space: SearchSpace, config: Mapping[str, int], weights: Mapping[str, paddle.Tensor] | None = None
+) -> Undo:
     """Cuts a plain model in place to a config of its space.
+
+    Args:
+        model: a plain model.
+        space: its axes.
+        config: the size of every axis.
+        weights: the weights of layers, by path, that are not just a part of what the model has.
 
     Returns: a function that puts it back: the same Parameter objects, layers and sizes.
     """
@@ -71,28 +138,21 @@ def cut(model: nn.Layer, space: SearchSpace, config: Mapping[str, int]) -> Undo:
         for axis in space.axes:
             if axis.task == DEPTH and axis.slots and config[axis.name] != axis.size:
                 undo.append(set_config_depth(model, axis.size, config[axis.name]))
+        special = [(layer_at(model, path), value) for path, value in (weights or {}).items()]
         for layer, sizes in targets:
             undo.append(cut_plain(layer, sizes))
+        for layer, value in special:
+            undo.append(_set_weight(layer, value))
     except BaseException:
         _run_back(undo)
         raise
     return lambda: _run_back(undo)
 
 
-def _cut_checked(
-    model: nn.Layer,
-    space: SearchSpace,
-    config: SubnetConfig,
-    probe: Probe,
-    expected: list[paddle.Tensor],
-    call: dict[str, Any],
-) -> None:
-    undo = cut(model, space, config)
-    try:
-        compare(expected, probe.run(model, **call), "export")
-    except BaseException:
-        undo()
-        raise
+def _set_weight(layer: nn.Layer, value: paddle.Tensor) -> Undo:
+    old = layer.weight
+    layer.weight = parameter_like(layer, old, value)
+    return lambda: setattr(layer, "weight", old)
 
 
 def _run_back(undo: list[Undo]) -> None:
@@ -111,16 +171,16 @@ def _run_as_supernet(
     return probe.run(twin, **call)
 
 
-def _check_origin(supernet: nn.Layer, origin: nn.Layer) -> None:
+def _check_origin(supernet: nn.Layer, origin: nn.Layer, grown: Sequence[str]) -> None:
     if not isinstance(origin, nn.Layer):
         raise ExportError(f"origin_model is a {type(origin).__name__}, not a paddle.nn.Layer")
     if any(isinstance(layer, ElasticLayer) for layer in origin.sublayers(include_self=True)):
         raise ExportError("origin_model is a supernet; give a plain model of the original, or leave it out")
-    own, its = supernet.state_dict(), origin.state_dict()
+    own, its = make_plain(copy.deepcopy(supernet)).state_dict(), origin.state_dict()
     for key in {**own, **its}:
         if key not in own or key not in its:
             raise ExportError(f"origin_model has another structure: {key!r} is in only one of the two")
-        if list(own[key].shape) != list(its[key].shape):
+        if list(own[key].shape) != list(its[key].shape) and key.rpartition(".")[0] not in grown:
             raise ExportError(
                 f"origin_model has another structure: {key!r} has shape {list(its[key].shape)}, in the supernet "
                 f"{list(own[key].shape)}"

@@ -16,6 +16,7 @@ from paddle import nn
 from tqdm import tqdm
 
 from ofa_slim.errors import ImportanceError
+from ofa_slim.probes import eval_mode
 from ofa_slim.supernet.convert import full_size
 from ofa_slim.supernet.families import Stack, find_stacks, layer_at
 from ofa_slim.supernet.families.base import joined
@@ -223,19 +224,15 @@ def _layer(block: nn.Layer, path: str, name: str, kind: type[nn.Layer]) -> nn.La
 @contextmanager
 def _scoring(model: nn.Layer, weights: list[paddle.Tensor]) -> Iterator[None]:
     """Eval mode, and gradients to `weights` whether they are frozen or not; undone at the end."""
-    modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
     frozen = [weight for weight in weights if weight.stop_gradient]
     try:
-        model.eval()
         for weight in frozen:
             weight.stop_gradient = False
-        with paddle.enable_grad():
+        with eval_mode(model), paddle.enable_grad():
             yield
     finally:
         for weight in frozen:
             weight.stop_gradient = True
-        for layer, training in modes:
-            layer.training = training
 
 
 def _split(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:

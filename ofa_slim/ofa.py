@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +17,13 @@ from paddle.static import InputSpec
 from ofa_slim.distill import DistillConfig, Distiller, load_teacher
 from ofa_slim.errors import ConfigError, DistillError, ExportError
 from ofa_slim.export import export_subnet
+from ofa_slim.recalibration import recalibrate
 from ofa_slim.run_config import RunConfig, build_space, possible_tasks
 from ofa_slim.sampling import Sampler, check_lengths, checked_epoch, checked_phase, checked_tasks
 from ofa_slim.supernet.discover import Example, example_of, needs_trace
 from ofa_slim.supernet.published import Dictionaries, LayerDict, LayerNames
 from ofa_slim.supernet.space import DEPTH, KERNEL, Axis, SearchSpace, SubnetConfig
+from ofa_slim.tokens import Entry, decoded, entries_of_space, numbered
 from ofa_slim.unwrap import unwrap
 
 __all__ = ["OFA", "DistillConfig", "RunConfig", "dynabert_config"]
@@ -226,6 +228,31 @@ class OFA(nn.Layer):
         tasks = checked_tasks(task, "task", present)
         self._when_known(lambda: self._found.sampler.set_task(tasks, last))
 
+    def tokenize(self) -> list[list[int]]:
+        """Numbers every choice that sampling has, one after the other over all layers, then depths.
+
+        Returns: the numbers of each entry of `ofa_layers` (and each of its keys), in order; `decode_token` takes
+            one of each.
+        """
+        return numbered(self._entries())
+
+    def decode_token(self, token: Sequence[int]) -> LayerDict:
+        """Runs the sub-network of a token from now on.
+
+        Args:
+            token: one number of each list that `tokenize` returns.
+
+        Returns: its per-layer dictionary.
+
+        Raises: IllegalSubnetError for a token of another length, or a number that is not in its list.
+        """
+        config = decoded(token, self._entries())
+        self.set_net_config(config)
+        return config
+
+    def _entries(self) -> list[Entry]:
+        return entries_of_space(self.ofa_layers, self._found.space)
+
     def forward(self, *inputs: Any, **kwargs: Any) -> Any:
         """Runs the set or a sampled sub-network, and the teacher where there is one.
 
@@ -262,9 +289,9 @@ class OFA(nn.Layer):
     def export(self, *args: Any, **kwargs: Any) -> nn.Layer:
         """Cuts a plain model out of the supernet and checks that it computes the same.
 
-        Called as ``export(origin_model, config, input_shapes, input_dtypes, load_weights_from_supernet=True)``
-        or as ``export(config, input_shapes, input_dtypes, origin_model=None,
-        load_weights_from_supernet=True)``.
+        Called as ``export(origin_model, config, input_shapes, input_dtypes, load_weights_from_supernet=True,
+        loader=None, batches=None)`` or as ``export(config, input_shapes, input_dtypes, origin_model=None,
+        load_weights_from_supernet=True, loader=None, batches=None)``.
 
         Args:
             args: as above, by position or name.
@@ -272,7 +299,8 @@ class OFA(nn.Layer):
                 a copy is made. `config`: as in `set_net_config`. `input_shapes`: one shape, a list of shapes,
                 or dictionaries ``{input name: shape}``; may be left out for models that begin with an
                 embedding. `input_dtypes`: a dtype for each. `load_weights_from_supernet`: False cuts the
-                origin's own weights.
+                origin's own weights. `loader`, `batches`: batches of inputs, and how many of them, to
+                re-estimate the exported model's batch-norm statistics with, as `recalibrate` does.
 
         Returns: `origin_model`, or the copy: Paddle's own layer classes, smaller parameters, trainable.
 
@@ -284,6 +312,24 @@ class OFA(nn.Layer):
             raise ExportError("export needs a config: a SubnetConfig or the published dictionary")
         config = self.subnet_config(given.pop("config"))
         return export_subnet(unwrap(self.model), self._found.space, config, **given)
+
+    def recalibrate(self, loader: Iterable[Any], batches: int | None = None) -> int:
+        """Re-estimates the batch-norm statistics of the sub-network that was set, in the supernet itself.
+
+        Channels are shared, so do this before each sub-network is scored; `export` does it to the exported
+        model alone.
+
+        Args:
+            loader: batches of the model's inputs; of a tuple or list as many are used as its forward takes.
+            batches: how many to use; None: all.
+
+        Returns: how many batches were used.
+
+        Raises: ConfigError where no config was set, or there is no batch.
+        """
+        if self._set is None:
+            raise ConfigError("recalibrate needs a sub-network: call it after set_net_config, or inside subnet(...)")
+        return recalibrate(unwrap(self.model), loader, batches)
 
     def _activate(self, config: SubnetConfig) -> None:
         for path, extents in self._found.space.layer_sizes(config).items():
@@ -342,6 +388,8 @@ def _export_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str
         input_shapes: Any = None,
         input_dtypes: Any = None,
         load_weights_from_supernet: bool = True,
+        loader: Any = None,
+        batches: int | None = None,
     ) -> dict[str, Any]:
         return dict(locals())
 
@@ -351,6 +399,8 @@ def _export_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str
         input_dtypes: Any = None,
         origin_model: Any = None,
         load_weights_from_supernet: bool = True,
+        loader: Any = None,
+        batches: int | None = None,
     ) -> dict[str, Any]:
         return dict(locals())
 

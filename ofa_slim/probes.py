@@ -32,15 +32,22 @@ class Probe:
 
 
 @contextmanager
-def eval_mode(model: nn.Layer) -> Iterator[None]:
-    """Eval mode inside the block, each layer's own mode behind it."""
+def modes_kept(model: nn.Layer) -> Iterator[None]:
+    """Whatever train or eval mode is set inside the block, each layer has its own behind it."""
     modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
-    model.eval()
     try:
         yield
     finally:
         for layer, training in modes:
             layer.training = training
+
+
+@contextmanager
+def eval_mode(model: nn.Layer) -> Iterator[None]:
+    """Eval mode inside the block, each layer's own mode behind it."""
+    with modes_kept(model):
+        model.eval()
+        yield
 
 
 def make_probe(model: nn.Layer, input_shapes: Any = None, input_dtypes: Any = None, seed: int = 0) -> Probe:

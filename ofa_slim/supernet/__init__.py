@@ -3,6 +3,7 @@
 from ofa_slim.supernet.convert import Convert, set_state_dict, supernet
 from ofa_slim.supernet.layers import (
     Block,
+    SuperBatchNorm,
     SuperBatchNorm1D,
     SuperBatchNorm2D,
     SuperBatchNorm3D,
@@ -36,6 +37,7 @@ __all__ = [
     "SearchSpace",
     "Slot",
     "SubnetConfig",
+    "SuperBatchNorm",
     "SuperBatchNorm1D",
     "SuperBatchNorm2D",
     "SuperBatchNorm3D",

@@ -208,7 +208,7 @@ class Convert:
                 choices_from(axis, axis.slots[0], by_axis[axis.name])
             except IllegalSubnetError as error:
                 raise ConvertError(str(error)) from None
-        return {slot.layer: by_axis[axis.name] for axis in axes for slot in axis.slots if slot.role == "out"}
+        return {slot.layer: by_axis[axis.name] for axis in axes for slot in axis.slots if slot.makes}
 
     def _by_axis(self, network: nn.Layer, space: SearchSpace, axes: list[Axis]) -> dict[str, dict[str, Any]]:
         ratios, channels = self.context.expand_ratio, self.context.channel

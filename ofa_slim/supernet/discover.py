@@ -77,6 +77,15 @@ def elastic_layers(model: nn.Layer) -> list[ElasticLayer]:
     return found
 
 
+def grown_layers(model: nn.Layer) -> list[str]:
+    """Paths of the layers that are larger than in the model that they were made from."""
+    return [
+        path
+        for path, layer in model.named_sublayers(include_self=True)
+        if isinstance(layer, ElasticLayer) and layer.original_sizes != layer.max_sizes
+    ]
+
+
 def needs_trace(model: nn.Layer) -> bool:
     """Whether the axes of a model can only be found with an example of its inputs."""
     return not any(isinstance(row, Axis) and row.task == WIDTH for row in _family_rows(model))
@@ -118,10 +127,7 @@ def traced_space(model: nn.Layer, example: Example, depth: Mapping[str, Any] | N
     named = [*model.named_parameters(), *model.named_buffers()]
     program = trace(model, example.args, {**example.kwargs, **(depth or {})})
     layers: dict[str, Any] = dict(model.named_sublayers(include_self=True))
-    grown = [
-        path for path, layer in layers.items() if getattr(layer, "original_sizes", 0) != getattr(layer, "max_sizes", 0)
-    ]
-    axes, fixed = couple(program, holders, {tensor.name: path for path, tensor in named}, grown)
+    axes, fixed = couple(program, holders, {tensor.name: path for path, tensor in named}, grown_layers(model))
     axes = [_with_original(axis, layers) for axis in axes]
     return SearchSpace([*_kernel_axes(model), *axes], fixed, _layouts(axes, layers))
 
@@ -181,13 +187,13 @@ def with_candidates(model: nn.Layer, space: SearchSpace) -> SearchSpace:
             layer = layer_at(model, slot.layer)
             spec = spec_of(layer)
             candidates = getattr(layer, "candidate_config", {})
-            if spec is None or spec.follows or slot.role not in (spec.width, "kernel"):
+            if spec is None or spec.follows or not (slot.makes or slot.role == "kernel"):
                 continue
             found = choices_from(axis, slot, candidates)
             if found is not None:
                 common = set(found) if common is None else common & set(found)
         if common is not None and not common:
-            layers = ", ".join(dict.fromkeys(slot.layer for slot in axis.slots if slot.role == "out"))
+            layers = ", ".join(dict.fromkeys(slot.layer for slot in axis.slots if slot.makes))
             raise ConfigError(f"axis {axis.name!r}: the layers on it have no choice in common ({layers})")
         choices[axis.name] = tuple(common) if common else (axis.full,)
     return space.with_choices(choices)
@@ -248,7 +254,7 @@ def without(space: SearchSpace, reasons: Mapping[str, str]) -> SearchSpace:
         Fixed(layer, reasons[axis.name])
         for axis in space.axes
         if axis.name in reasons
-        for layer in dict.fromkeys(slot.layer for slot in axis.slots if slot.role == "out")
+        for layer in dict.fromkeys(slot.layer for slot in axis.slots if slot.makes)
     ]
     return space.replaced(axes, [*space.fixed, *fixed])
 

@@ -16,7 +16,7 @@ import paddle
 from paddle import nn
 
 from ofa_slim.errors import ConvertError
-from ofa_slim.supernet.layers.conv import is_depthwise
+from ofa_slim.supernet.layers.conv_base import is_depthwise
 from ofa_slim.supernet.layers.kernels import centre, elastic_kernels, padding_of
 from ofa_slim.supernet.spec import (
     Extent,

@@ -48,8 +48,8 @@ class Dictionaries:
         widths: dict[str, list[Axis]] = {}
         for axis in space.axes:
             for slot in axis.slots:
-                if slot.role == "out":
-                    widths.setdefault(slot.layer, []).append(axis)
+                if slot.makes and axis not in widths.setdefault(slot.layer, []):
+                    widths[slot.layer].append(axis)
         self._axis_of = {layer: axes[0] for layer, axes in widths.items() if len(axes) == 1}
         self._kernel_of = {axis.slots[0].layer: axis for axis in space.axes if axis.task == KERNEL}
 

@@ -41,6 +41,11 @@ class Slot:
     starts: tuple[int, ...] = (0,)
     centred: int | None = None
 
+    @property
+    def makes(self) -> bool:
+        """Whether these are outputs of the layer."""
+        return self.role in ("out", "group_out")
+
     def ranges(self, size: int) -> list[tuple[int, int]]:
         """The entries of a size, as ranges."""
         if self.centred is not None:

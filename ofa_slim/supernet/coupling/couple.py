@@ -10,7 +10,7 @@ from ofa_slim.supernet.coupling.rules import RULES, Call, Dims, NoRuleError, Val
 from ofa_slim.supernet.coupling.terms import Atom, atoms, contributions, fix, unify
 from ofa_slim.supernet.space import Axis, Fixed, Slot
 
-CHANNEL_ROLES = ("out", "in")
+CHANNEL_ROLES = ("out", "in", "group_out")
 
 
 @dataclass(frozen=True)
@@ -133,10 +133,10 @@ class _Coupling:
         order = {layer: place for place, layer in enumerate(self._layers())}
         axes = []
         for atom, found in slots.items():
-            found.sort(key=lambda slot: (slot.role != "out", order[slot.layer]))
+            found.sort(key=lambda slot: (not slot.makes, order[slot.layer]))
             if atom.fixed is None and atom.size == 1:
                 atom.fixed = "it has one channel"
-            if atom.fixed is None and found[0].role != "out":
+            if atom.fixed is None and not found[0].makes:
                 atom.fixed = "no layer that can be cut makes it"
             # What is fixed is an axis only where it can be cut after all: beside elastic parts of one layer, or
             # where layers are larger than the model that they were made from.
@@ -147,7 +147,7 @@ class _Coupling:
                 axis = Axis(name, atom.size, (atom.size,), tuple(found), held=atom.fixed or "")
                 axes.append((order[found[0].layer], axis))
         axes.sort(key=lambda pair: pair[0])
-        elastic = {slot.layer for _, axis in axes for slot in axis.slots if slot.role == "out" and not axis.held}
+        elastic = {slot.layer for _, axis in axes for slot in axis.slots if slot.makes and not axis.held}
         fixed = []
         for layer in order:
             if layer in elastic:
@@ -162,7 +162,7 @@ class _Coupling:
 
 
 def _name(first: Slot, atom: Atom) -> str:
-    return first.layer if first.role == "out" and atom.fixed is None else f"{first.layer}.{first.role}"
+    return first.layer if first.makes and atom.fixed is None else f"{first.layer}.{first.role}"
 
 
 def _renamed(axes: list[Axis]) -> list[Axis]:

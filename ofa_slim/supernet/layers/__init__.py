@@ -3,6 +3,7 @@
 from ofa_slim.supernet.layers.activation import SuperPReLU
 from ofa_slim.supernet.layers.base import ElasticLayer, channels_of, swap_back, swap_class
 from ofa_slim.supernet.layers.batch_norm import (
+    SuperBatchNorm,
     SuperBatchNorm1D,
     SuperBatchNorm2D,
     SuperBatchNorm3D,
@@ -44,6 +45,7 @@ from ofa_slim.supernet.layers.stack import (
 __all__ = [
     "Block",
     "ElasticLayer",
+    "SuperBatchNorm",
     "SuperBatchNorm1D",
     "SuperBatchNorm2D",
     "SuperBatchNorm3D",

@@ -7,7 +7,7 @@ from paddle import nn
 from paddle.nn import functional as F
 
 from ofa_slim.supernet.layers.base import FollowingLayer
-from ofa_slim.supernet.spec import Extent, LayerSpec, indices_of, length, ranges_of, register
+from ofa_slim.supernet.spec import Extent, LayerSpec, indices_of, ranges_of, register
 
 
 class ElasticBatchNorm(FollowingLayer):
@@ -28,9 +28,15 @@ class ElasticBatchNorm(FollowingLayer):
         self._check_input_dim(input)
         return self.normalise(input, self.followed(input))
 
+    @property
+    def global_stats(self) -> bool | None:
+        """Whether it normalises with the running statistics; None: unless it trains."""
+        return self._use_global_stats
+
     def normalise(self, input: paddle.Tensor, extent: Extent) -> paddle.Tensor:
         """Batch norm with these of the layer's channels."""
         mean, variance = statistics_of(self._mean, extent), statistics_of(self._variance, extent)
+        use_global_stats = self.global_stats
         result = F.batch_norm(
             input,
             mean,
@@ -41,9 +47,9 @@ class ElasticBatchNorm(FollowingLayer):
             momentum=self._momentum,
             epsilon=self._epsilon,
             data_format=self._data_format,
-            use_global_stats=self._use_global_stats,
+            use_global_stats=use_global_stats,
         )
-        if self.training if self._use_global_stats is None else not self._use_global_stats:
+        if self.training if use_global_stats is None else not use_global_stats:
             put_back(mean, self._mean, extent)
             put_back(variance, self._variance, extent)
         return result
@@ -51,7 +57,7 @@ class ElasticBatchNorm(FollowingLayer):
 
 def statistics_of(whole: paddle.Tensor, extent: Extent) -> paddle.Tensor:
     """The entries of running statistics: the whole, a view where there can be one, or else a copy."""
-    if length(extent) == whole.shape[0]:
+    if _is_all(extent, whole):
         return whole
     if _is_view(extent):
         ((start, stop),) = ranges_of(extent)
@@ -63,8 +69,12 @@ def statistics_of(whole: paddle.Tensor, extent: Extent) -> paddle.Tensor:
 
 def put_back(part: paddle.Tensor, whole: paddle.Tensor, extent: Extent) -> None:
     """Writes updated statistics into the whole they were taken from, where they are a copy."""
-    if length(extent) < whole.shape[0] and not _is_view(extent):
+    if not _is_all(extent, whole) and not _is_view(extent):
         paddle.assign(paddle.scatter(whole, indices_of(extent, whole), part), whole)
+
+
+def _is_all(extent: Extent, whole: paddle.Tensor) -> bool:
+    return ranges_of(extent) == ((0, whole.shape[0]),)
 
 
 def _is_view(extent: Extent) -> bool:
@@ -81,6 +91,24 @@ class SuperBatchNorm2D(ElasticBatchNorm, nn.BatchNorm2D):
 
 class SuperBatchNorm3D(ElasticBatchNorm, nn.BatchNorm3D):
     """`paddle.nn.BatchNorm3D`, with its arguments, over as many channels as its input has."""
+
+
+class SuperBatchNorm(ElasticBatchNorm, nn.BatchNorm):
+    """`paddle.nn.BatchNorm`, the older layer with an activation of its own, with its arguments."""
+
+    @property
+    def _data_format(self) -> str:
+        return self._data_layout
+
+    @property
+    def global_stats(self) -> bool | None:
+        """Whether it normalises with the running statistics; None: unless it trains."""
+        return True if self._use_global_stats else False if self._trainable_statistics else None
+
+    def forward(self, input: paddle.Tensor) -> paddle.Tensor:
+        """Normalises the channels and applies the activation; see `SuperBatchNorm2D`."""
+        result = self.normalise(input, self.followed(input))
+        return getattr(F, self._act)(result) if self._act else result
 
 
 class SuperSyncBatchNorm(ElasticBatchNorm, nn.SyncBatchNorm):
@@ -114,18 +142,19 @@ class SuperSyncBatchNorm(ElasticBatchNorm, nn.SyncBatchNorm):
         return result
 
 
-for plain, elastic in (
-    (nn.BatchNorm1D, SuperBatchNorm1D),
-    (nn.BatchNorm2D, SuperBatchNorm2D),
-    (nn.BatchNorm3D, SuperBatchNorm3D),
-    (nn.SyncBatchNorm, SuperSyncBatchNorm),
+for plain, elastic, sizes in (
+    (nn.BatchNorm, SuperBatchNorm, {}),
+    (nn.BatchNorm1D, SuperBatchNorm1D, {"out": "_num_features"}),
+    (nn.BatchNorm2D, SuperBatchNorm2D, {"out": "_num_features"}),
+    (nn.BatchNorm3D, SuperBatchNorm3D, {"out": "_num_features"}),
+    (nn.SyncBatchNorm, SuperSyncBatchNorm, {"out": "_num_features"}),
 ):
     register(
         LayerSpec(
             plain,
             elastic,
             params=dict.fromkeys(("weight", "bias", "_mean", "_variance"), ("out",)),
-            sizes={"out": "_num_features"},
+            sizes=sizes,
             width="out",
             follows=True,
         )
