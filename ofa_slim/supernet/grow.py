@@ -126,7 +126,8 @@ def _embedded(name: str, parameter: paddle.Tensor, shape: Sequence[int], places:
     if parameter.ndim == 1:
         value = paddle.full(shape, _NEUTRAL.get(name, 0.0), dtype=parameter.dtype)
     else:
-        value = (paddle.randn(shape) * parameter.astype("float32").std()).astype(parameter.dtype)
+        spread = float(parameter.astype("float32").numpy().std())
+        value = (paddle.randn(shape) * spread).astype(parameter.dtype)
     return placed(value, parameter, places)
 
 
