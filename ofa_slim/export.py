@@ -14,7 +14,7 @@ from ofa_slim.integrations.depth import set_config_depth
 from ofa_slim.probes import Probe, compare, make_probe
 from ofa_slim.recalibration import recalibrate
 from ofa_slim.supernet.convert import activate, active_sizes_kept, make_plain
-from ofa_slim.supernet.discover import grown_layers
+from ofa_slim.supernet.discover import grown_roles
 from ofa_slim.supernet.families import layer_at
 from ofa_slim.supernet.layers import ElasticLayer, swap_class
 from ofa_slim.supernet.space import DEPTH, SearchSpace, SubnetConfig
@@ -35,7 +35,7 @@ def export_subnet(
     batches: int | None = None,
 ) -> nn.Layer:
     """Cuts a plain model for a config; see `OFA.export`."""
-    grown = grown_layers(supernet)
+    grown = list(grown_roles(supernet))
     if origin_model is not None:
         _check_origin(supernet, origin_model, grown)
         if grown and not load_weights_from_supernet:

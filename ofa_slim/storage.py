@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,11 @@ from ofa_slim.export import cut
 from ofa_slim.integrations import pretrained
 from ofa_slim.probes import compare, make_probe
 from ofa_slim.supernet.discover import full_space
+from ofa_slim.supernet.families import layer_at
+from ofa_slim.supernet.grow import grow
 from ofa_slim.supernet.layers import ElasticLayer
+from ofa_slim.supernet.layers.kernels import centre
+from ofa_slim.supernet.spec import Extent, cut_plain, spec_of
 
 SUBNET_FILE = "subnet.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -30,8 +34,9 @@ def save_subnet(model: nn.Layer, directory: str | os.PathLike[str]) -> None:
     """Writes a plain model, exported or not, so that `load_subnet` rebuilds it.
 
     The directory holds ``model.safetensors``, PaddleNLP's ``config.json`` where the model is one of its
-    classes, and ``subnet.json`` with the size of each axis. It is written aside, loaded again, compared
-    with the model and only then put in place.
+    classes, and ``subnet.json`` with the size of each axis and layer. It is written aside, loaded again,
+    compared with the model (what it computes, or for a model that only its own code can build the weights) and
+    only then put in place.
 
     Args:
         model: a plain model; a supernet is cut by `OFA.export` first.
@@ -44,7 +49,12 @@ def save_subnet(model: nn.Layer, directory: str | os.PathLike[str]) -> None:
         raise ExportError("save_subnet needs a plain model; cut one out of the supernet with OFA.export first")
     sizes = dict(full_space(model).largest())
     known = pretrained.is_pretrained(model)
-    about = {"format": _FORMAT, "class": type(model).__name__ if known else None, "axes": sizes}
+    about = {
+        "format": _FORMAT,
+        "class": type(model).__name__ if known else None,
+        "axes": sizes,
+        "layers": _layer_sizes(model),
+    }
     with replacing(directory, marker=SUBNET_FILE) as aside:
         # Tied parameters are one tensor under several names; a file holds each name for itself.
         save_file({key: value.clone() for key, value in model.state_dict().items()}, str(aside / WEIGHTS_FILE))
@@ -54,6 +64,10 @@ def save_subnet(model: nn.Layer, directory: str | os.PathLike[str]) -> None:
         if known:
             probe = make_probe(model)
             compare(probe.run(model), probe.run(load_subnet(aside)), "save_subnet")
+        else:
+            written = load_file(str(aside / WEIGHTS_FILE))
+            state = model.state_dict()
+            compare(list(state.values()), [written[key] for key in state], "save_subnet")
 
 
 def load_subnet(directory: str | os.PathLike[str], model: nn.Layer | None = None) -> nn.Layer:
@@ -61,7 +75,8 @@ def load_subnet(directory: str | os.PathLike[str], model: nn.Layer | None = None
 
     Args:
         directory: the saved directory.
-        model: for a model that is not of PaddleNLP: a freshly built one of the original sizes, cut in place.
+        model: for a model that is not of PaddleNLP: a freshly built one of the original sizes, cut (or, out of
+            a supernet that was made larger, grown) in place.
 
     Returns: the plain model, as its own class, in eval mode.
 
@@ -74,6 +89,7 @@ def load_subnet(directory: str | os.PathLike[str], model: nn.Layer | None = None
             raise ExportError(f"{folder}: not a PaddleNLP model; give load_subnet(..., model=) a freshly built one")
         model = pretrained.build(about["class"], folder)
     _shrink(model, about["axes"], folder)
+    _resize(model, about["layers"], folder)
     state = load_file(str(folder / WEIGHTS_FILE))
     own = model.state_dict()
     for key in {**own, **state}:
@@ -122,7 +138,11 @@ def _read_about(folder: Path) -> dict[str, Any]:
         about = json.loads(file.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ExportError(f"{file} is not readable as JSON: {error}") from error
-    if not isinstance(about, dict) or about.get("format") != _FORMAT or not isinstance(about.get("axes"), dict):
+    if (
+        not isinstance(about, dict)
+        or about.get("format") != _FORMAT
+        or not all(isinstance(about.get(key), dict) for key in ("axes", "layers"))
+    ):
         raise ExportError(f"{file} is not of format {_FORMAT}")
     return about
 
@@ -137,3 +157,33 @@ def _shrink(model: nn.Layer, sizes: dict[str, int], folder: Path) -> None:
     if unknown:
         raise ExportError(f"{folder}: {SUBNET_FILE} names axis {unknown[0]!r}, which the model does not have")
     cut(model, space, space.complete(sizes))
+
+
+def _layer_sizes(model: nn.Layer) -> dict[str, dict[str, int]]:
+    """The size of each role of each layer that can be cut and is on no axis of a family, by path."""
+    on_axis = {slot.layer for axis in full_space(model).axes for slot in axis.slots}
+    return {
+        path: spec.full_sizes(layer)
+        for path, layer in model.named_sublayers(include_self=True)
+        if (spec := spec_of(layer)) is not None and spec.params and path not in on_axis
+    }
+
+
+def _resize(model: nn.Layer, layers: Mapping[str, Mapping[str, int]], folder: Path) -> None:
+    """Gives each layer of a model the sizes that were saved."""
+    present = _layer_sizes(model)
+    for path, sizes in layers.items():
+        full = present.get(path)
+        if full is None or set(full) != set(sizes):
+            raise ExportError(f"{folder}: {SUBNET_FILE} names layer {path!r}, which the model does not have so")
+        layer = layer_at(model, path)
+        smaller: dict[str, Extent] = {
+            role: centre(size, full[role]) if role == "kernel" else size
+            for role, size in sizes.items()
+            if size < full[role]
+        }
+        larger = {role: size for role, size in sizes.items() if size > full[role]}
+        if larger:
+            grow(layer, larger)
+        if smaller:
+            cut_plain(layer, smaller)

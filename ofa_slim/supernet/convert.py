@@ -15,7 +15,14 @@ from ofa_slim.errors import ConfigError, ConvertError, IllegalSubnetError, neare
 from ofa_slim.supernet.discover import full_space
 from ofa_slim.supernet.families import layer_at, max_sizes
 from ofa_slim.supernet.grow import Chosen, grow, grown_by_ratio, grown_to_channels, kernels_when_grown
-from ofa_slim.supernet.layers import ElasticLayer, elastic_kernels, swap_back, swap_class
+from ofa_slim.supernet.layers import (
+    ElasticLayer,
+    elastic_kernels,
+    fixed_kernel_reason,
+    has_kernel,
+    swap_back,
+    swap_class,
+)
 from ofa_slim.supernet.published import Dictionaries, LayerNames, choices_from
 from ofa_slim.supernet.space import KERNEL, WIDTH, Axis, SearchSpace
 from ofa_slim.supernet.spec import spec_of
@@ -133,12 +140,13 @@ class Convert:
         for path, layer in chosen:
             if isinstance(layer, ElasticLayer):
                 layer.candidate_config = dict(candidates.get(path, {}))
-                continue
-            original = max_sizes(layer)
-            if larger[path]:
-                grow(layer, larger[path])
-            swap_class(layer, candidates.get(path))
-            layer.original_sizes = original
+            else:
+                original = max_sizes(layer)
+                if larger[path]:
+                    grow(layer, larger[path])
+                swap_class(layer, candidates.get(path))
+                layer.original_sizes = original
+            layer.fixed_kernel = self._fixed_kernel(layer, KERNEL in candidates.get(path, {}))
 
     def _larger(self, chosen: Chosen, candidates: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, int]]:
         """The sizes that layers have to grow to for the largest choices of width."""
@@ -167,6 +175,12 @@ class Convert:
             return elastic_kernels(layer, choices)
         larger["kernel"] = max(choices)
         return kernels_when_grown(layer, choices)
+
+    def _fixed_kernel(self, layer: nn.Layer, elastic: bool) -> str:
+        """Why a converted layer's kernel is not elastic; "" where it is, or that was not asked for."""
+        if self.context.kernel_size is None or elastic or not has_kernel(layer):
+            return ""
+        return fixed_kernel_reason(layer, self.context.kernel_size) or ""
 
     def _layer_candidates(self, network: nn.Layer) -> dict[str, dict[str, Any]]:
         """The candidate configuration of each layer with a width of its own."""

@@ -77,13 +77,14 @@ def elastic_layers(model: nn.Layer) -> list[ElasticLayer]:
     return found
 
 
-def grown_layers(model: nn.Layer) -> list[str]:
-    """Paths of the layers that are larger than in the model that they were made from."""
-    return [
-        path
+def grown_roles(model: nn.Layer) -> dict[str, set[str]]:
+    """By layer's path, the roles that are larger than in the model that the supernet was made from."""
+    found = {
+        path: {role for role, size in layer.max_sizes.items() if size != layer.original_sizes[role]}
         for path, layer in model.named_sublayers(include_self=True)
-        if isinstance(layer, ElasticLayer) and layer.original_sizes != layer.max_sizes
-    ]
+        if isinstance(layer, ElasticLayer)
+    }
+    return {path: roles for path, roles in found.items() if roles}
 
 
 def needs_trace(model: nn.Layer) -> bool:
@@ -102,7 +103,7 @@ def full_space(model: nn.Layer) -> SearchSpace:
         if path in taken or spec is None or not spec.params:
             continue
         fixed.append(Fixed(path, "its width is that of the residual stream, an input or an output"))
-    return SearchSpace([*_kernel_axes(model), *axes], fixed)
+    return SearchSpace([*_kernel_axes(model), *axes], [*fixed, *_fixed_kernels(model)])
 
 
 def traced_space(model: nn.Layer, example: Example, depth: Mapping[str, Any] | None = None) -> SearchSpace:
@@ -127,9 +128,9 @@ def traced_space(model: nn.Layer, example: Example, depth: Mapping[str, Any] | N
     named = [*model.named_parameters(), *model.named_buffers()]
     program = trace(model, example.args, {**example.kwargs, **(depth or {})})
     layers: dict[str, Any] = dict(model.named_sublayers(include_self=True))
-    axes, fixed = couple(program, holders, {tensor.name: path for path, tensor in named}, grown_layers(model))
+    axes, fixed = couple(program, holders, {tensor.name: path for path, tensor in named}, grown_roles(model))
     axes = [_with_original(axis, layers) for axis in axes]
-    return SearchSpace([*_kernel_axes(model), *axes], fixed, _layouts(axes, layers))
+    return SearchSpace([*_kernel_axes(model), *axes], [*fixed, *_fixed_kernels(model)], _layouts(axes, layers))
 
 
 def _with_original(axis: Axis, layers: Mapping[str, Any]) -> Axis:
@@ -292,3 +293,11 @@ def _kernel_axes(model: nn.Layer) -> list[Axis]:
         name, original = f"{path}.kernel_size" if path else KERNEL, layer.original_sizes["kernel"]
         axes.append(Axis(name, size, (size,), (slot,), task=KERNEL, original=original))
     return axes
+
+
+def _fixed_kernels(model: nn.Layer) -> list[Fixed]:
+    return [
+        Fixed(path, layer.fixed_kernel)
+        for path, layer in model.named_sublayers(include_self=True)
+        if isinstance(layer, ElasticLayer) and layer.fixed_kernel
+    ]

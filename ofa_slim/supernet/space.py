@@ -216,7 +216,7 @@ class SubnetConfig(Mapping[str, int]):
 
 @dataclass(frozen=True)
 class Fixed:
-    """A layer that stays at full width, and why."""
+    """A layer whose width, or kernel, is not elastic, and why."""
 
     layer: str
     reason: str
@@ -333,7 +333,7 @@ class SearchSpace:
             layers = ", ".join(dict.fromkeys(slot.layer for slot in axis.slots)) or "the model's forward"
             lines.append(f"  {axis.name} ({axis.task}, full size {axis.size}): {choices} <- {layers}")
         if self.fixed:
-            lines.append(f"{len(self.fixed)} layers at full width")
+            lines.append(f"{len(self.fixed)} fixed widths and kernels")
             lines.extend(f"  {fixed.layer}: {fixed.reason}" for fixed in self.fixed)
         return "\n".join(lines)
 

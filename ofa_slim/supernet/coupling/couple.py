@@ -30,7 +30,7 @@ def couple(
     program: Program,
     holders: Mapping[str, Sequence[Holder]],
     names: Mapping[str, str],
-    grown: Collection[str] = (),
+    grown: Mapping[str, Collection[str]] | None = None,
 ) -> tuple[list[Axis], list[Fixed]]:
     """The axes of a traced model, each at its full size, and the layers that stay whole.
 
@@ -38,9 +38,9 @@ def couple(
         program: the model's operations.
         holders: per name of a parameter, the layers that can be cut and hold it, in definition order.
         names: what to call each parameter or buffer in a reason, by its name.
-        grown: layers that are larger than in the model that they were made from.
+        grown: by layer, its roles that are larger than in the model that it was made from.
     """
-    return _Coupling(program, holders, names).result(grown)
+    return _Coupling(program, holders, names).result(grown or {})
 
 
 class _Coupling:
@@ -124,7 +124,7 @@ class _Coupling:
                     fix(atom, "the traced forward does not use it")
         return Value(shape, dims, f"parameter {self.names.get(name, name)!r}")
 
-    def result(self, grown: Collection[str]) -> tuple[list[Axis], list[Fixed]]:
+    def result(self, grown: Mapping[str, Collection[str]]) -> tuple[list[Axis], list[Fixed]]:
         """The axes in definition order of their first layers, and the layers on none, with the reason."""
         slots: dict[Atom, list[Slot]] = {}
         for (layer, role), term in self.roles.items():
@@ -141,7 +141,7 @@ class _Coupling:
             # What is fixed is an axis only where it can be cut after all: beside elastic parts of one layer, or
             # where layers are larger than the model that they were made from.
             beside = any(other.fixed is None for slot in found for other in atoms(self.roles[slot.layer, slot.role]))
-            larger = any(slot.layer in grown for slot in found)
+            larger = any(slot.role in grown.get(slot.layer, ()) for slot in found)
             if atom.fixed is None or beside or larger:
                 name = _name(found[0], atom)
                 axis = Axis(name, atom.size, (atom.size,), tuple(found), held=atom.fixed or "")

@@ -25,7 +25,7 @@ from ofa_slim.supernet.layers.conv_transpose import (
     SuperGroupConv2DTranspose,
 )
 from ofa_slim.supernet.layers.embedding import SuperEmbedding
-from ofa_slim.supernet.layers.kernels import elastic_kernels, fixed_kernel_reason
+from ofa_slim.supernet.layers.kernels import elastic_kernels, fixed_kernel_reason, has_kernel
 from ofa_slim.supernet.layers.linear import SuperLinear
 from ofa_slim.supernet.layers.norm import (
     SuperGroupNorm,
@@ -75,6 +75,7 @@ __all__ = [
     "channels_of",
     "elastic_kernels",
     "fixed_kernel_reason",
+    "has_kernel",
     "kept_layers",
     "swap_back",
     "swap_class",

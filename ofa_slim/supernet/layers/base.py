@@ -19,7 +19,7 @@ from ofa_slim.supernet.spec import Extent, Sizes, part_of, spec_of
 CandidateConfig = Mapping[str, tuple[float, ...]]
 
 # Attributes that an elastic layer has and its plain one has not; export removes them.
-OWN_ATTRIBUTES = ("active_sizes", "max_sizes", "original_sizes", "candidate_config")
+OWN_ATTRIBUTES = ("active_sizes", "max_sizes", "original_sizes", "candidate_config", "fixed_kernel")
 
 
 class ElasticLayer(nn.Layer):
@@ -30,12 +30,14 @@ class ElasticLayer(nn.Layer):
             input left out has the width of whatever comes in.
         max_sizes: ``{role: size}`` of the whole layer.
         original_sizes: ``{role: size}`` of the layer that it was made from, before it was grown.
+        fixed_kernel: why its kernel is not elastic though that was asked for; "" otherwise.
         candidate_config: the choices that sampling uses, e.g. ``{"expand_ratio": (1.0, 0.5)}``.
     """
 
     active_sizes: dict[str, Extent]
     max_sizes: dict[str, int]
     original_sizes: dict[str, int]
+    fixed_kernel: str
     candidate_config: dict[str, tuple[float, ...]]
 
     def make_elastic(self, candidate_config: CandidateConfig | None = None) -> None:
@@ -46,6 +48,7 @@ class ElasticLayer(nn.Layer):
         self.active_sizes = {}
         self.max_sizes = spec.full_sizes(self)
         self.original_sizes = dict(self.max_sizes)
+        self.fixed_kernel = ""
         self.candidate_config = dict(candidate_config or {})
 
     def activate(self, sizes: Sizes) -> None:

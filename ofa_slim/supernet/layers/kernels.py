@@ -17,6 +17,11 @@ from ofa_slim.supernet.spec import Extent, as_extent, length, ranges_of
 TRANSPOSED = (nn.Conv1DTranspose, nn.Conv2DTranspose, nn.Conv3DTranspose)
 
 
+def has_kernel(layer: nn.Layer) -> bool:
+    """Whether a layer is a convolution."""
+    return isinstance(layer, (nn.Conv1D, nn.Conv2D, nn.Conv3D, *TRANSPOSED))
+
+
 def is_square(conv: nn.Layer) -> bool:
     """Whether all sides of a convolution's kernel are equal, which an elastic one needs."""
     return len(set(conv._kernel_size)) == 1
