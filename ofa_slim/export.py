@@ -190,3 +190,32 @@ def _check_origin(supernet: nn.Layer, origin: nn.Layer, grown: Sequence[str]) ->
             raise ExportError(
                 f"origin_model has another structure: {path!r} is a {type(layer_at(origin, path)).__name__}"
             )
+
+
+def export_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `OFA.export` by name, from either of the two orders it is called in."""
+
+    def by_model(
+        origin_model: Any = None,
+        config: Any = None,
+        input_shapes: Any = None,
+        input_dtypes: Any = None,
+        load_weights_from_supernet: bool = True,
+        loader: Any = None,
+        batches: int | None = None,
+    ) -> dict[str, Any]:
+        return dict(locals())
+
+    def by_config(
+        config: Any,
+        input_shapes: Any = None,
+        input_dtypes: Any = None,
+        origin_model: Any = None,
+        load_weights_from_supernet: bool = True,
+        loader: Any = None,
+        batches: int | None = None,
+    ) -> dict[str, Any]:
+        return dict(locals())
+
+    config_first = bool(args) and isinstance(args[0], Mapping) and not isinstance(args[0], nn.Layer)
+    return by_config(*args, **kwargs) if config_first else by_model(*args, **kwargs)

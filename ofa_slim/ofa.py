@@ -16,7 +16,7 @@ from paddle.static import InputSpec
 
 from ofa_slim.distill import DistillConfig, Distiller, load_teacher
 from ofa_slim.errors import ConfigError, DistillError, ExportError
-from ofa_slim.export import export_subnet
+from ofa_slim.export import export_arguments, export_subnet
 from ofa_slim.recalibration import recalibrate
 from ofa_slim.run_config import RunConfig, build_space, possible_tasks
 from ofa_slim.sampling import Sampler, check_lengths, checked_epoch, checked_phase, checked_tasks
@@ -307,7 +307,7 @@ class OFA(nn.Layer):
         Raises: ExportError where the result differs by more than 1e-4 x max(1, largest output) from the
             supernet under that config, or the structures differ; `origin_model` is then as it was.
         """
-        given = _export_arguments(args, kwargs)
+        given = export_arguments(args, kwargs)
         if given["config"] is None:
             raise ExportError("export needs a config: a SubnetConfig or the published dictionary")
         config = self.subnet_config(given.pop("config"))
@@ -379,30 +379,3 @@ def dynabert_config(ofa_model: OFA, width_mult: float, depth_mult: float = 1.0) 
             axis.from_ratio(round(depth_mult * axis.size) / axis.size)
             sizes[axis.name] = round(depth_mult * axis.size)
     return Dictionaries(LayerNames(unwrap(ofa_model)), space).from_config(space.complete(sizes))
-
-
-def _export_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    def by_model(
-        origin_model: Any = None,
-        config: Any = None,
-        input_shapes: Any = None,
-        input_dtypes: Any = None,
-        load_weights_from_supernet: bool = True,
-        loader: Any = None,
-        batches: int | None = None,
-    ) -> dict[str, Any]:
-        return dict(locals())
-
-    def by_config(
-        config: Any,
-        input_shapes: Any = None,
-        input_dtypes: Any = None,
-        origin_model: Any = None,
-        load_weights_from_supernet: bool = True,
-        loader: Any = None,
-        batches: int | None = None,
-    ) -> dict[str, Any]:
-        return dict(locals())
-
-    config_first = bool(args) and isinstance(args[0], Mapping) and not isinstance(args[0], nn.Layer)
-    return by_config(*args, **kwargs) if config_first else by_model(*args, **kwargs)

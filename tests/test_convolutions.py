@@ -267,3 +267,24 @@ def test_progressive_shrinking_passes_depth_to_a_forward_that_takes_it() -> None
         assert {config["body.0.kernel_size"] for config in seen} == set(kernels)
         assert {config["depth"] for config in seen} == set(depths)
     assert set(model.seen) == {2, 4}
+
+
+def test_two_wrappers_one_after_the_other_see_the_same_model() -> None:
+    model = net()
+    first = ofa_of(model, expand_ratio=[0.5, 1.0], kernel_size=(3, 5))
+    config = first.search_space.smallest()
+    first.set_net_config(config)
+    expected = first(X)
+    second = OFA(model, example_inputs=X)
+    assert second.search_space.explain() == first.search_space.explain()
+    second.set_net_config(config)
+    assert difference(second(X), expected) == 0
+
+
+def test_converting_copies_no_weight() -> None:
+    model = net()
+    Convert(supernet(expand_ratio=[0.5, 1.0])).convert(model)
+    before = {key: value.data_ptr() for key, value in model.state_dict().items()}
+    ofa = OFA(model, example_inputs=X)
+    ofa(X)
+    assert {key: value.data_ptr() for key, value in model.state_dict().items()} == before
