@@ -85,9 +85,11 @@ def compute_neuron_head_importance(
             args, kwargs, labels = _split(batch)
             loss = loss_fct(network(*args, **kwargs), labels)
             grads = iter(paddle.grad(loss, weights))
-            scores = [part.scores([next(grads) for _ in part.weights]) for part in parts]
-            heads = _added(heads, [head for head, _ in scores])
-            neurons = _added(neurons, [neuron for _, neuron in scores])
+            # The sums must not remember what they were made from: that is every gradient of every batch.
+            with paddle.no_grad():
+                scores = [part.scores([next(grads) for _ in part.weights]) for part in parts]
+                heads = _added(heads, [head for head, _ in scores])
+                neurons = _added(neurons, [neuron for _, neuron in scores])
             batches += 1
     if not batches:
         raise ImportanceError("the data loader gave no batch")

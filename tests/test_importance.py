@@ -232,3 +232,9 @@ def test_reordering_works_on_a_supernet_whatever_runs() -> None:
     reorder_neuron_head(ofa, paddle.to_tensor(rng.random((2, 4))), [paddle.to_tensor(rng.random(24)) for _ in range(2)])
     with ofa.subnet(ofa.search_space.largest()):
         assert difference(ofa(*inputs), expected) < 1e-5
+
+
+def test_scores_hold_on_to_nothing_that_they_were_made_from() -> None:
+    model = bert()
+    heads, neurons = compute_neuron_head_importance("", model, [(*batch(), labels())], 2, 4)
+    assert all(score.stop_gradient and score.grad_fn is None for score in [heads, *neurons])
