@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--widths", type=float, nargs="+", default=[1.0, 0.75, 0.5, 0.25])
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--learning_rate", type=float, default=1e-4)
-    parser.add_argument("--lambda_rep", type=float, default=0.1)
+    parser.add_argument("--lambda_rep", type=float, default=1.0)
     parser.add_argument("--lambda_logit", type=float, default=1.0)
     parser.add_argument("--importance_batches", type=int, default=250)
     options = parser.parse_args()

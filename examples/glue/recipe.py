@@ -88,7 +88,7 @@ class Recipe(BaseModel):
     width_learning_rate: Rate = Field(5e-5, description="highest learning rate of phase 1")
     depth_learning_rate: Rate = Field(3e-5, description="highest learning rate of phase 2")
     lambda_logit: Annotated[Real, Field(ge=0)] = Field(1.0, description="weight of the teacher's soft labels")
-    lambda_rep: Annotated[Real, Field(ge=0)] = Field(0.1, description="weight of the teacher's hidden states")
+    lambda_rep: Annotated[Real, Field(ge=0)] = Field(1.0, description="weight of the teacher's hidden states")
 
     latency_length: Annotated[int, Field(ge=2)] = Field(64, description="tokens of the input that is timed")
     latency_rounds: Annotated[int, Field(ge=3)] = Field(40, description="timed runs of each exported model")
