@@ -84,6 +84,7 @@ def placing(directory: Path, step: int) -> Iterator[Path]:
                 os.rename(target, replaced)
             os.rename(aside, target)
             _sync(directory)
+            shutil.rmtree(replaced, ignore_errors=True)  # what it leaves counts no more, and the next save removes it
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             with suppress(OSError):
