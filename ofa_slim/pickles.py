@@ -30,6 +30,6 @@ def refusal(file: Path | str) -> str:
     module, code = ("paddle", _PADDLE) if name.endswith((".pdparams", ".pdopt")) else ("torch", _TORCH)
     return (
         f"{file} is a pickle, and reading a pickle runs whatever code it holds. Convert it to safetensors where "
-        f'nothing can be lost: python -c "import {module}, safetensors.{module} as s; {code.format(name=name)}"; or, if you '
-        "trust those who made it, say allow_pickle=True"
+        f'nothing can be lost: python -c "import {module}, safetensors.{module} as s; {code.format(name=name)}"; '
+        "or, if you trust those who made it, say allow_pickle=True"
     )

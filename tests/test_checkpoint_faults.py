@@ -19,6 +19,7 @@ import safetensors.paddle
 from paddle import nn
 
 from ofa_slim import CheckpointManager
+from ofa_slim.checkpoint.manifest import read_manifest, verify
 from ofa_slim.errors import CheckpointError
 
 
@@ -42,6 +43,12 @@ def restored(directory: Path) -> tuple[int | None, float]:
 
 def listing(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is not waited for; what is asked of it is tested by itself."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +221,8 @@ def saves(tmp_path: Path, two: Path, step: int, kill: bool) -> Iterator[tuple[in
 def test_a_save_that_is_killed_anywhere_leaves_a_checkpoint_to_go_on_from(step: int, two: Path, tmp_path: Path) -> None:
     ends = set()
     for _, directory, _ in saves(tmp_path, two, step, kill=True):
+        for folder in directory.glob("step-*"):
+            verify(folder, read_manifest(folder))  # whatever has a checkpoint's name is whole
         end = restored(directory)
         assert end in ((2, 2.0), (step, 9.0))
         ends.add(end)
@@ -241,13 +250,25 @@ def test_a_save_that_fails_anywhere_says_so_and_leaves_nothing_behind(step: int,
     assert failures > 20
 
 
+def test_everything_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory, events = tmp_path / "new" / "run", []
+    monkeypatch.setattr(os, "fsync", lambda handle: events.append(os.readlink(f"/proc/self/fd/{handle}")))
+    rename = os.rename
+    monkeypatch.setattr(os, "rename", lambda old, new: (events.append("rename"), rename(old, new)))
+    CheckpointManager(directory).save(1, run_at(1.0))
+    aside = directory / ".step-00000001.partial"
+    filled = [str(aside / name) for name in sorted(FILES)]
+    made = [str(tmp_path / "new"), str(tmp_path)]
+    assert events == [*made, *filled, str(aside), "rename", str(directory)]
+
+
 def test_an_old_checkpoint_that_cannot_be_removed_does_not_stop_the_run(
     two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     directory = tmp_path / "run"
     shutil.copytree(two, directory)
 
-    def busy(path: Any, *args: Any, **kwargs: Any) -> None:
+    def busy(path: Path) -> None:
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
 
     manager = CheckpointManager(directory, keep=1)

@@ -84,7 +84,8 @@ def placing(directory: Path, step: int) -> Iterator[Path]:
                 os.rename(target, replaced)
             os.rename(aside, target)
             _sync(directory)
-            shutil.rmtree(replaced, ignore_errors=True)  # what it leaves counts no more, and the next save removes it
+            if replaced.exists():
+                shutil.rmtree(replaced, ignore_errors=True)  # it counts no more; the next save removes what is left
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             with suppress(OSError):
