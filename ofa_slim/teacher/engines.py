@@ -141,10 +141,12 @@ class _Flat(nn.Layer):
 
     @paddle.jit.not_to_static
     def _flattened(self, output: Any) -> list[paddle.Tensor]:
+        found, nesting = split((output, dict(self.hidden)))
         # A program gives a value once, also where two layers hand on the same one.
-        hidden = {name: paddle.assign(tensor) for name, tensor in self.hidden.items()}
-        found, self.outputs = split((output, hidden))
-        return found
+        once = {id(tensor): tensor for tensor in found}
+        number = {key: number for number, key in enumerate(once)}
+        self.outputs = join(nesting, [Place(number[id(tensor)]) for tensor in found])
+        return list(once.values())
 
 
 class _Program:
