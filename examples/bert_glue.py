@@ -2,7 +2,10 @@
 
     python examples/bert_glue.py --recipe examples/recipes/movie-polarity.yaml
 
-Every stage leaves its output in a folder of output_dir and is skipped when that is there.
+Every stage leaves its output in a folder of output_dir and is skipped when that is there; one that was stopped goes on
+from its last checkpoint. On several devices or processes:
+
+    python -m paddle.distributed.launch --nproc_per_node 2 examples/bert_glue.py --recipe ...   (CPUs: --backend gloo)
 """
 
 from __future__ import annotations
@@ -35,14 +38,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="delete the output of the first of these stages and of all after it",
     )
+    parser.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="go on from the checkpoint of a stage that was stopped (default), or begin that stage anew",
+    )
     add_options(parser)
     options, rest = parser.parse_known_args(arguments)
     try:
-        known = ["recipe", "stages", "overwrite", *Recipe.model_fields]
+        known = ["recipe", "stages", "overwrite", "resume", *Recipe.model_fields]
         if rest:
             raise RecipeError(unknown_options(rest, known))
         recipe = load_recipe(options.recipe, options_to_overrides(vars(options)))
-        return run(recipe, stage_names(options.stages), options.overwrite)
+        return run(recipe, stage_names(options.stages), options.overwrite, options.resume)
     except RecipeError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
@@ -60,33 +69,38 @@ def stage_names(text: str) -> list[str]:
     return names
 
 
-def run(recipe: Recipe, stages: Sequence[str], overwrite: bool) -> int:
+def run(recipe: Recipe, stages: Sequence[str], overwrite: bool, resume: bool) -> int:
     """Runs stages; returns the exit status."""
     quiet_third_parties()
     # Paddle and PaddleNLP take seconds to import: not before the recipe is known to be right.
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     from glue.folders import StageError
+    from glue.loop import DivergedError, StoppedError
     from glue.report import write_report
     from glue.run import Run
     from glue.stages import run_stages
     from glue.tasks import DataError
-    from glue.training import DivergedError
+    from ofa_slim import parallel
     from ofa_slim.errors import OfaSlimError
 
+    parallel.start()
     folder = Path(recipe.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    with logged(folder / "run.log") as log:
+    with logged(folder / "run.log" if parallel.is_writer() else None) as log:
         try:
             current = Run(recipe)
             with logging_redirect_tqdm():
-                run_stages(current, stages, overwrite)
-            if "rescore" in stages:
+                run_stages(current, stages, overwrite, resume)
+            if "rescore" in stages and parallel.is_writer():
                 print(write_report(current))
                 log.info("the report is in %s: report.md, report.json and a picture", folder)
         except (DataError, DivergedError, StageError, OfaSlimError) as error:
             log.error("error: %s", error)
             return 1
+        except StoppedError as error:
+            log.error("%s", error)
+            return 128 + error.signal
         except KeyboardInterrupt:
             log.error("interrupted; finished stages are kept, the same command goes on")
             return 130
@@ -106,27 +120,30 @@ def quiet_third_parties() -> None:
 
 
 @contextmanager
-def logged(path: Path) -> Iterator[logging.Logger]:
-    """Logs to the console and to a file inside the block, PaddleNLP's chatter from warnings on."""
+def logged(path: Path | None) -> Iterator[logging.Logger]:
+    """Logs to the console and to a file inside the block, without one warnings alone; so always PaddleNLP."""
     from paddlenlp.utils.log import logger as paddlenlp_logger
 
     paddlenlp_logger.set_level("WARNING")
-    file = logging.FileHandler(path, encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     console = logging.StreamHandler()
     console.setFormatter(logging.Formatter("%(message)s"))
+    handlers: list[logging.Handler] = [console]
+    if path is not None:
+        handlers.append(logging.FileHandler(path, encoding="utf-8"))
+        handlers[-1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     for name in ("glue", "ofa_slim"):
         log = logging.getLogger(name)
-        log.setLevel(logging.INFO)
+        log.setLevel(logging.WARNING if path is None else logging.INFO)
         log.propagate = False
-        log.handlers = [console, file]
+        log.handlers = handlers
     try:
         yield logging.getLogger("glue")
     finally:
         for name in ("glue", "ofa_slim"):
             logging.getLogger(name).handlers = []
             logging.getLogger(name).propagate = True
-        file.close()
+        for handler in handlers:
+            handler.close()
 
 
 if __name__ == "__main__":

@@ -74,6 +74,7 @@ class Batches:
         self.examples = examples
         self.batch_size = batch_size
         self.rng = rng
+        self._lengths = np.array([len(row) for row in examples.input_ids])
 
     def __len__(self) -> int:
         """The number of batches of one pass."""
@@ -81,11 +82,17 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         """Yields input_ids and token_type_ids, int64 [batch, length], and labels [batch]."""
-        lengths = np.array([len(row) for row in self.examples.input_ids])
-        for rows in batch_rows(lengths, self.batch_size, self.rng):
-            yield self._batch(rows, int(lengths[rows].max()))
+        for rows in self.order(self.rng):
+            yield self.batch(rows)
 
-    def _batch(self, rows: np.ndarray, length: int) -> Batch:
+    def order(self, rng: np.random.Generator | None) -> list[np.ndarray]:
+        """The rows of each batch of one pass."""
+        return batch_rows(self._lengths, self.batch_size, rng)
+
+    def batch(self, rows: np.ndarray, own: slice = slice(None)) -> Batch:
+        """A batch of some rows, padded to the longest of them; `own` of them are in it."""
+        length = int(self._lengths[rows].max())
+        rows = rows[own]
         ids = np.full((len(rows), length), self.examples.pad_id, dtype=np.int64)
         types = np.zeros_like(ids)
         for position, row in enumerate(rows):

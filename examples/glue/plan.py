@@ -17,29 +17,32 @@ class Stage:
         name: of the stage and its folder.
         needs: the stages whose folders it reads.
         keys: the recipe's keys that it depends on itself, besides the data's and those of earlier stages.
+        shared: whether all processes take part; else the first one does it alone.
     """
 
     name: str
     needs: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
+    shared: bool = False
 
 
 FINETUNE_KEYS = (
     "model_name_or_path", "finetuned_dir", "epochs", "learning_rate", "batch_size", "warmup", "weight_decay",
+    "accumulate", "amp",
 )  # fmt: skip
 TRAIN_KEYS = (
     "supernet_rows", "widths", "depth_mults", "width_epochs", "depth_epochs", "width_learning_rate",
-    "depth_learning_rate", "lambda_logit", "lambda_rep",
+    "depth_learning_rate", "lambda_logit", "lambda_rep", "strategy", "random_subnets", "cache_teacher",
 )  # fmt: skip
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("finetune", keys=FINETUNE_KEYS),
+        Stage("finetune", keys=FINETUNE_KEYS, shared=True),
         Stage("importance", ("finetune",), ("importance_rows",)),
         Stage("reorder", ("finetune", "importance")),
-        Stage("train", ("reorder",), TRAIN_KEYS),
-        Stage("evaluate", ("train",)),
+        Stage("train", ("reorder",), TRAIN_KEYS, shared=True),
+        Stage("evaluate", ("train",), shared=True),
         Stage("export", ("finetune", "train")),
         Stage("rescore", ("finetune", "export"), ("latency_length", "latency_rounds")),
     )

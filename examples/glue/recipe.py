@@ -74,6 +74,9 @@ class Recipe(BaseModel):
     weight_decay: Annotated[Real, Field(ge=0)] = Field(
         0.01, description="AdamW's weight decay; biases and norms have none"
     )
+    accumulate: Count = Field(1, description="batches whose gradients add up to one step of the optimizer")
+    amp: Literal["off", "bf16", "fp16"] = Field("off", description="mixed precision of training")
+    checkpoint_every: Count = Field(100, description="training steps between two checkpoints")
 
     importance_rows: Count = Field(1000, description="training rows that heads and neurons are ranked on")
 
@@ -84,6 +87,15 @@ class Recipe(BaseModel):
         [1.0], description="shares of layers that sub-networks keep"
     )
     supernet_rows: Count | None = Field(None, description="train the supernet on this many of the training rows only")
+    strategy: Literal["uniform", "sandwich", "sampled"] = Field(
+        "uniform",
+        description="which sub-networks a batch trains: every width at every depth; the largest, the smallest and "
+        "random_subnets between; or random_subnets alone (a random one has sizes of its own in each layer)",
+    )
+    random_subnets: Count = Field(2, description="random sub-networks per batch of the last two strategies")
+    cache_teacher: bool = Field(
+        False, description="keep the teacher's answers on disk and skip it from the second epoch on"
+    )
     width_epochs: Annotated[int, Field(ge=0)] = Field(1, description="supernet epochs of phase 1: every width")
     depth_epochs: Annotated[int, Field(ge=0)] = Field(
         0, description="supernet epochs of phase 2: every width at every depth"

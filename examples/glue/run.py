@@ -13,9 +13,12 @@ import paddle
 from visualdl import LogWriter
 
 from glue.data import Batches, Examples, tokenise
+from glue.loop import Around, Scalars, Schedule, no_scalars
+from glue.plan import STAGES, settings
 from glue.recipe import Recipe
 from glue.tasks import TASKS
-from glue.training import Scalars, Schedule, evaluate
+from glue.training import evaluate
+from ofa_slim import parallel
 from ofa_slim.integrations.paddlenlp import load_sequence_classifier
 
 LOG = logging.getLogger("glue")
@@ -52,6 +55,10 @@ class Run:
         """The model, in eval mode, and tokenizer that a stage left."""
         return load_sequence_classifier(self.folder / stage, self.task.num_classes, need_head=True)
 
+    def checkpoints(self, stage: str) -> Path:
+        """The folder of a stage's checkpoints."""
+        return self.folder / "checkpoints" / stage
+
     def scores(self, model: paddle.nn.Layer, dev: dict[str, Examples]) -> Scores:
         """The metrics on every set."""
         size = self.recipe.eval_batch_size
@@ -60,7 +67,19 @@ class Run:
     def schedule(self, epochs: int, learning_rate: float) -> Schedule:
         """A schedule with what all training of a recipe shares."""
         recipe = self.recipe
-        return Schedule(epochs, recipe.batch_size, learning_rate, recipe.warmup, recipe.weight_decay)
+        return Schedule(epochs, recipe.batch_size, learning_rate, recipe.warmup, recipe.weight_decay, recipe.accumulate)
+
+    def around(self, stage: str, phase: str, scalars: Scalars) -> Around:
+        """What surrounds a phase of a stage's training."""
+        order = [*STAGES].index(stage)
+        return Around(
+            scalars=scalars,
+            seed=self.recipe.seed + order,
+            amp=self.recipe.amp,
+            checkpoints=self.checkpoints(stage) / phase,
+            recipe=settings(self.recipe, STAGES[stage]),
+            every=self.recipe.checkpoint_every,
+        )
 
     def subnets(self) -> list[tuple[float, float]]:
         """Every width and depth, the largest first."""
@@ -69,7 +88,10 @@ class Run:
 
     @contextmanager
     def scalars(self) -> Iterator[Scalars]:
-        """Writes scalars for VisualDL."""
+        """Writes scalars for VisualDL, in the process that writes."""
+        if not parallel.is_writer():
+            yield no_scalars
+            return
         with LogWriter(logdir=str(self.folder / "vdl")) as writer:
             yield lambda name, value, step: writer.add_scalar(tag=name, value=value, step=step)
 

@@ -21,10 +21,11 @@ from glue.data import Batches
 from glue.folders import MARK, StageError, check_mark, new_folder, read_json, write_json
 from glue.plan import STAGES, Stage, settings
 from glue.run import Run, count_parameters, describe, subnet_name
-from glue.training import build_supernet, finetune, importance, train_supernet
-from ofa_slim import OFA, dynabert_config, load_subnet, save_subnet, to_static
+from glue.training import Strategy, build_supernet, finetune, importance, train_supernet
+from ofa_slim import OFA, TeacherCache, dynabert_config, load_subnet, parallel, save_subnet, to_static
 from ofa_slim.importance import reorder_neuron_head
 from ofa_slim.integrations.paddlenlp import load_sequence_classifier
+from ofa_slim.strategies import Sampled, Sandwich, Uniform
 
 LOG = logging.getLogger("glue")
 
@@ -36,18 +37,23 @@ def run_finetune(run: Run, folder: Path, rng: np.random.Generator) -> None:
     """Makes the fine-tuned classifier, and scores it."""
     recipe = run.recipe
     if recipe.finetuned_dir is not None:
-        model, tokenizer = load_sequence_classifier(recipe.finetuned_dir, run.task.num_classes, need_head=True)
+        model, tokenizer = load_sequence_classifier(
+            recipe.finetuned_dir, run.task.num_classes, need_head=True, allow_pickle=recipe.allow_pickle
+        )
         train, dev = run.examples(tokenizer)
     else:
-        model, tokenizer = load_sequence_classifier(recipe.model_name_or_path, run.task.num_classes)
+        model, tokenizer = load_sequence_classifier(
+            recipe.model_name_or_path, run.task.num_classes, allow_pickle=recipe.allow_pickle
+        )
         train, dev = run.examples(tokenizer)
         with run.scalars() as scalars:
             schedule = run.schedule(recipe.epochs, recipe.learning_rate)
-            finetune(model, train, run.task, schedule, rng, scalars)
+            finetune(model, train, run.task, schedule, rng, run.around("finetune", "epochs", scalars))
     scores = run.scores(model, dev)
     LOG.info("fine-tuned: %s", describe(scores))
-    save_classifier(model, tokenizer, folder)
-    write_json(folder / RESULTS, {"scores": scores, "parameters": count_parameters(model)})
+    if parallel.is_writer():
+        save_classifier(model, tokenizer, folder)
+        write_json(folder / RESULTS, {"scores": scores, "parameters": count_parameters(model)})
 
 
 def run_importance(run: Run, folder: Path, rng: np.random.Generator) -> None:
@@ -71,26 +77,37 @@ def run_reorder(run: Run, folder: Path, rng: np.random.Generator) -> None:
 
 
 def run_train(run: Run, folder: Path, rng: np.random.Generator) -> None:
-    """Trains the supernet: phase 1 every width, phase 2 every width at every depth."""
+    """Trains the supernet: phase 1 at full depth, phase 2 at every depth."""
     recipe = run.recipe
     teacher, tokenizer = run.classifier("reorder")
     model, _ = run.classifier("reorder")
     train, _ = run.examples(tokenizer)
     train = train.take(rng.permutation(len(train))[: recipe.supernet_rows])
-    ofa = build_supernet(model, recipe.widths, teacher, recipe.lambda_rep)
+    folder_of_answers = run.checkpoints("train") / f"teacher-{paddle.distributed.get_rank()}"
+    cache = TeacherCache(folder_of_answers, rows=len(train), pad_token_id=train.pad_id)
+    ofa = build_supernet(
+        model, recipe.widths, teacher, recipe.lambda_rep, recipe.depth_mults, cache if recipe.cache_teacher else None
+    )
     phases = (
         ("widths", recipe.width_epochs, recipe.width_learning_rate, [1.0]),
         ("widths and depths", recipe.depth_epochs, recipe.depth_learning_rate, recipe.depth_mults),
     )
     with run.scalars() as scalars:
         for title, epochs, learning_rate, depth_mults in phases:
-            schedule = run.schedule(epochs, learning_rate)
             train_supernet(
-                ofa, train, run.task, schedule, rng,
-                widths=recipe.widths, depth_mults=depth_mults, lambda_logit=recipe.lambda_logit,
-                scalars=scalars, title=title,
+                ofa, train, run.task, run.schedule(epochs, learning_rate), rng, strategy_of(run, ofa, depth_mults),
+                recipe.lambda_logit, run.around("train", title.replace(" ", "-"), scalars), title,
             )  # fmt: skip
-    save_classifier(model, tokenizer, folder)
+    if parallel.is_writer():
+        save_classifier(model, tokenizer, folder)
+
+
+def strategy_of(run: Run, ofa: OFA, depth_mults: Sequence[float]) -> Strategy:
+    """The recipe's strategy over these depths."""
+    recipe, space = run.recipe, ofa.search_space.with_depths(depth_mults)
+    if recipe.strategy == "uniform":
+        return Uniform(space, recipe.widths, depth_mults)
+    return (Sandwich if recipe.strategy == "sandwich" else Sampled)(space, recipe.random_subnets)
 
 
 def run_evaluate(run: Run, folder: Path, rng: np.random.Generator) -> None:
@@ -103,7 +120,8 @@ def run_evaluate(run: Run, folder: Path, rng: np.random.Generator) -> None:
             scores = run.scores(ofa.model, dev)
         results.append({"width": width, "depth_mult": depth, "scores": scores})
         LOG.info("%s in the supernet: %s", subnet_name(width, depth), describe(scores))
-    write_json(folder / RESULTS, results)
+    if parallel.is_writer():
+        write_json(folder / RESULTS, results)
 
 
 def run_export(run: Run, folder: Path, rng: np.random.Generator) -> None:
@@ -163,16 +181,24 @@ RUNNERS: dict[str, Callable[[Run, Path, np.random.Generator], None]] = {
 }
 
 
-def run_stages(run: Run, names: Sequence[str], overwrite: bool) -> None:
+def run_stages(run: Run, names: Sequence[str], overwrite: bool, resume: bool = True) -> None:
     """Runs stages in order; those whose output is there are skipped.
+
+    Args:
+        run: the run.
+        names: the stages.
+        overwrite: whether to delete the output of the first of these stages and of all after it.
+        resume: whether a stage that was stopped goes on from its checkpoint.
 
     Raises: StageError where an output was made with other settings, or an earlier stage's is missing.
     """
     order = list(STAGES)
     wanted = sorted(set(names), key=order.index)
-    if overwrite and wanted:
+    if overwrite and wanted and parallel.is_writer():
         for name in order[order.index(wanted[0]) :]:
             shutil.rmtree(run.folder / name, ignore_errors=True)
+            shutil.rmtree(run.checkpoints(name), ignore_errors=True)
+    parallel.barrier()
     for name in wanted:
         stage = STAGES[name]
         target = run.folder / name
@@ -180,22 +206,38 @@ def run_stages(run: Run, names: Sequence[str], overwrite: bool) -> None:
         if target.exists():
             _checked(run, stage, name)
             LOG.info("%s: skipped, its output is in %s", name, target)
-            continue
-        LOG.info("%s: started", name)
-        start = time.perf_counter()
-        paddle.seed(run.recipe.seed + order.index(name))
-        rng = np.random.default_rng([run.recipe.seed, order.index(name)])
-        mark = {
-            "stage": name,
-            "id": uuid.uuid4().hex,
-            "inputs": inputs,
-            "settings": settings(run.recipe, stage),
-        }
-        with new_folder(target, mark) as folder:
-            RUNNERS[name](run, folder, rng)
-            mark["seconds"] = round(time.perf_counter() - start, 1)
-            mark["peak_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-        LOG.info("%s: done in %.0f s", name, mark["seconds"])
+        elif parallel.is_writer():
+            if not resume:
+                shutil.rmtree(run.checkpoints(name), ignore_errors=True)
+            _run_stage(run, stage, inputs)
+        elif stage.shared:
+            RUNNERS[name](run, target, _seeded(run, stage))
+        parallel.barrier()
+
+
+def _run_stage(run: Run, stage: Stage, inputs: dict[str, str]) -> None:
+    """Runs a stage in the process that writes."""
+    LOG.info("%s: started", stage.name)
+    start = time.perf_counter()
+    mark: dict[str, Any] = {
+        "stage": stage.name,
+        "id": uuid.uuid4().hex,
+        "inputs": inputs,
+        "settings": settings(run.recipe, stage),
+    }
+    with new_folder(run.folder / stage.name, mark) as folder:
+        RUNNERS[stage.name](run, folder, _seeded(run, stage))
+        mark["seconds"] = round(time.perf_counter() - start, 1)
+        mark["peak_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    shutil.rmtree(run.checkpoints(stage.name), ignore_errors=True)
+    LOG.info("%s: done in %.0f s", stage.name, mark["seconds"])
+
+
+def _seeded(run: Run, stage: Stage) -> np.random.Generator:
+    """Paddle's seed set, and a generator, for a stage; the same in every process."""
+    number = [*STAGES].index(stage.name)
+    paddle.seed(run.recipe.seed + number)
+    return np.random.default_rng([run.recipe.seed, number])
 
 
 def _checked(run: Run, stage: Stage, asked_by: str) -> str:

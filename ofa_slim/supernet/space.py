@@ -119,6 +119,10 @@ class Axis:
             )
         return size
 
+    def nearest(self, ratio: float) -> int:
+        """The size nearest to a share of the full one; raises `IllegalSubnetError` where that is none."""
+        return self.check(round(ratio * self.size))
+
     def ratio_of(self, size: int) -> float:
         """The share of the original size that a size is."""
         return size / self.original
@@ -282,8 +286,15 @@ class SearchSpace:
             if axis.task == WIDTH:
                 sizes[axis.name] = axis.from_ratio(width)
             elif axis.task == DEPTH:
-                sizes[axis.name] = axis.from_ratio(round(depth * axis.size) / axis.size)
+                sizes[axis.name] = axis.nearest(depth)
         return self.complete(sizes)
+
+    def with_depths(self, shares: Iterable[float]) -> SearchSpace:
+        """The same axes with other choices of depth, as shares of the layers, rounded to the nearest count."""
+        shares = list(shares)
+        return self.with_choices(
+            {axis.name: [axis.nearest(share) for share in shares] for axis in self.axes if axis.task == DEPTH}
+        )
 
     def sample(self, rng: np.random.Generator, offers: Mapping[str, int | None] | None = None) -> SubnetConfig:
         """A random sub-network, every choice of an axis equally likely.
