@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 from typing import Any, Literal
 
 import numpy as np
@@ -112,7 +113,11 @@ def broadcast_parameters(model: nn.Layer) -> None:
     if isinstance(model, OFA):
         named += [(f"netAs_param.{number}", parameter) for number, parameter in enumerate(model.netAs_param)]
     signature = [f"{name} {list(tensor.shape)} {tensor.dtype}" for name, tensor in named]
-    check_same("\n".join(signature), "the model's parameters")
+    signatures = _gathered(signature)
+    for rank, other in enumerate(signatures):
+        for wanted, found in zip_longest(signatures[0], other, fillvalue="nothing"):
+            if wanted != found:
+                raise ParallelError(f"the model of rank {rank} has {found} where that of rank 0 has {wanted}")
     with paddle.no_grad():
         for _, tensor in named:
             distributed.broadcast(tensor, src=0)
