@@ -38,6 +38,10 @@ class CheckpointError(OfaSlimError, RuntimeError):
     """A checkpoint that cannot be written, is not sound, or is of another run."""
 
 
+class ParallelError(OfaSlimError, RuntimeError):
+    """Processes that train together and do not agree, or were not joined."""
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """A half sentence that names the closest allowed name, or "" where none is close."""
     close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
