@@ -12,6 +12,7 @@ from ofa_slim.run_config import RunConfig
 from ofa_slim.static import to_static
 from ofa_slim.storage import load_subnet, save_subnet
 from ofa_slim.supernet import Convert, SearchSpace, SubnetConfig, set_state_dict, supernet
+from ofa_slim.teacher import TeacherCache
 
 __version__ = "0.1.0"
 
@@ -24,6 +25,7 @@ __all__ = [
     "RunConfig",
     "SearchSpace",
     "SubnetConfig",
+    "TeacherCache",
     "dynabert_config",
     "load_subnet",
     "save_subnet",

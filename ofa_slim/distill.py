@@ -19,7 +19,7 @@ from ofa_slim.supernet.families import max_sizes
 from ofa_slim.supernet.published import LayerNames
 from ofa_slim.supernet.spec import spec_of
 from ofa_slim.taps import Taps
-from ofa_slim.teacher import ENGINES, Answer, OwnTeacher, Teacher, engine_of
+from ofa_slim.teacher import ENGINES, Answer, CachedEngine, OwnTeacher, Teacher, TeacherCache, engine_of
 from ofa_slim.trees import join, split
 from ofa_slim.unwrap import unwrap
 
@@ -53,6 +53,7 @@ class DistillConfig:
             gives the same answers.
         allow_pickle: whether `teacher_model_path` may be a pickle. Reading one runs whatever code it holds: only
             from people you trust.
+        cache_teacher: keeps the teacher's answers on disk, so that it runs in the first epoch only; None keeps none.
 
     Raises: ConfigError for values that cannot mean anything, and for a pickle without `allow_pickle`.
     """
@@ -65,6 +66,7 @@ class DistillConfig:
     mapping_op: str | None = None
     teacher_engine: str = "auto"
     allow_pickle: bool = False
+    cache_teacher: TeacherCache | None = None
 
     def __post_init__(self) -> None:
         """Checks what can be checked without the student."""
@@ -91,8 +93,12 @@ class DistillConfig:
                 raise ConfigError(f"teacher_model_path: {refusal(file)}")
         if self.teacher_model == SELF and self.teacher_model_path is not None:
             raise ConfigError(f"teacher_model_path was given, but the teacher is {SELF!r}")
+        if not isinstance(self.cache_teacher, (TeacherCache, type(None))):
+            raise ConfigError(f"cache_teacher {self.cache_teacher!r} is not a TeacherCache or None")
+        if self.teacher_model == SELF and self.cache_teacher is not None:
+            raise ConfigError(f"cache_teacher was given, but the teacher is {SELF!r}, which learns with every step")
         if self.teacher_model is None:
-            for name in ("mapping_layers", "teacher_model_path", "distill_fn", "mapping_op"):
+            for name in ("mapping_layers", "teacher_model_path", "distill_fn", "mapping_op", "cache_teacher"):
                 if getattr(self, name) is not None:
                     raise ConfigError(f"{name} was given without a teacher_model")
 
@@ -188,6 +194,7 @@ class Distiller:
 
     Attributes:
         own: whether the student teaches itself.
+        cache: the teacher's answers on disk; None where they are not kept.
 
     Raises: ConfigError for a layer name that one of the two models does not have.
     """
@@ -210,10 +217,14 @@ class Distiller:
         self._student_hidden: dict[str, paddle.Tensor] = {}
         self._answer: Answer | None = None
         taps = Taps({name: teachers[name] for name in self.mapping.values()})
+        self.cache: CachedEngine | None = None
         if largest is not None:
             self._teacher: Teacher = OwnTeacher(student, lambda args, kwargs, state: largest(taps, args, kwargs))
         else:
-            self._teacher = Teacher(inner, engine_of(config.teacher_engine, inner, taps))
+            engine = engine_of(config.teacher_engine, inner, taps)
+            if config.cache_teacher is not None:
+                engine = self.cache = CachedEngine(engine, config.cache_teacher, inner, taps)
+            self._teacher = Teacher(inner, engine)
         self.projections: dict[str, Projection] = {}
         if config.mapping_op is not None:
             for name, teacher_name in self.mapping.items():
@@ -230,7 +241,7 @@ class Distiller:
     @property
     def answered(self) -> Any:
         """The teacher's output for the batch that the students learn from."""
-        return None if self._answer is None else self._answer[0]
+        return None if self._answer is None else self._answer.output
 
     def teach(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The teacher's output; it runs only if this is another batch than the last one."""
@@ -252,7 +263,7 @@ class Distiller:
         """Takes what the student's largest sub-network computed for the answer; no gradient flows into it."""
         tensors, nesting = split((output, dict(hidden)))
         output, hidden = join(nesting, [tensor.detach() for tensor in tensors])
-        self._answer = output, dict(hidden)
+        self._answer = Answer(output, dict(hidden))
 
     def forget(self) -> None:
         """Lets go of the student's recorded layers."""
@@ -277,7 +288,7 @@ class Distiller:
         for name, teacher_name in self.mapping.items():
             if name not in self._student_hidden:
                 continue  # the depth dropped it, so it did not run
-            student, teacher = self._student_hidden[name], self._answer[1][teacher_name].detach()
+            student, teacher = self._student_hidden[name], self._answer.hidden[teacher_name].detach()
             if name in self.projections:
                 student = self.projections[name](student)
             if self.config.distill_fn is None and student.shape != teacher.shape:
@@ -286,9 +297,23 @@ class Distiller:
                     f"{list(teacher.shape)} differ in shape; a mapping_op ({', '.join(MAPPING_OPS)}) maps one to "
                     "the other"
                 )
+            mask = self._answer.masks.get(teacher_name)
+            if mask is not None:
+                teacher = _completed(name, teacher, student, mask)
             parts.append(distance(student, teacher))
         weight = 1.0 if self.config.lambda_distill is None else self.config.lambda_distill
         return paddle.add_n(parts) * weight
+
+
+def _completed(name: str, teacher: paddle.Tensor, student: paddle.Tensor, known: paddle.Tensor) -> paddle.Tensor:
+    """The teacher's output with the student's own where it is not known, so that nothing is learnt there."""
+    if student.shape != teacher.shape:
+        raise DistillError(
+            f"layer {name!r}: with cache_teacher padded positions take the student's values, but its output "
+            f"{list(student.shape)} and the teacher's {list(teacher.shape)} differ in shape; give a mapping_op"
+        )
+    known = known.reshape([*known.shape, *[1] * (teacher.ndim - known.ndim)])
+    return paddle.where(known, teacher, student.detach().astype(teacher.dtype))
 
 
 def _mapping(

@@ -28,7 +28,7 @@ from ofa_slim.supernet.discover import Example, example_of, needs_trace
 from ofa_slim.supernet.published import Dictionaries, LayerDict, LayerNames
 from ofa_slim.supernet.space import DEPTH, KERNEL, Axis, SearchSpace, SubnetConfig
 from ofa_slim.taps import Taps
-from ofa_slim.teacher import Answer
+from ofa_slim.teacher import Answer, CachedEngine
 from ofa_slim.tokens import Entry, decoded, entries_of_space, numbered
 from ofa_slim.unwrap import unwrap
 
@@ -162,6 +162,11 @@ class OFA(nn.Layer):
     def netAs_param(self) -> list[paddle.Tensor]:
         """The parameters of the `mapping_op` projections; none of them is in `parameters()`."""
         return [] if self._distiller is None else self._distiller.parameters()
+
+    @property
+    def teacher_cache(self) -> CachedEngine | None:
+        """The teacher's answers on disk, with the numbers of its `hits` and `misses`; None without `cache_teacher`."""
+        return None if self._distiller is None else self._distiller.cache
 
     @property
     def net_config(self) -> SubnetConfig | None:
@@ -366,7 +371,7 @@ class OFA(nn.Layer):
         self._activate(largest)
         try:
             with eval_mode(unwrap(self.model)), paddle.no_grad(), taps.record() as hidden:
-                return self._run(largest, args, kwargs), hidden
+                return Answer(self._run(largest, args, kwargs), hidden)
         finally:
             self._activate(active)
 

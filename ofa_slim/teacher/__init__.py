@@ -1,6 +1,7 @@
-"""The teacher: which answers it remembers, and how it computes them."""
+"""The teacher: which answers it remembers or keeps on disk, and how it computes them."""
 
+from ofa_slim.teacher.cache import CachedEngine, TeacherCache
 from ofa_slim.teacher.engines import ENGINES, Answer, engine_of
 from ofa_slim.teacher.memo import OwnTeacher, Teacher
 
-__all__ = ["ENGINES", "Answer", "OwnTeacher", "Teacher", "engine_of"]
+__all__ = ["ENGINES", "Answer", "CachedEngine", "OwnTeacher", "Teacher", "TeacherCache", "engine_of"]

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,26 @@ from ofa_slim.trees import Place, join, mapped, split
 
 logger = logging.getLogger(__name__)
 
-# The model's output, and the tapped outputs by name; no gradient flows into either.
-Answer = tuple[Any, dict[str, paddle.Tensor]]
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a teacher says about a batch; no gradient flows into it.
+
+    Attributes:
+        output: the model's output.
+        hidden: the tapped outputs by name.
+        masks: for those among them that are not known everywhere: bool [batch, length], where they are.
+    """
+
+    output: Any
+    hidden: dict[str, paddle.Tensor]
+    masks: Mapping[str, paddle.Tensor] = field(default_factory=dict)
+
+    @property
+    def tensors(self) -> list[paddle.Tensor]:
+        """All of the output, then the tapped ones."""
+        return split((self.output, self.hidden))[0]
+
 
 # Computes the answer to `(args, kwargs)` with weights whose fingerprint is the last argument.
 Engine = Callable[[tuple[Any, ...], dict[str, Any], paddle.Tensor], Answer]
@@ -63,7 +82,7 @@ class LayerByLayer:
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any], state: paddle.Tensor) -> Answer:
         """The model's answer."""
         with paddle.no_grad(), paddle.amp.auto_cast(enable=False), self._taps.record() as hidden:
-            return self._model(*args, **kwargs), hidden
+            return Answer(self._model(*args, **kwargs), hidden)
 
 
 class AsProgram:
@@ -113,7 +132,7 @@ class AsProgram:
             answer = program(tensors, state)
         if program.unchecked(tensors):
             expected = self._plain(args, kwargs, state)
-            compare(split(expected)[0], split(answer)[0], "the teacher as a program")
+            compare(expected.tensors, answer.tensors, "the teacher as a program")
         return answer
 
 
@@ -169,8 +188,7 @@ class _Program:
         """The answer to some inputs."""
         found = self._run(tensors, state)
         mapped(_check_leaf, self._flat.outputs)
-        output, hidden = join(self._flat.outputs, found)
-        return output, hidden
+        return Answer(*join(self._flat.outputs, found))
 
     def unchecked(self, tensors: Sequence[paddle.Tensor]) -> bool:
         """Whether these shapes are among the first, whose answers are checked; then they count as checked."""
