@@ -13,7 +13,9 @@ from ofa_slim.errors import ConfigError
 from ofa_slim.supernet.discover import (
     Example,
     elastic_layers,
+    fixed_layers,
     full_space,
+    held_by_blocks,
     needs_trace,
     traced_space,
     tried,
@@ -105,7 +107,8 @@ def build_space(
         layer.activate(layer.max_sizes)
     traced = example is not None and needs_trace(model)
     space = traced_space(model, example, depth) if example is not None and traced else full_space(model)
-    space = limited_space(with_candidates(model, space), names, run, passes_depth)
+    space = held_by_blocks(model, with_candidates(model, space))
+    space = limited_space(space, names, run, passes_depth)
     return tried(model, space, example, depth) if example is not None and traced else space
 
 
@@ -115,7 +118,10 @@ def possible_tasks(model: nn.Layer, run: RunConfig) -> tuple[str, ...]:
     Raises: ConvertError for a model that was not converted.
     """
     asked: set[str] = set()
+    fixed = fixed_layers(model)
     for layer in elastic_layers(model):
+        if layer in fixed:
+            continue
         for key, choices in layer.candidate_config.items():
             if len(set(choices)) > 1:
                 asked.add(KERNEL if key == KERNEL else WIDTH)

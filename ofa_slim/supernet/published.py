@@ -11,6 +11,7 @@ from typing import Any
 from paddle import nn
 
 from ofa_slim.errors import ConfigError, IllegalSubnetError, nearest
+from ofa_slim.supernet.layers import inner_layer
 from ofa_slim.supernet.space import DEPTH, KERNEL, Axis, SearchSpace, Slot, SubnetConfig
 from ofa_slim.supernet.spec import spec_of
 
@@ -19,12 +20,18 @@ _VALUES = ("expand_ratio", "channel", KERNEL)
 
 
 class LayerNames:
-    """Finds a model's layers by attribute path or by Paddle's full layer name."""
+    """Finds a model's layers by attribute path or by Paddle's full layer name, and those in a `Block` by its key."""
 
     def __init__(self, model: nn.Layer) -> None:
         self.layers = dict(model.named_sublayers(include_self=True))
         self._path_of = {layer.full_name(): path for path, layer in self.layers.items()}
         self._path_of.update({path: path for path in self.layers if path})
+        path_of = {id(layer): path for path, layer in self.layers.items()}
+        for path, layer in self.layers.items():
+            inner = inner_layer(layer)
+            if inner is not layer:
+                key = getattr(layer, "key", None) or path
+                self._path_of.update(dict.fromkeys((path, layer.full_name(), key), path_of[id(inner)]))
 
     def path(self, name: str) -> str:
         """The attribute path of the layer called `name`; raises `ConfigError` naming the nearest."""
