@@ -23,7 +23,7 @@ from ofa_slim.supernet.grow import original_extent
 from ofa_slim.supernet.layers import Block, ElasticLayer, has_kernel, inner_layer, is_depthwise
 from ofa_slim.supernet.published import choices_from
 from ofa_slim.supernet.space import KERNEL, WIDTH, Axis, Fixed, SearchSpace, Slot
-from ofa_slim.supernet.spec import as_extent, entries_of, spec_of
+from ofa_slim.supernet.spec import as_extent, computed_weight, entries_of, spec_of
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +130,10 @@ def traced_space(model: nn.Layer, example: Example, depth: Mapping[str, Any] | N
     layers: dict[str, Any] = dict(model.named_sublayers(include_self=True))
     axes, fixed = couple(program, holders, {tensor.name: path for path, tensor in named}, grown_roles(model))
     axes = [_with_original(axis, layers) for axis in axes]
+    for path, layer in layers.items():
+        name = computed_weight(layer)
+        if name is not None:
+            fixed.append(Fixed(path, f"its {name} is computed anew in each forward, as by weight_norm"))
     return SearchSpace([*_kernel_axes(model), *axes], [*fixed, *_fixed_kernels(model)], _layouts(axes, layers))
 
 
