@@ -78,9 +78,7 @@ def test_layers_that_must_agree_need_the_same_meaning_of_a_ratio() -> None:
         def forward(self, x: paddle.Tensor) -> paddle.Tensor:
             return self.c(self.a(x) + self.b(x))
 
-    with pytest.raises(
-        ConvertError, match=r"axis 'a': an expand_ratio of 1 is not the same width .* \{'a': 4, 'b': 8\}"
-    ):
+    with pytest.raises(ConvertError, match=r"axis 'a': an expand_ratio of 1 is not .* \{'a': 4, 'b': 8\}"):
         OFA(Residual(), example_inputs=X)
 
 
