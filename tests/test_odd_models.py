@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -151,9 +151,9 @@ def size(model: nn.Layer) -> int:
 
 
 @pytest.fixture(params=CASES)
-def case(request: pytest.FixtureRequest) -> Iterator[tuple[nn.Layer, Any, set[str], dict[str, str]]]:
+def case(request: pytest.FixtureRequest) -> tuple[nn.Layer, Any, set[str], dict[str, str]]:
     make, example, elastic, fixed = CASES[request.param]
-    yield make(), example, elastic, fixed
+    return make(), example, elastic, fixed
 
 
 def test_each_works_or_says_what_stands_in_the_way(case: tuple[nn.Layer, Any, set[str], dict[str, str]]) -> None:

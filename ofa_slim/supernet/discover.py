@@ -131,9 +131,9 @@ def traced_space(model: nn.Layer, example: Example, depth: Mapping[str, Any] | N
     axes, fixed = couple(program, holders, {tensor.name: path for path, tensor in named}, grown_roles(model))
     axes = [_with_original(axis, layers) for axis in axes]
     for path, layer in layers.items():
-        name = computed_weight(layer)
-        if name is not None:
-            fixed.append(Fixed(path, f"its {name} is computed anew in each forward, as by weight_norm"))
+        computed = computed_weight(layer)
+        if computed is not None:
+            fixed.append(Fixed(path, f"its {computed} is computed anew in each forward, as by weight_norm"))
     return SearchSpace([*_kernel_axes(model), *axes], [*fixed, *_fixed_kernels(model)], _layouts(axes, layers))
 
 
