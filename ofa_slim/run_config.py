@@ -158,7 +158,7 @@ def limited_space(space: SearchSpace, names: LayerNames, run: RunConfig, passes_
 
     choices: dict[str, tuple[int, ...]] = {}
     if run.ofa_layers is not None:
-        choices = {axis.name: (axis.size,) for axis in space.axes if axis.task != DEPTH}
+        choices = {axis.name: (axis.full,) for axis in space.axes if axis.task != DEPTH}
         for name, candidates in run.ofa_layers.items():
             if not isinstance(candidates, Mapping) or not set(candidates) & {"expand_ratio", "channel", KERNEL}:
                 raise ConfigError(
@@ -166,16 +166,17 @@ def limited_space(space: SearchSpace, names: LayerNames, run: RunConfig, passes_
                 )
             if set(candidates) - {KERNEL}:
                 axis = axis_of("ofa_layers", name)
-                choices[axis.name] = choices_from(axis, axis.slots[0], candidates) or (axis.size,)
+                slot = dictionaries.slot(name) or axis.slots[0]
+                choices[axis.name] = choices_from(axis, slot, candidates) or (axis.full,)
             if KERNEL in candidates:
                 kernel = dictionaries.kernel_axis(name)
                 if kernel is None:
                     raise ConfigError(f"ofa_layers: the kernel of layer {name!r} is fixed")
-                choices[kernel.name] = choices_from(kernel, kernel.slots[0], candidates) or (kernel.size,)
+                choices[kernel.name] = choices_from(kernel, kernel.slots[0], candidates) or (kernel.full,)
     for name in run.skip_layers or ():
         for skipped in (axis_or_fixed("skip_layers", name), dictionaries.kernel_axis(name)):
             if skipped is not None:
-                choices[skipped.name] = (skipped.size,)
+                choices[skipped.name] = (skipped.full,)
     space = space.with_choices(choices)
     for group in run.same_search_space or ():
         joined = list(dict.fromkeys(axis_of("same_search_space", name).name for name in group))

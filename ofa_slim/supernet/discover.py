@@ -126,9 +126,18 @@ def traced_space(model: nn.Layer, example: Example, depth: Mapping[str, Any] | N
             if parameter is not None:
                 holders.setdefault(parameter.name, []).append(Holder(path, spec.roles(layer, name)))
     named = [*model.named_parameters(), *model.named_buffers()]
-    program = trace(model, example.args, {**example.kwargs, **(depth or {})})
+    grown = grown_roles(model)
+    try:
+        program = trace(model, example.args, {**example.kwargs, **(depth or {})})
+    except ConvertError as error:
+        if not grown:
+            raise
+        raise ConvertError(
+            f"{error}; the choices asked for made its layers larger ({next(iter(grown))!r} is the first), which its "
+            "forward may not allow: ratios up to 1 leave them as they are"
+        ) from error
     layers: dict[str, Any] = dict(model.named_sublayers(include_self=True))
-    axes, fixed = couple(program, holders, {tensor.name: path for path, tensor in named}, grown_roles(model))
+    axes, fixed = couple(program, holders, {tensor.name: path for path, tensor in named}, grown)
     axes = [_with_original(axis, layers) for axis in axes]
     for path, layer in layers.items():
         computed = computed_weight(layer)

@@ -64,6 +64,11 @@ class Dictionaries:
         """The axis of a layer's output width, by path or full name of the layer; None where fixed."""
         return self._axis_of.get(self._names.path(name))
 
+    def slot(self, name: str) -> Slot | None:
+        """What the axis of a layer's output width cuts of it, by path or full name of the layer; None where fixed."""
+        path, axis = self._names.path(name), self.axis(name)
+        return None if axis is None else next(slot for slot in axis.slots if slot.makes and slot.layer == path)
+
     def kernel_axis(self, name: str) -> Axis | None:
         """The axis of a layer's kernel, by path or full name of the layer; None where fixed."""
         return self._kernel_of.get(self._names.path(name))
@@ -160,7 +165,7 @@ class Dictionaries:
             self._check_full(name, wanted)
             return None
         found = {
-            key: axis.from_ratio(given) if key == "expand_ratio" else axis.from_channels(given)
+            key: axis.from_ratio(given) if key == "expand_ratio" else axis.from_channels(given, self.slot(name))
             for key, given in wanted.items()
         }
         if len(set(found.values())) > 1:

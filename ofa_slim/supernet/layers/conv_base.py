@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar, cast
 
+import numpy as np
 import paddle
 from paddle import nn
 from paddle.nn import functional as F
@@ -81,7 +82,7 @@ class ElasticConv(ElasticLayer):
             raise ConvertError(f"{self.full_name()}: kernel sizes {sizes} are not between 1 and {full}")
         for larger, size in pairwise(sizes):
             entries = size**dims
-            identity = nn.initializer.Assign(paddle.eye(entries))
+            identity = nn.initializer.Assign(np.eye(entries))  # of NumPy: a tensor would be symbolic in a static graph
             matrix = self.create_parameter([entries, entries], default_initializer=identity)
             self.add_parameter(f"transform_{larger}_to_{size}", matrix)
         self.transforms = sizes
