@@ -32,7 +32,7 @@ class RunConfig:
     Args:
         train_batch_size: examples per batch, for counting epochs.
         n_epochs: per task, the epochs at which its phases end, e.g. ``[[1], [2, 3]]``.
-        init_learning_rate: kept for the caller; the optimizer is the caller's.
+        init_learning_rate: kept for the caller, one number or per task; the optimizer is the caller's.
         total_images: examples per epoch, for counting epochs; without it `OFA.set_epoch` says which runs.
         elastic_depth: the layer counts that are sampled.
         dynamic_batch_size: per task, how many sub-networks per batch count as one iteration.
@@ -164,8 +164,9 @@ def limited_space(space: SearchSpace, names: LayerNames, run: RunConfig, passes_
                 raise ConfigError(
                     f"ofa_layers: {name!r} has {candidates!r}, not a dictionary such as {{'expand_ratio': [0.5, 1.0]}}"
                 )
+            width = axis_or_fixed("ofa_layers", name)  # which checks the name
             if set(candidates) - {KERNEL}:
-                axis = axis_of("ofa_layers", name)
+                axis = width or axis_of("ofa_layers", name)
                 slot = dictionaries.slot(name) or axis.slots[0]
                 choices[axis.name] = choices_from(axis, slot, candidates) or (axis.full,)
             if KERNEL in candidates:
