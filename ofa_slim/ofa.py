@@ -19,7 +19,7 @@ from ofa_slim.distill import SELF, DistillConfig, Distiller, load_teacher
 from ofa_slim.engine import LossFn, train_subnet
 from ofa_slim.errors import ConfigError, DistillError, ExportError
 from ofa_slim.export import export_arguments, export_subnet
-from ofa_slim.probes import eval_mode
+from ofa_slim.probes import eval_mode, make_probe
 from ofa_slim.recalibration import recalibrate
 from ofa_slim.run_config import RunConfig, build_space, possible_tasks
 from ofa_slim.sampling import Sampler, check_lengths, checked_epoch, checked_phase, checked_tasks
@@ -400,9 +400,10 @@ class OFA(nn.Layer):
             kwargs: as above. `origin_model`: a plain model of the original structure, cut in place; left out,
                 a copy is made. `config`: as in `set_net_config`. `input_shapes`: one shape, a list of shapes,
                 or dictionaries ``{input name: shape}``; may be left out for models that begin with an
-                embedding. `input_dtypes`: a dtype for each. `load_weights_from_supernet`: False cuts the
-                origin's own weights. `loader`, `batches`: batches of inputs, and how many of them, to
-                re-estimate the exported model's batch-norm statistics with, as `recalibrate` does.
+                embedding. Before the first batch they also serve in place of `example_inputs`. `input_dtypes`: a
+                dtype for each. `load_weights_from_supernet`: False cuts the origin's own weights. `loader`,
+                `batches`: batches of inputs, and how many of them, to re-estimate the exported model's batch-norm
+                statistics with, as `recalibrate` does.
 
         Returns: `origin_model`, or the copy: Paddle's own layer classes, smaller parameters, trainable.
 
@@ -412,6 +413,10 @@ class OFA(nn.Layer):
         given = export_arguments(args, kwargs)
         if given["config"] is None:
             raise ExportError("export needs a config: a SubnetConfig or the published dictionary")
+        if self._known is None:
+            logger.info("the shapes given to export serve as the example that shows which widths must agree")
+            probe = make_probe(unwrap(self.model), given["input_shapes"], given["input_dtypes"])
+            self._discover(Example(tuple(probe.args), probe.kwargs))
         config = self.subnet_config(given.pop("config"))
         return export_subnet(unwrap(self.model), self._found.space, config, **given)
 

@@ -13,7 +13,9 @@ from ofa_slim.errors import ConfigError
 from ofa_slim.supernet.discover import (
     Example,
     elastic_layers,
+    fixed_layers,
     full_space,
+    held_by_blocks,
     needs_trace,
     traced_space,
     tried,
@@ -30,7 +32,7 @@ class RunConfig:
     Args:
         train_batch_size: examples per batch, for counting epochs.
         n_epochs: per task, the epochs at which its phases end, e.g. ``[[1], [2, 3]]``.
-        init_learning_rate: kept for the caller; the optimizer is the caller's.
+        init_learning_rate: kept for the caller, one number or per task; the optimizer is the caller's.
         total_images: examples per epoch, for counting epochs; without it `OFA.set_epoch` says which runs.
         elastic_depth: the layer counts that are sampled.
         dynamic_batch_size: per task, how many sub-networks per batch count as one iteration.
@@ -105,7 +107,8 @@ def build_space(
         layer.activate(layer.max_sizes)
     traced = example is not None and needs_trace(model)
     space = traced_space(model, example, depth) if example is not None and traced else full_space(model)
-    space = limited_space(with_candidates(model, space), names, run, passes_depth)
+    space = held_by_blocks(model, with_candidates(model, space))
+    space = limited_space(space, names, run, passes_depth)
     return tried(model, space, example, depth) if example is not None and traced else space
 
 
@@ -115,7 +118,10 @@ def possible_tasks(model: nn.Layer, run: RunConfig) -> tuple[str, ...]:
     Raises: ConvertError for a model that was not converted.
     """
     asked: set[str] = set()
+    fixed = fixed_layers(model)
     for layer in elastic_layers(model):
+        if layer in fixed:
+            continue
         for key, choices in layer.candidate_config.items():
             if len(set(choices)) > 1:
                 asked.add(KERNEL if key == KERNEL else WIDTH)
@@ -152,24 +158,26 @@ def limited_space(space: SearchSpace, names: LayerNames, run: RunConfig, passes_
 
     choices: dict[str, tuple[int, ...]] = {}
     if run.ofa_layers is not None:
-        choices = {axis.name: (axis.size,) for axis in space.axes if axis.task != DEPTH}
+        choices = {axis.name: (axis.full,) for axis in space.axes if axis.task != DEPTH}
         for name, candidates in run.ofa_layers.items():
             if not isinstance(candidates, Mapping) or not set(candidates) & {"expand_ratio", "channel", KERNEL}:
                 raise ConfigError(
                     f"ofa_layers: {name!r} has {candidates!r}, not a dictionary such as {{'expand_ratio': [0.5, 1.0]}}"
                 )
+            width = axis_or_fixed("ofa_layers", name)  # which checks the name
             if set(candidates) - {KERNEL}:
-                axis = axis_of("ofa_layers", name)
-                choices[axis.name] = choices_from(axis, axis.slots[0], candidates) or (axis.size,)
+                axis = width or axis_of("ofa_layers", name)
+                slot = dictionaries.slot(name) or axis.slots[0]
+                choices[axis.name] = choices_from(axis, slot, candidates) or (axis.full,)
             if KERNEL in candidates:
                 kernel = dictionaries.kernel_axis(name)
                 if kernel is None:
                     raise ConfigError(f"ofa_layers: the kernel of layer {name!r} is fixed")
-                choices[kernel.name] = choices_from(kernel, kernel.slots[0], candidates) or (kernel.size,)
+                choices[kernel.name] = choices_from(kernel, kernel.slots[0], candidates) or (kernel.full,)
     for name in run.skip_layers or ():
         for skipped in (axis_or_fixed("skip_layers", name), dictionaries.kernel_axis(name)):
             if skipped is not None:
-                choices[skipped.name] = (skipped.size,)
+                choices[skipped.name] = (skipped.full,)
     space = space.with_choices(choices)
     for group in run.same_search_space or ():
         joined = list(dict.fromkeys(axis_of("same_search_space", name).name for name in group))

@@ -106,9 +106,9 @@ def checked_tasks(tasks: str | Sequence[str], what: str, present: Sequence[str])
 
 def check_lengths(run: RunConfig, order: Sequence[str]) -> None:
     """Raises `ConfigError` where a list with one entry per task has another number of them."""
-    for name in ("n_epochs", "dynamic_batch_size"):
+    for name in ("n_epochs", "dynamic_batch_size", "init_learning_rate"):
         value = getattr(run, name)
-        if value is not None and len(value) != len(order):
+        if isinstance(value, (list, tuple)) and len(value) != len(order):
             raise ConfigError(
                 f"{name} {list(value)} has {len(value)} entries for {len(order)} tasks ({', '.join(order)})"
             )

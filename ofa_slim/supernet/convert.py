@@ -25,7 +25,7 @@ from ofa_slim.supernet.layers import (
 )
 from ofa_slim.supernet.published import Dictionaries, LayerNames, choices_from
 from ofa_slim.supernet.space import KERNEL, WIDTH, Axis, SearchSpace
-from ofa_slim.supernet.spec import spec_of
+from ofa_slim.supernet.spec import computed_weight, spec_of
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ class Convert:
         chosen = [
             (path, layer)
             for path, layer in network.named_sublayers(include_self=True)
-            if (spec := spec_of(layer)) is not None and (path in on_axis or spec.params)
+            if (spec := spec_of(layer)) is not None and (path in on_axis or spec.params) and not computed_weight(layer)
         ]
         candidates = self._family_candidates(network, space) if on_axis else self._layer_candidates(network)
         larger = {} if on_axis else self._larger(chosen, candidates)
@@ -189,7 +189,10 @@ class Convert:
         wide = [
             path
             for path, layer in names.layers.items()
-            if (spec := spec_of(layer)) is not None and spec.width is not None and not spec.follows
+            if (spec := spec_of(layer)) is not None
+            and spec.width is not None
+            and not spec.follows
+            and not computed_weight(layer)
         ]
         if isinstance(ratios, Mapping):
             found = {}

@@ -20,10 +20,10 @@ from ofa_slim.probes import eval_mode, make_probe
 from ofa_slim.supernet.coupling import Holder, couple, trace
 from ofa_slim.supernet.families import find_stacks, layer_at, stack_axes
 from ofa_slim.supernet.grow import original_extent
-from ofa_slim.supernet.layers import ElasticLayer
+from ofa_slim.supernet.layers import Block, ElasticLayer, has_kernel, inner_layer, is_depthwise
 from ofa_slim.supernet.published import choices_from
 from ofa_slim.supernet.space import KERNEL, WIDTH, Axis, Fixed, SearchSpace, Slot
-from ofa_slim.supernet.spec import as_extent, entries_of, spec_of
+from ofa_slim.supernet.spec import as_extent, computed_weight, entries_of, spec_of
 
 logger = logging.getLogger(__name__)
 
@@ -126,28 +126,46 @@ def traced_space(model: nn.Layer, example: Example, depth: Mapping[str, Any] | N
             if parameter is not None:
                 holders.setdefault(parameter.name, []).append(Holder(path, spec.roles(layer, name)))
     named = [*model.named_parameters(), *model.named_buffers()]
-    program = trace(model, example.args, {**example.kwargs, **(depth or {})})
+    grown = grown_roles(model)
+    try:
+        program = trace(model, example.args, {**example.kwargs, **(depth or {})})
+    except ConvertError as error:
+        if not grown:
+            raise
+        raise ConvertError(
+            f"{error}; the choices asked for made its layers larger ({next(iter(grown))!r} is the first), which its "
+            "forward may not allow: ratios up to 1 leave them as they are"
+        ) from error
     layers: dict[str, Any] = dict(model.named_sublayers(include_self=True))
-    axes, fixed = couple(program, holders, {tensor.name: path for path, tensor in named}, grown_roles(model))
+    axes, fixed = couple(program, holders, {tensor.name: path for path, tensor in named}, grown)
     axes = [_with_original(axis, layers) for axis in axes]
+    for path, layer in layers.items():
+        computed = computed_weight(layer)
+        if computed is not None:
+            fixed.append(Fixed(path, f"its {computed} is computed anew in each forward, as by weight_norm"))
     return SearchSpace([*_kernel_axes(model), *axes], [*fixed, *_fixed_kernels(model)], _layouts(axes, layers))
 
 
 def _with_original(axis: Axis, layers: Mapping[str, Any]) -> Axis:
-    """The axis with the size that it had before the model was grown.
+    """The axis with the size that it had before the model was grown, and the one that a ratio of 1 means.
 
-    Raises: ConvertError where the layers on it did not grow alike.
+    Raises: ConvertError where the layers on it did not grow alike, or mean other widths by a ratio.
     """
-    sizes = {}
+    sizes, shares = {}, {}
     for slot in axis.slots:
         layer = layers[slot.layer]
         was, now = layer.original_sizes[slot.role], layer.max_sizes[slot.role]
         # Of a role with several axes, an equal share of each is taken to be new.
         sizes[slot.layer] = axis.size * was // now
+        if slot.makes and "expand_ratio" in layer.candidate_config:
+            shares[slot.layer] = axis.size * layer.share_width // layer.max_sizes["out"]
     if len(set(sizes.values())) > 1:
         raise ConvertError(f"axis {axis.name!r}: its layers were not grown alike: {sizes} of {axis.size}")
+    if len(set(shares.values())) > 1:
+        raise ConvertError(f"axis {axis.name!r}: an expand_ratio of 1 is not the same width for its layers: {shares}")
     original = next(iter(sizes.values()))
-    return replace(axis, original=original, choices=(original,) if axis.held else axis.choices)
+    share = next(iter(shares.values()), original)
+    return replace(axis, original=original, one_share=share, choices=(original,) if axis.held else axis.choices)
 
 
 def _layouts(axes: Sequence[Axis], layers: Mapping[str, Any]) -> dict[tuple[str, str], list[int]]:
@@ -198,6 +216,27 @@ def with_candidates(model: nn.Layer, space: SearchSpace) -> SearchSpace:
             raise ConfigError(f"axis {axis.name!r}: the layers on it have no choice in common ({layers})")
         choices[axis.name] = tuple(common) if common else (axis.full,)
     return space.with_choices(choices)
+
+
+def held_by_blocks(model: nn.Layer, space: SearchSpace) -> SearchSpace:
+    """The space without the widths and kernels of layers in a `Block` that is fixed."""
+    fixed = fixed_layers(model)
+    reasons = {}
+    for axis in space.axes:
+        for slot in axis.slots:
+            layer = layer_at(model, slot.layer)
+            # A depthwise convolution has the width of its input, which other layers make.
+            own = slot.role == "kernel" or (slot.makes and not (has_kernel(layer) and is_depthwise(layer)))
+            if own and layer in fixed:
+                reasons[axis.name] = f"the Block of {slot.layer!r} is fixed"
+    return without(space, reasons)
+
+
+def fixed_layers(model: nn.Layer) -> set[nn.Layer]:
+    """The layers in a `Block` that is fixed."""
+    return {
+        inner_layer(layer) for layer in model.sublayers(include_self=True) if isinstance(layer, Block) and layer.fixed
+    }
 
 
 def tried(model: nn.Layer, space: SearchSpace, example: Example, depth: Mapping[str, Any]) -> SearchSpace:

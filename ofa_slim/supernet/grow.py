@@ -17,14 +17,13 @@ from paddle import nn
 
 from ofa_slim.errors import ConvertError
 from ofa_slim.supernet.layers.conv_base import is_depthwise
-from ofa_slim.supernet.layers.kernels import centre, elastic_kernels, padding_of
+from ofa_slim.supernet.layers.kernels import centre, elastic_kernels, widen_padding
 from ofa_slim.supernet.spec import (
     Extent,
     LayerSpec,
     entries_of,
     leading_of_each,
     parameter_like,
-    ranges_of,
     spec_of,
 )
 
@@ -113,7 +112,7 @@ def grow(layer: nn.Layer, sizes: Mapping[str, int]) -> None:
         with paddle.no_grad():
             setattr(layer, name, parameter_like(layer, parameter, _embedded(name, parameter, shape, places)))
     if "kernel" in sizes and kernel != old["kernel"]:
-        _widen_padding(layer, old["kernel"], kernel)
+        widen_padding(layer, old["kernel"], kernel)
     for role, attribute in spec.sizes.items():
         if role in sizes:
             setattr(layer, attribute, [sizes[role]] if isinstance(getattr(layer, attribute), list) else sizes[role])
@@ -152,26 +151,6 @@ def original_extent(layer: nn.Layer, role: str, old: int, new: int) -> Extent:
     if role == "out" and groups > 1 and not is_depthwise(layer):
         return leading_of_each(old // groups, new // groups, groups)
     return old
-
-
-def _widen_padding(conv: nn.Layer, old: int, new: int) -> None:
-    """Pads a convolution so that with its new, larger kernel its outputs stay where they were."""
-    padding = padding_of(conv)
-    conv._kernel_size = [new] * len(conv._kernel_size)
-    if padding is None:  # "SAME" follows by itself
-        return
-    ((start, stop),) = ranges_of(centre(old, new))
-    wide = [
-        side
-        for (before, after), step in zip(padding, conv._dilation, strict=True)
-        for side in (before + start * step, after + (new - stop) * step)
-    ]
-    conv._padding = wide
-    if conv._padding_mode != "zeros":
-        pairs = list(zip(wide[0::2], wide[1::2], strict=True))
-        conv._reversed_padding_repeated_twice = [side for pair in reversed(pairs) for side in pair]
-    elif hasattr(conv, "_updated_padding"):
-        conv._updated_padding, conv._padding_algorithm = wide, "EXPLICIT"
 
 
 def kernels_when_grown(conv: nn.Layer, choices: Sequence[int]) -> tuple[int, ...]:

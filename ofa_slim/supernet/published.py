@@ -11,6 +11,7 @@ from typing import Any
 from paddle import nn
 
 from ofa_slim.errors import ConfigError, IllegalSubnetError, nearest
+from ofa_slim.supernet.layers import inner_layer
 from ofa_slim.supernet.space import DEPTH, KERNEL, Axis, SearchSpace, Slot, SubnetConfig
 from ofa_slim.supernet.spec import spec_of
 
@@ -19,12 +20,18 @@ _VALUES = ("expand_ratio", "channel", KERNEL)
 
 
 class LayerNames:
-    """Finds a model's layers by attribute path or by Paddle's full layer name."""
+    """Finds a model's layers by attribute path or by Paddle's full layer name, and those in a `Block` by its key."""
 
     def __init__(self, model: nn.Layer) -> None:
         self.layers = dict(model.named_sublayers(include_self=True))
         self._path_of = {layer.full_name(): path for path, layer in self.layers.items()}
         self._path_of.update({path: path for path in self.layers if path})
+        path_of = {id(layer): path for path, layer in self.layers.items()}
+        for path, layer in self.layers.items():
+            inner = inner_layer(layer)
+            if inner is not layer:
+                key = getattr(layer, "key", None) or path
+                self._path_of.update(dict.fromkeys((path, layer.full_name(), key), path_of[id(inner)]))
 
     def path(self, name: str) -> str:
         """The attribute path of the layer called `name`; raises `ConfigError` naming the nearest."""
@@ -56,6 +63,11 @@ class Dictionaries:
     def axis(self, name: str) -> Axis | None:
         """The axis of a layer's output width, by path or full name of the layer; None where fixed."""
         return self._axis_of.get(self._names.path(name))
+
+    def slot(self, name: str) -> Slot | None:
+        """What the axis of a layer's output width cuts of it, by path or full name of the layer; None where fixed."""
+        path, axis = self._names.path(name), self.axis(name)
+        return None if axis is None else next(slot for slot in axis.slots if slot.makes and slot.layer == path)
 
     def kernel_axis(self, name: str) -> Axis | None:
         """The axis of a layer's kernel, by path or full name of the layer; None where fixed."""
@@ -153,7 +165,7 @@ class Dictionaries:
             self._check_full(name, wanted)
             return None
         found = {
-            key: axis.from_ratio(given) if key == "expand_ratio" else axis.from_channels(given)
+            key: axis.from_ratio(given) if key == "expand_ratio" else axis.from_channels(given, self.slot(name))
             for key, given in wanted.items()
         }
         if len(set(found.values())) > 1:

@@ -65,9 +65,9 @@ class Axis:
         slots: what it cuts; the first is the layer that stands for it in published dictionaries.
         task: the task of progressive shrinking it belongs to, one of `TASKS`.
         whole: whether a ratio must give a whole number of units (heads) or is rounded down (channels).
-        original: the size that the model had before it was grown, which ratios are shares of; by default
-            the full size.
+        original: the size that the model had before it was grown; by default the full size.
         held: why it always has its original size, where it must.
+        one_share: the size that a ratio of 1 means; by default the original one.
     """
 
     name: str
@@ -78,10 +78,12 @@ class Axis:
     whole: bool = False
     original: int = 0
     held: str = ""
+    one_share: int = 0
 
     def __post_init__(self) -> None:
         """Checks the choices, which come from users."""
         object.__setattr__(self, "original", self.original or self.size)
+        object.__setattr__(self, "one_share", self.one_share or self.original)
         if not self.choices:
             raise ConfigError(f"axis {self.name!r}: no choices given")
         for choice in self.choices:
@@ -99,22 +101,22 @@ class Axis:
         return int(size)
 
     def from_ratio(self, ratio: float) -> int:
-        """The size of a share of the original one: ``max(1, floor(ratio * size))``, or exactly ``ratio * size``.
+        """The size of a share: ``max(1, floor(ratio * one_share))``, or exactly ``ratio * one_share``.
 
         Raises: IllegalSubnetError for a ratio that is not above 0 or asks for more than the full size, or that
             gives no whole number where one is needed.
         """
-        largest = self.size / self.original
+        largest = self.size / self.one_share
         if isinstance(ratio, bool) or not isinstance(ratio, (int, float, np.number)) or not 0 < ratio <= largest:
             raise IllegalSubnetError(
                 f"axis {self.name!r}: expand_ratio {ratio!r} is not a number above 0 and at most {largest:g}"
             )
         # A ratio such as 1/3 is a rounded number itself, so 1/3 of 12 must still count as 4.
-        size = max(1, math.floor(ratio * self.original + 1e-6))
-        if self.whole and abs(ratio * self.original - size) > 1e-6:
-            legal = ", ".join(f"{n / self.original:.4g}" for n in range(1, self.size + 1))
+        size = max(1, math.floor(ratio * self.one_share + 1e-6))
+        if self.whole and abs(ratio * self.one_share - size) > 1e-6:
+            legal = ", ".join(f"{n / self.one_share:.4g}" for n in range(1, self.size + 1))
             raise IllegalSubnetError(
-                f"axis {self.name!r}: expand_ratio {ratio} of {self.original} is no whole number; "
+                f"axis {self.name!r}: expand_ratio {ratio} of {self.one_share} is no whole number; "
                 f"the ratios that give one are {legal}"
             )
         return size
@@ -124,8 +126,8 @@ class Axis:
         return self.check(round(ratio * self.size))
 
     def ratio_of(self, size: int) -> float:
-        """The share of the original size that a size is."""
-        return size / self.original
+        """The ratio that gives a size."""
+        return size / self.one_share
 
     def from_channels(self, channels: int, slot: Slot | None = None) -> int:
         """The size at which a layer on this axis has that many output channels.

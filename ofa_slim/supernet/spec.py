@@ -126,6 +126,15 @@ def spec_of(layer: nn.Layer) -> LayerSpec | None:
     return _BY_CLASS.get(type(layer))
 
 
+def computed_weight(layer: nn.Layer) -> str | None:
+    """The name of a weight that the layer is given in each forward (by `weight_norm`, say) and does not own."""
+    spec = spec_of(layer)
+    if spec is None:
+        return None
+    own = layer.state_dict(include_sublayers=False)
+    return next((name for name in spec.params if name not in own and getattr(layer, name, None) is not None), None)
+
+
 def plain_classes() -> tuple[type[nn.Layer], ...]:
     """Every Paddle class that can be made elastic."""
     return tuple({spec.plain: None for spec in _BY_CLASS.values()})

@@ -11,6 +11,9 @@ from ofa_slim.supernet.coupling.terms import Atom, atoms, contributions, fix, un
 from ofa_slim.supernet.space import Axis, Fixed, Slot
 
 CHANNEL_ROLES = ("out", "in", "group_out")
+CONSTANTS = ("full", "full_int_array", "assign_value")
+# What layers do with a weight of theirs before they use it.
+RESHAPES = ("reshape", "cast")
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class _Coupling:
         self.names = names
         self.roles: dict[tuple[str, str], Atom] = {}
         self.values: dict[str, Value | list[Value]] = {}
+        self.weights: set[str] = set()  # values made of nothing but parameters of layers that can be cut
+        self.numbers: set[str] = set()  # and of constants, such as the shape that a bias is given
         self.used = {value for op in program.ops for value in _taken(op)}
         for op in program.ops:
             self._apply(op)
@@ -61,15 +66,14 @@ class _Coupling:
         """Works out what an operation makes."""
         if op.name == "builtin.parameter":
             self.values[op.outputs[0]] = self._parameter(op.outputs[0])
+            if self.program.parameters[op.outputs[0]] in self.holders:
+                self.weights.update(op.outputs)
             return
         if op.name == "builtin.combine":
             self.values[op.outputs[0]] = [value for id in op.inputs for value in self._tensors(id)]
             return
-        if op.name == "builtin.split":
-            self.values.update(zip(op.outputs, self._tensors(op.inputs[0]), strict=True))
-            return
-        if op.name == "builtin.slice":
-            self.values[op.outputs[0]] = list(self._tensors(op.inputs[0]))[int(op.attributes["index"])]
+        if op.name in ("builtin.split", "builtin.slice"):
+            self._unpack(op)
             return
         shapes = [self.program.shapes.get(output, ()) for output in op.outputs]
         inputs = [None if id is None else self.values.get(id) for id in op.inputs]
@@ -81,10 +85,30 @@ class _Coupling:
             else:
                 self.values[output] = Value(shape, dims, origin, constant(op.attributes))
 
+    def _unpack(self, op: Op) -> None:
+        """Takes apart a list of tensors; those of a list that no rule made have no elastic dimension."""
+        listed = self.values.get(op.inputs[0] or "")
+        first = int(op.attributes.get("index", 0))
+        for place, output in enumerate(op.outputs, first):
+            shape = self.program.shapes.get(output, ())
+            fixed = Value(shape, [None] * len(shape), "a list of tensors")
+            self.values[output] = listed[place] if isinstance(listed, list) and place < len(listed) else fixed
+
     def _made(self, op: Op, inputs: list[Value | list[Value] | None], shapes: list[tuple[int, ...]]) -> list[Dims]:
+        if op.name in CONSTANTS:
+            self.numbers.update(op.outputs)
+        taken = [id for id in op.inputs if id is not None and id not in self.numbers]
+        alone = bool(taken) and self.weights.issuperset(taken)
+        if alone:
+            self.weights.update(op.outputs)
         rule = RULES.get(op.name.removesuffix("_"))
         flowing = any(dim is not None for given in inputs for value in _flat(given) for dim in value.dims)
-        if op.inner:
+        if alone and op.name not in RESHAPES:
+            # At a smaller width these would still be the whole weights.
+            self._keep_whole(op, "the forward computes with its weights beside the layer")
+        elif op.name == "pylayer":
+            self._keep_whole(op, "it passes through a function with a gradient of its own (PyLayer)")
+        elif op.inner:
             self._keep_whole(op, "it passes through control flow that depends on data")
         elif flowing or op.name.startswith(("split", "unbind", "unstack")):
             try:
@@ -189,4 +213,4 @@ def _flat(given: Value | list[Value] | None) -> list[Value]:
 def _origin(op: Op) -> str:
     if op.name == "data":
         return f"input {op.attributes.get('name', '')!r}"
-    return "a constant" if op.name in ("full", "full_int_array", "assign_value") else f"the result of {op.name!r}"
+    return "a constant" if op.name in CONSTANTS else f"the result of {op.name!r}"

@@ -246,6 +246,24 @@ def matmul(call: Call) -> list[Any]:
     return [[*batch, x.dims[-1 if turned_x else -2], y.dims[-2 if turned_y else -1]]]
 
 
+@rule("einsum")
+def einsum(call: Call) -> list[Any]:
+    given, _, made = str(call.attribute("equation")).replace(" ", "").partition("->")
+    named: dict[str, tuple[Value, int]] = {}
+    for labels, value in zip(given.split(","), call.listed(0), strict=True):
+        if len(labels) != len(value.shape) or len(set(labels)) != len(labels):
+            raise NoRuleError  # an ellipsis, or a diagonal
+        for axis, label in enumerate(labels):
+            if label in named:
+                agree(*named[label], value, axis)
+            if label not in named or value.shape[axis] != 1:
+                named[label] = (value, axis)
+    if len(made) != len(call.shapes[0]) or not set(made) <= set(named):
+        raise NoRuleError
+    dims = [named[label][0].dims[named[label][1]] for label in made]
+    return [dims, *[[None] * len(shape) for shape in call.shapes[1:]]]
+
+
 @rule("embedding")
 def embedding(call: Call) -> list[Any]:
     ids, table = call.value(0), call.value(1)

@@ -9,7 +9,7 @@ from ofa_slim.supernet.layers.batch_norm import (
     SuperBatchNorm3D,
     SuperSyncBatchNorm,
 )
-from ofa_slim.supernet.layers.block import Block
+from ofa_slim.supernet.layers.block import Block, inner_layer
 from ofa_slim.supernet.layers.conv import (
     SuperConv1D,
     SuperConv2D,
@@ -17,6 +17,7 @@ from ofa_slim.supernet.layers.conv import (
     SuperDepthwiseConv2D,
     SuperGroupConv2D,
 )
+from ofa_slim.supernet.layers.conv_base import is_depthwise
 from ofa_slim.supernet.layers.conv_transpose import (
     SuperConv1DTranspose,
     SuperConv2DTranspose,
@@ -76,6 +77,8 @@ __all__ = [
     "elastic_kernels",
     "fixed_kernel_reason",
     "has_kernel",
+    "inner_layer",
+    "is_depthwise",
     "kept_layers",
     "swap_back",
     "swap_class",

@@ -7,19 +7,23 @@ parameters, hooks and names stay the same objects; nothing is copied and no fram
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import paddle
 from paddle import nn
 
-from ofa_slim.errors import IllegalSubnetError
+from ofa_slim.errors import ConvertError, IllegalSubnetError, nearest
 from ofa_slim.supernet.spec import Extent, Sizes, part_of, spec_of
 
 CandidateConfig = Mapping[str, tuple[float, ...]]
 
 # Attributes that an elastic layer has and its plain one has not; export removes them.
-OWN_ATTRIBUTES = ("active_sizes", "max_sizes", "original_sizes", "candidate_config", "fixed_kernel")
+OWN_ATTRIBUTES = ("active_sizes", "max_sizes", "original_sizes", "candidate_config", "fixed_kernel", "one_share")
+
+# What a layer can be given choices of.
+WIDTH_KEYS = ("expand_ratio", "channel")
+CANDIDATE_KEYS = ("kernel_size", *WIDTH_KEYS)
 
 
 class ElasticLayer(nn.Layer):
@@ -31,6 +35,7 @@ class ElasticLayer(nn.Layer):
         max_sizes: ``{role: size}`` of the whole layer.
         original_sizes: ``{role: size}`` of the layer that it was made from, before it was grown.
         fixed_kernel: why its kernel is not elastic though that was asked for; "" otherwise.
+        one_share: how many outputs an `expand_ratio` of 1 means, where that is not its original width; else 0.
         candidate_config: the choices that sampling uses, e.g. ``{"expand_ratio": (1.0, 0.5)}``.
     """
 
@@ -38,6 +43,7 @@ class ElasticLayer(nn.Layer):
     max_sizes: dict[str, int]
     original_sizes: dict[str, int]
     fixed_kernel: str
+    one_share: int
     candidate_config: dict[str, tuple[float, ...]]
 
     def make_elastic(self, candidate_config: CandidateConfig | None = None) -> None:
@@ -49,7 +55,23 @@ class ElasticLayer(nn.Layer):
         self.max_sizes = spec.full_sizes(self)
         self.original_sizes = dict(self.max_sizes)
         self.fixed_kernel = ""
+        self.one_share = 0
         self.candidate_config = dict(candidate_config or {})
+
+    def make_by_hand(self, candidate_config: CandidateConfig | None) -> None:
+        """Sets up a layer that was written as an elastic one, its width the largest of its choices.
+
+        Its ratios above 1 are counted down from that: (1, 2, 4) of 16 outputs are 4, 8 and 16.
+        """
+        self.make_elastic(candidate_config)
+        largest = max(self.candidate_config.get("expand_ratio", (1,)))
+        if largest > 1:
+            self.one_share = max(1, math.floor(self.max_sizes["out"] / largest))
+
+    @property
+    def share_width(self) -> int:
+        """How many outputs an `expand_ratio` of 1 means."""
+        return self.one_share or self.original_sizes["out"]
 
     def activate(self, sizes: Sizes) -> None:
         """Runs from now on with these sizes; roles left out keep theirs."""
@@ -77,7 +99,7 @@ class ElasticLayer(nn.Layer):
         full = self.max_sizes["out"]
         if channel is None and expand_ratio is None:
             return self.active_sizes.get("out")
-        size = channel if channel is not None else channels_of(expand_ratio or 0.0, full)
+        size = channel if channel is not None else channels_of(expand_ratio or 0.0, self.share_width)
         if not 1 <= size <= full:
             raise IllegalSubnetError(f"{self.full_name()}: output width {size} is not between 1 and {full}")
         return size
@@ -94,6 +116,36 @@ class FollowingLayer(ElasticLayer):
         """Which channels take part: the active ones, or else as many leading ones as come in."""
         width = input.shape[1 if self._data_format[1] == "C" else -1]
         return self.active_sizes.get("out", width)
+
+
+def checked_candidates(
+    name: str, candidate_config: CandidateConfig | None, keys: Sequence[str]
+) -> dict[str, tuple[float, ...]]:
+    """The choices that a layer which is written by hand was given.
+
+    Args:
+        name: of the layer, for errors.
+        candidate_config: ``{key: choices}``; None for none.
+        keys: what such a layer can have choices of.
+
+    Raises: ConvertError for a key that it does not have, or values that are no choices of it.
+    """
+    given = dict(candidate_config or {})
+    for key, choices in given.items():
+        if key not in keys:
+            raise ConvertError(
+                f"{name}: candidate_config has key {key!r}, which is not one of {', '.join(keys)}"
+                f"{nearest(str(key), keys)}"
+            )
+        if isinstance(choices, (str, bytes, Mapping)) or not isinstance(choices, Iterable) or not list(choices):
+            raise ConvertError(f"{name}: candidate_config has {choices!r} for {key!r}, which is no list of choices")
+        for choice in choices:
+            kinds, kind = ((int, float), "number") if key == "expand_ratio" else (int, "whole number")
+            if isinstance(choice, bool) or not isinstance(choice, kinds) or choice <= 0:
+                raise ConvertError(f"{name}: candidate_config has {choice!r} for {key!r}, which is no {kind} above 0")
+    if set(WIDTH_KEYS) <= given.keys():
+        raise ConvertError(f"{name}: candidate_config cannot have both {' and '.join(WIDTH_KEYS)}")
+    return {key: tuple(choices) for key, choices in given.items()}
 
 
 def channels_of(ratio: float, full: int) -> int:

@@ -95,8 +95,9 @@ class SuperConv2D(ElasticForwardConv, nn.Conv2D):
 
     Args:
         in_channels: full input width.
-        out_channels: full output width.
-        kernel_size: full size of the kernel.
+        out_channels: full output width; grown to the largest `channel` among the choices.
+        kernel_size: full size of the kernel; grown to the largest `kernel_size` among the choices, and the padding
+            with it.
         candidate_config: choices for sampling, e.g. ``{"kernel_size": (3, 5), "expand_ratio": (0.5, 1.0)}``.
         transform_kernel: whether smaller kernels are made from larger ones by learned matrices.
         stride, padding, dilation, groups, padding_mode, weight_attr, bias_attr, data_format: as in

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar, cast
 
+import numpy as np
 import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
 from ofa_slim.errors import ConvertError, IllegalSubnetError
-from ofa_slim.supernet.layers.base import CandidateConfig, ElasticLayer
-from ofa_slim.supernet.layers.kernels import centre, conv_padding, is_square, pad_padding
+from ofa_slim.supernet.layers.base import CANDIDATE_KEYS, CandidateConfig, ElasticLayer, checked_candidates
+from ofa_slim.supernet.layers.kernels import centre, conv_padding, fits, is_square, pad_padding, widen_padding
 from ofa_slim.supernet.spec import Extent, Sizes, leading_of_each, length, range_of, ranges_of
 
 Sides = int | Sequence[int]
@@ -40,9 +41,27 @@ class ElasticConv(ElasticLayer):
     transforms: tuple[int, ...] = ()
 
     def build(self, candidate_config: CandidateConfig | None, transform_kernel: bool, **arguments: Any) -> None:
-        """Makes the Paddle layer of these arguments, and makes it elastic."""
+        """Makes the Paddle layer of these arguments, as large as the largest of its choices, and makes it elastic.
+
+        Raises: ConvertError for choices that it cannot have.
+        """
+        choices = checked_candidates(type(self).__name__, candidate_config, CANDIDATE_KEYS)
+        kernels = cast("tuple[int, ...]", choices.get("kernel_size", ()))
+        own = _square_side(type(self).__name__, arguments["kernel_size"]) if kernels else 0
+        if kernels:
+            arguments["kernel_size"] = max(own, *kernels)
+        if not 1 < arguments["groups"] == arguments["in_channels"]:
+            arguments["out_channels"] = max([arguments["out_channels"], *choices.get("channel", ())])
         super().__init__(**arguments)
-        self.make_elastic(candidate_config)
+        if kernels and self._kernel_size[0] > own:
+            widen_padding(self, own, self._kernel_size[0])
+        self.make_by_hand(choices)
+        for size in kernels:
+            if not fits(self, centre(size, self._kernel_size[0])):
+                raise ConvertError(
+                    f"{type(self).__name__}: kernel size {size} is no choice for a kernel of {self._kernel_size[0]} "
+                    f"with padding {self._padding!r}, which is too small for the output to keep its size"
+                )
         if transform_kernel:
             self.add_transforms(cast("Iterable[int]", self.candidate_config.get("kernel_size", ())))
 
@@ -63,7 +82,7 @@ class ElasticConv(ElasticLayer):
             raise ConvertError(f"{self.full_name()}: kernel sizes {sizes} are not between 1 and {full}")
         for larger, size in pairwise(sizes):
             entries = size**dims
-            identity = nn.initializer.Assign(paddle.eye(entries))
+            identity = nn.initializer.Assign(np.eye(entries))  # of NumPy: a tensor would be symbolic in a static graph
             matrix = self.create_parameter([entries, entries], default_initializer=identity)
             self.add_parameter(f"transform_{larger}_to_{size}", matrix)
         self.transforms = sizes
@@ -171,6 +190,14 @@ class ElasticConv(ElasticLayer):
         if not isinstance(size, int) or not 1 <= size <= full:
             raise IllegalSubnetError(f"{self.full_name()}: kernel size {size!r} is not between 1 and {full}")
         return centre(size, full)
+
+
+def _square_side(name: str, kernel_size: Sides) -> int:
+    """The side of a kernel that is to be elastic; raises `ConvertError` where it is not square."""
+    sides = {kernel_size} if isinstance(kernel_size, int) else set(kernel_size)
+    if len(sides) > 1:
+        raise ConvertError(f"{name}: kernel {kernel_size!r} is not square, so it cannot be elastic")
+    return sides.pop()
 
 
 class DepthwiseOnly(ElasticConv):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import paddle
 from paddle import ParamAttr, nn
 
-from ofa_slim.supernet.layers.base import CandidateConfig, ElasticLayer
+from ofa_slim.supernet.layers.base import WIDTH_KEYS, CandidateConfig, ElasticLayer, checked_candidates
 from ofa_slim.supernet.spec import LayerSpec, part_of, register
 
 
@@ -14,7 +14,7 @@ class SuperEmbedding(ElasticLayer, nn.Embedding):
 
     Args:
         num_embeddings: rows of the table; never cut.
-        embedding_dim: full width of a row, channels.
+        embedding_dim: full width of a row, channels; grown to the largest `channel` among the choices.
         candidate_config: choices for sampling, e.g. ``{"expand_ratio": (0.5, 1.0)}``.
         padding_idx, sparse, weight_attr, name: as in `paddle.nn.Embedding`.
     """
@@ -29,8 +29,10 @@ class SuperEmbedding(ElasticLayer, nn.Embedding):
         weight_attr: ParamAttr | None = None,
         name: str | None = None,
     ) -> None:
-        super().__init__(num_embeddings, embedding_dim, padding_idx, sparse=sparse, weight_attr=weight_attr, name=name)
-        self.make_elastic(candidate_config)
+        choices = checked_candidates(type(self).__name__, candidate_config, WIDTH_KEYS)
+        width = max([embedding_dim, *map(int, choices.get("channel", ()))])
+        super().__init__(num_embeddings, width, padding_idx, sparse=sparse, weight_attr=weight_attr, name=name)
+        self.make_by_hand(choices)
 
     def forward(self, x: paddle.Tensor, expand_ratio: float | None = None, channel: int | None = None) -> paddle.Tensor:
         """Looks rows up at a width.

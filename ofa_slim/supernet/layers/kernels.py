@@ -56,7 +56,7 @@ def padding_at(conv: nn.Layer, kernel: Extent) -> list[tuple[int, int]] | None:
     padding = padding_of(conv)
     if length(kernel) == conv._kernel_size[0]:
         return padding
-    if not _fits(conv, kernel):
+    if not fits(conv, kernel):
         raise IllegalSubnetError(
             f"{conv.full_name()}: with kernel size {length(kernel)} instead of {conv._kernel_size[0]} the output would "
             f"have another size; padding {conv._padding!r} is too small for it"
@@ -92,10 +92,11 @@ def elastic_kernels(conv: nn.Layer, choices: Sequence[int]) -> tuple[int, ...]:
     own = conv._kernel_size[0]
     if not is_square(conv) or not 2 <= own <= max(choices):
         return ()
-    return tuple(sorted({size for size in choices if size <= own and _fits(conv, centre(size, own))}))
+    return tuple(sorted({size for size in choices if size <= own and fits(conv, centre(size, own))}))
 
 
-def _fits(conv: nn.Layer, kernel: Extent) -> bool:
+def fits(conv: nn.Layer, kernel: Extent) -> bool:
+    """Whether a convolution's padding is large enough for a part of its kernel to keep the output's size."""
     padding = padding_of(conv)
     if padding is None:
         # "SAME" pads nothing where a transposed kernel is smaller than the stride, and the output shrinks.
@@ -124,3 +125,23 @@ def fixed_kernel_reason(conv: nn.Layer, choices: Sequence[int]) -> str | None:
     if not set(elastic_kernels(conv, choices)) - {sides[0]}:
         return f"its padding {conv._padding!r} is too small for a kernel smaller than {sides[0]}"
     return None
+
+
+def widen_padding(conv: nn.Layer, old: int, new: int) -> None:
+    """Pads a convolution so that with its new, larger kernel its outputs stay where they were."""
+    padding = padding_of(conv)
+    conv._kernel_size = [new] * len(conv._kernel_size)
+    if padding is None:  # "SAME" follows by itself
+        return
+    ((start, stop),) = ranges_of(centre(old, new))
+    wide = [
+        side
+        for (before, after), step in zip(padding, conv._dilation, strict=True)
+        for side in (before + start * step, after + (new - stop) * step)
+    ]
+    conv._padding = wide
+    if conv._padding_mode != "zeros":
+        pairs = list(zip(wide[0::2], wide[1::2], strict=True))
+        conv._reversed_padding_repeated_twice = [side for pair in reversed(pairs) for side in pair]
+    elif hasattr(conv, "_updated_padding"):
+        conv._updated_padding, conv._padding_algorithm = wide, "EXPLICIT"

@@ -8,7 +8,8 @@ import paddle
 from paddle import ParamAttr, nn
 from paddle.nn import functional as F
 
-from ofa_slim.supernet.layers.base import CandidateConfig, ElasticLayer
+from ofa_slim.errors import IllegalSubnetError
+from ofa_slim.supernet.layers.base import WIDTH_KEYS, CandidateConfig, ElasticLayer, checked_candidates
 from ofa_slim.supernet.spec import LayerSpec, register
 
 
@@ -17,7 +18,7 @@ class SuperLinear(ElasticLayer, nn.Linear):
 
     Args:
         in_features: full input width, channels.
-        out_features: full output width, channels.
+        out_features: full output width, channels; grown to the largest `channel` among the choices.
         candidate_config: choices for sampling, e.g. ``{"expand_ratio": (0.5, 1.0)}``.
         weight_attr, bias_attr, name: as in `paddle.nn.Linear`.
 
@@ -33,8 +34,10 @@ class SuperLinear(ElasticLayer, nn.Linear):
         bias_attr: ParamAttr | bool | None = None,
         name: str | None = None,
     ) -> None:
-        super().__init__(in_features, out_features, weight_attr, bias_attr, name)
-        self.make_elastic(candidate_config)
+        choices = checked_candidates(type(self).__name__, candidate_config, WIDTH_KEYS)
+        width = max([out_features, *map(int, choices.get("channel", ()))])
+        super().__init__(in_features, width, weight_attr, bias_attr, name)
+        self.make_by_hand(choices)
 
     def forward(
         self, input: paddle.Tensor, expand_ratio: float | None = None, channel: int | None = None
@@ -48,8 +51,12 @@ class SuperLinear(ElasticLayer, nn.Linear):
 
         Returns: float ``[..., out]``.
 
-        Raises: IllegalSubnetError where the width is not between 1 and `out_features`.
+        Raises: IllegalSubnetError where the width is not between 1 and `out_features`, or the input too wide.
         """
+        if input.shape[-1] > self.max_sizes["in"]:
+            raise IllegalSubnetError(
+                f"{self.full_name()}: {input.shape[-1]} input channels; at most {self.max_sizes['in']}"
+            )
         sizes = {"in": self.input_extent(input.shape[-1])}
         out = self.output_extent(expand_ratio, channel)
         if out is not None:

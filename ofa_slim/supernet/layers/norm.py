@@ -9,7 +9,7 @@ from paddle import ParamAttr, nn
 from paddle.nn import functional as F
 
 from ofa_slim.errors import IllegalSubnetError
-from ofa_slim.supernet.layers.base import CandidateConfig, ElasticLayer, FollowingLayer
+from ofa_slim.supernet.layers.base import ElasticLayer, FollowingLayer
 from ofa_slim.supernet.spec import LayerSpec, leading_of_each, length, register
 
 
@@ -17,22 +17,20 @@ class SuperLayerNorm(ElasticLayer, nn.LayerNorm):
     """`paddle.nn.LayerNorm` over as many trailing channels as its input has.
 
     Args:
-        normalized_shape: full shape of the normalised part; only its last dimension is elastic.
-        candidate_config: choices for sampling; the width itself follows the input.
+        normalized_shape: full shape of the normalised part; elastic where it has one dimension.
         epsilon, weight_attr, bias_attr, name: as in `paddle.nn.LayerNorm`.
     """
 
     def __init__(
         self,
         normalized_shape: int | Sequence[int],
-        candidate_config: CandidateConfig | None = None,
         epsilon: float = 1e-5,
         weight_attr: ParamAttr | bool | None = None,
         bias_attr: ParamAttr | bool | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__(normalized_shape, epsilon, weight_attr=weight_attr, bias_attr=bias_attr, name=name)
-        self.make_elastic(candidate_config)
+        self.make_elastic()
 
     def forward(self, input: paddle.Tensor) -> paddle.Tensor:
         """Normalises the trailing channels.

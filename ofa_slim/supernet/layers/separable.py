@@ -80,4 +80,6 @@ class SuperSeparableConv2D(nn.Layer):
         x = self.depthwise(x)
         if self.norm is not None:
             x = self.norm(x)
-        return self.pointwise(x, expand_ratio=expand_ratio, channel=channel)
+        # Once exported, the last convolution is a plain one that takes no width.
+        asked = {"expand_ratio": expand_ratio, "channel": channel}
+        return self.pointwise(x, **{name: value for name, value in asked.items() if value is not None})
