@@ -12,9 +12,11 @@ import pytest
 from models import VOCABULARY, bert
 
 from glue.data import Batches, Examples, batch_rows
+from glue.loop import DivergedError, Schedule
 from glue.tasks import TASKS
-from glue.training import DivergedError, Schedule, build_supernet, evaluate, finetune, train_supernet
+from glue.training import build_supernet, evaluate, finetune, train_supernet
 from ofa_slim import dynabert_config
+from ofa_slim.strategies import Uniform
 
 ROOT = Path(__file__).parent.parent
 
@@ -47,7 +49,8 @@ def test_fine_tuning_and_the_supernet_learn() -> None:
     config = dynabert_config(ofa, 0.5)
     with ofa.subnet(config):
         untrained = evaluate(ofa.model, Batches(rows, 16), SST2)["accuracy"]
-    train_supernet(ofa, rows, SST2, Schedule(8, 8, 1e-3), np.random.default_rng(0), widths=[1.0, 0.5])
+    strategy = Uniform(ofa.search_space, [1.0, 0.5])
+    train_supernet(ofa, rows, SST2, Schedule(8, 8, 1e-3), np.random.default_rng(0), strategy)
     with ofa.subnet(config):
         trained = evaluate(ofa.model, Batches(rows, 16), SST2)["accuracy"]
     assert trained >= untrained
@@ -57,7 +60,7 @@ def test_fine_tuning_and_the_supernet_learn() -> None:
 def test_a_loss_that_is_no_number_stops_the_training() -> None:
     model = bert(classes=2)
     model.classifier.bias.set_value(model.classifier.bias * float("nan"))
-    with pytest.raises(DivergedError, match=r"fine-tuning: the loss became nan by step 3; a lower"):
+    with pytest.raises(DivergedError, match=r"fine-tuning: the loss became nan at step 1, of the model\. A lower"):
         finetune(model, examples(24), SST2, Schedule(1, 8, 1e-3), np.random.default_rng(0))
 
 

@@ -26,7 +26,7 @@ def test_answers_are_the_teachers_at_every_shape(engine: str) -> None:
         inputs = batch(rows, length, seed=rows)
         assert difference(ofa(*inputs)[1], teacher(*inputs)) < 1e-4
         plain(*inputs)
-        found, wanted = (each._distiller._answer[1] for each in (ofa, plain))  # type: ignore[union-attr, index]
+        found, wanted = (each._distiller._answer.hidden for each in (ofa, plain))  # type: ignore[union-attr, index]
         assert found.keys() == wanted.keys()
         assert all(difference(found[name], wanted[name]) < 1e-4 for name in wanted)
 

@@ -1,0 +1,148 @@
+"""A supernet training that is killed at random moments and resumed; started by `test_killed_training.py`.
+
+    python killed_training.py FOLDER KILLS RANKS
+
+Each run is a process of its own, forked before Paddle has computed anything. Prints how many were killed, how many kills
+cut a save short, and a hash of all weights at the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import paddle
+from paddle import nn
+
+sys.path[:0] = [str(Path(__file__).parent.parent / "examples")]
+
+from glue.data import Examples  # found through the line above
+from glue.loop import Around, Schedule
+from glue.tasks import TASKS
+from glue.training import train_supernet
+from ofa_slim import OFA, Convert, DistillConfig, RunConfig, parallel, supernet
+from ofa_slim.strategies import Sandwich
+
+STEPS_PER_EPOCH, EPOCHS = 16, 3
+
+
+class Classifier(nn.Layer):
+    """A small encoder with dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(40, 16)
+        self.body = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 24, dropout=0.1), 2)
+        self.head = nn.Linear(16, 2)
+
+    def forward(self, input_ids: paddle.Tensor, token_type_ids: paddle.Tensor) -> paddle.Tensor:
+        return self.head(self.body(self.embed(input_ids + token_type_ids)).mean(axis=1))
+
+
+def examples() -> Examples:
+    rng = np.random.default_rng(0)
+    ids = [rng.integers(1, 40, int(length)) for length in rng.integers(3, 9, 4 * STEPS_PER_EPOCH)]
+    return Examples(ids, [np.zeros_like(row) for row in ids], np.zeros(len(ids), dtype=np.int64))
+
+
+def run(folder: Path, kill_at: int | None, delay: float) -> None:
+    """Trains to the end, or until some moment after a step."""
+    parallel.start()
+    paddle.seed(0)
+    model, teacher = Classifier(), Classifier()
+    Convert(supernet(expand_ratio=[1.0, 0.5, 0.25])).convert(model)
+    distilling = DistillConfig(teacher_model=teacher, mapping_layers=["body.layers.0", "body.layers.1"])
+    ofa = OFA(model, RunConfig(elastic_depth=[1, 2]), distilling)
+
+    def after_step(number: int) -> None:
+        if number == kill_at:
+            threading.Thread(target=kill_self, args=(delay,), daemon=True).start()
+
+    around = Around(seed=3, checkpoints=folder / "checkpoints", recipe={"seed": 3}, every=2, after_step=after_step)
+    rng = np.random.default_rng(5)
+    schedule = Schedule(EPOCHS, batch_size=4, learning_rate=1e-2, accumulate=1)
+    train_supernet(ofa, examples(), TASKS["sst-2"], schedule, rng, Sandwich(ofa.search_space, 1), around=around)
+    if parallel.is_writer():
+        digest = hashlib.sha256()
+        for _, value in sorted(model.state_dict().items()):
+            digest.update(value.numpy().tobytes())
+        digest.update(repr(rng.bit_generator.state).encode())
+        (folder / "hash").write_text(digest.hexdigest(), encoding="utf-8")
+
+
+def kill_self(delay: float) -> None:
+    time.sleep(delay)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fork(folder: Path, rank: int, ranks: int, port: int, kill_at: int | None, delay: float) -> int:
+    """The id of a process that trains."""
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        if ranks > 1:
+            ends = ",".join(f"127.0.0.1:{port + 1 + number}" for number in range(ranks))
+            os.environ.update(
+                PADDLE_MASTER=f"127.0.0.1:{port}",
+                PADDLE_TRAINER_ENDPOINTS=ends,
+                PADDLE_CURRENT_ENDPOINT=ends.split(",")[rank],
+                PADDLE_TRAINER_ID=str(rank),
+                PADDLE_TRAINERS_NUM=str(ranks),
+                PADDLE_RANK_IN_NODE=str(rank),
+                PADDLE_DISTRI_BACKEND="gloo",
+            )
+        run(folder, kill_at, delay)
+        status = 0
+    except BaseException as error:
+        print(type(error).__name__, error, file=sys.stderr, flush=True)
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def main() -> None:
+    folder, kills, ranks = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    folder.mkdir()
+    rng = random.Random(kills + ranks)
+    steps = STEPS_PER_EPOCH * EPOCHS
+    moments = sorted(rng.randrange(1, steps - 2) for _ in range(kills))
+    cut_short = killed = 0
+    for kill_at in [*moments, None]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        # Of several processes one is killed; the others then fail, as their launcher would end them.
+        victim = rng.randrange(ranks)
+        delay = rng.uniform(0, 0.15)
+        children = [
+            fork(folder, rank, ranks, port, kill_at if rank == victim else None, delay) for rank in range(ranks)
+        ]
+        statuses: dict[int, int] = {}
+        while len(statuses) < ranks:
+            child, status = os.wait()
+            statuses[child] = status
+            if os.WIFSIGNALED(status):
+                for other in set(children) - set(statuses):
+                    os.kill(other, signal.SIGKILL)
+        killed += any(os.WIFSIGNALED(status) for status in statuses.values())
+        if kill_at is None and any(statuses.values()):
+            sys.exit(f"the last run failed: {statuses}")
+        left = (
+            {path.name for path in (folder / "checkpoints").iterdir()} if (folder / "checkpoints").is_dir() else set()
+        )
+        cut_short += any(not name.startswith("step-") for name in left)
+    print(killed, cut_short, (folder / "hash").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()
