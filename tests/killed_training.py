@@ -2,8 +2,8 @@
 
     python killed_training.py FOLDER KILLS RANKS
 
-Each run is a process of its own, forked before Paddle has computed anything. Prints how many were killed, how many kills
-cut a save short, and a hash of all weights at the end.
+Each run is a process of its own, forked before Paddle has computed anything. Prints how many were killed, how many
+kills cut a save short, and a hash of all weights at the end.
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
-sys.path[:0] = [str(Path(__file__).parent.parent / "examples")]
-
-from glue.data import Examples  # found through the line above
+from glue.data import Examples
 from glue.loop import Around, Schedule
 from glue.tasks import TASKS
 from glue.training import train_supernet
@@ -32,6 +30,7 @@ from ofa_slim import OFA, Convert, DistillConfig, RunConfig, parallel, supernet
 from ofa_slim.strategies import Sandwich
 
 STEPS_PER_EPOCH, EPOCHS = 16, 3
+STEPS = STEPS_PER_EPOCH * EPOCHS
 
 
 class Classifier(nn.Layer):
@@ -65,6 +64,8 @@ def run(folder: Path, kill_at: int | None, delay: float) -> None:
     def after_step(number: int) -> None:
         if number == kill_at:
             threading.Thread(target=kill_self, args=(delay,), daemon=True).start()
+        if number == STEPS and kill_at is not None:
+            time.sleep(1)  # it is to be killed, however fast it was
 
     around = Around(seed=3, checkpoints=folder / "checkpoints", recipe={"seed": 3}, every=2, after_step=after_step)
     rng = np.random.default_rng(5)
@@ -114,8 +115,7 @@ def main() -> None:
     folder, kills, ranks = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     folder.mkdir()
     rng = random.Random(kills + ranks)
-    steps = STEPS_PER_EPOCH * EPOCHS
-    moments = sorted(rng.randrange(1, steps - 2) for _ in range(kills))
+    moments = sorted(rng.randrange(1, STEPS - 2) for _ in range(kills))
     cut_short = killed = 0
     for kill_at in [*moments, None]:
         with socket.socket() as free:

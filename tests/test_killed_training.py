@@ -15,10 +15,9 @@ SCRIPT = Path(__file__).parent / "killed_training.py"
 def trained(folder: Path, kills: int, ranks: int) -> tuple[int, int, str]:
     """How many runs were killed, how many kills cut a save short, and the hash at the end."""
     command = [sys.executable, "-W", "ignore", str(SCRIPT), str(folder), str(kills), str(ranks)]
-    root = str(SCRIPT.parent.parent)
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=400, check=False, env={**os.environ, "PYTHONPATH": root}
-    )
+    root = SCRIPT.parent.parent
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "examples")])}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     killed, cut_short, digest = done.stdout.split()[-3:]
     return int(killed), int(cut_short), digest
