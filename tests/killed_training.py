@@ -61,8 +61,11 @@ def run(folder: Path, kill_at: int | None, delay: float) -> None:
     distilling = DistillConfig(teacher_model=teacher, mapping_layers=["body.layers.0", "body.layers.1"])
     ofa = OFA(model, RunConfig(elastic_depth=[1, 2]), distilling)
 
+    doomed = threading.Event()
+
     def after_step(number: int) -> None:
-        if number == kill_at:
+        if kill_at is not None and number >= kill_at and not doomed.is_set():
+            doomed.set()
             threading.Thread(target=kill_self, args=(delay,), daemon=True).start()
         if number == STEPS and kill_at is not None:
             time.sleep(1)  # it is to be killed, however fast it was
