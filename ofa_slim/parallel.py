@@ -42,7 +42,7 @@ _SHOWN = 100  # characters of a text that differs
 def start() -> None:
     """Joins the processes that ``paddle.distributed.launch`` has started; does nothing where it has started one.
 
-    On CPUs the processes need ``--backend gloo``.
+    Its option ``--backend gloo`` is for CPUs.
     """
     if distributed.get_world_size() > 1 and not distributed.is_initialized():
         distributed.init_parallel_env()
@@ -270,9 +270,12 @@ def _average(bucket: Sequence[paddle.Tensor], ranks: int) -> None:
     buffer = paddle.concat([*flat, owners])
     del flat
     distributed.all_reduce(buffer)
-    *averages, owners = paddle.split(buffer.scale_(1.0 / ranks), [*(int(p.size) for p in bucket), len(bucket)])
-    owned = owners.numpy() > 0 if missing else None
-    for number, (parameter, gradient, average) in enumerate(zip(bucket, gradients, averages, strict=True)):
+    buffer.scale_(1.0 / ranks)
+    owned = buffer[-len(bucket) :].numpy() > 0 if missing else None
+    first = 0
+    for number, (parameter, gradient) in enumerate(zip(bucket, gradients, strict=True)):
+        average = buffer[first : first + parameter.size]  # a view
+        first += parameter.size
         if gradient is not None:
             paddle.assign(average.reshape(gradient.shape).astype(gradient.dtype), gradient)
         elif owned is not None and owned[number]:
