@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -101,7 +102,14 @@ class Worker:
         return line
 
     def _died(self) -> PaddleSlimError:
-        return PaddleSlimError(f"the worker ended with status {self._process.wait()}; its message is above")
+        return PaddleSlimError(f"the worker ended with status {self._end()}; its message is above")
+
+    def _end(self) -> int:
+        """Lets the process end; its status."""
+        with suppress(BrokenPipeError):  # it may have ended with a line unread
+            self._process.stdin.close()
+        self._process.stdout.close()
+        return self._process.wait()
 
     def __enter__(self) -> Worker:
         return self
@@ -110,8 +118,7 @@ class Worker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Ends the process."""
-        self._process.stdin.close()
-        self._process.wait()
+        self._end()
 
 
 def paddleslim_worker(batch_size: int, widths: Sequence[float], mapped: Sequence[str]) -> Worker:
