@@ -7,23 +7,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
-from ofa_slim.errors import ConfigError, DistillError
+from ofa_slim.errors import ConfigError, DistillError, nearest
 from ofa_slim.supernet.families import max_sizes
 from ofa_slim.supernet.published import LayerNames
 from ofa_slim.supernet.spec import spec_of
 from ofa_slim.taps import Taps
-from ofa_slim.teacher import Teacher
+from ofa_slim.teacher import ENGINES, Answer, OwnTeacher, Teacher, engine_of
+from ofa_slim.trees import join, split
 from ofa_slim.unwrap import unwrap
 
 DistillFn = Callable[[paddle.Tensor, paddle.Tensor], paddle.Tensor]
 
 MAPPING_OPS = ("linear", "conv", "conv2d")
+SELF = "self"
+
+# Computes the largest sub-network's answer: ``(taps, args, kwargs)`` -> answer.
+OwnAnswer = Callable[[Taps, tuple[Any, ...], dict[str, Any]], Answer]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +37,9 @@ class DistillConfig:
 
     Args:
         lambda_distill: weight of `OFA.calc_distill_loss`; None counts as 1.
-        teacher_model: the teacher, any layer that takes the model's inputs. It runs in eval mode without
-            gradients; its weights are never trained.
+        teacher_model: the teacher, any layer that takes the model's inputs; it runs in eval mode without
+            gradients, and its weights are never trained. Or ``"self"``: the supernet's largest sub-network
+            teaches the others.
         mapping_layers: names of the layers whose outputs are matched, by attribute path (or by Paddle's
             full layer name in the student); or ``{layer of the student: layer of the teacher}``.
         teacher_model_path: weights to load into `teacher_model`: a `.safetensors` file, a directory with
@@ -42,24 +48,33 @@ class DistillConfig:
         distill_fn: ``distill_fn(student output, teacher output)`` -> scalar; mean squared error if None.
         mapping_op: a learned projection from the student's width to the teacher's: ``"linear"`` over the
             last dimension, ``"conv"`` or ``"conv2d"`` over dimension 1; None for none.
+        teacher_engine: how the teacher runs: ``"dygraph"``, layer by layer, hooks included; ``"static"``, as a
+            static graph; ``"inference"``, in Paddle Inference on the CPU; or ``"auto"``, the fastest of these that
+            gives the same answers.
 
     Raises: ConfigError for values that cannot mean anything.
     """
 
     lambda_distill: float | None = None
-    teacher_model: nn.Layer | None = None
+    teacher_model: nn.Layer | Literal["self"] | None = None
     mapping_layers: Sequence[str] | Mapping[str, str] | None = None
     teacher_model_path: str | os.PathLike[str] | Mapping[str, Any] | None = None
     distill_fn: DistillFn | None = None
     mapping_op: str | None = None
+    teacher_engine: str = "auto"
 
     def __post_init__(self) -> None:
         """Checks what can be checked without the student."""
         weight = self.lambda_distill
         if weight is not None and (isinstance(weight, bool) or not isinstance(weight, (int, float)) or weight < 0):
             raise ConfigError(f"lambda_distill {weight!r} is not a number of at least 0")
-        if self.teacher_model is not None and not isinstance(self.teacher_model, nn.Layer):
-            raise ConfigError(f"teacher_model is a {type(self.teacher_model).__name__}, not a paddle.nn.Layer")
+        if self.teacher_model not in (None, SELF) and not isinstance(self.teacher_model, nn.Layer):
+            raise ConfigError(f"teacher_model is {self.teacher_model!r}, neither a paddle.nn.Layer nor {SELF!r}")
+        if self.teacher_engine not in ENGINES:
+            raise ConfigError(
+                f"teacher_engine {self.teacher_engine!r} is not one of {', '.join(ENGINES)}"
+                f"{nearest(str(self.teacher_engine), ENGINES)}"
+            )
         if self.mapping_op is not None and self.mapping_op not in MAPPING_OPS:
             raise ConfigError(f"mapping_op {self.mapping_op!r} is not one of {', '.join(MAPPING_OPS)} or None")
         if self.distill_fn is not None and not callable(self.distill_fn):
@@ -68,6 +83,8 @@ class DistillConfig:
             raise ConfigError(f"mapping_layers {self.mapping_layers!r} is not a list or dictionary of layer names")
         if isinstance(self.teacher_model_path, (str, os.PathLike)):
             weights_file(self.teacher_model_path)
+        if self.teacher_model == SELF and self.teacher_model_path is not None:
+            raise ConfigError(f"teacher_model_path was given, but the teacher is {SELF!r}")
         if self.teacher_model is None:
             for name in ("mapping_layers", "teacher_model_path", "distill_fn", "mapping_op"):
                 if getattr(self, name) is not None:
@@ -87,12 +104,14 @@ def weights_file(path: str | os.PathLike[str]) -> Path:
 
 
 def load_teacher(config: DistillConfig) -> nn.Layer | None:
-    """The teacher of a config with its weights loaded; None where there is none.
+    """The teacher of a config with its weights loaded; None where there is none besides the model itself.
 
     Raises: ConfigError where the weights do not cover the teacher.
     """
     teacher, source = config.teacher_model, config.teacher_model_path
-    if teacher is None or source is None:
+    if not isinstance(teacher, nn.Layer):
+        return None
+    if source is None:
         return teacher
     if isinstance(source, Mapping):
         state = dict(source)
@@ -149,25 +168,42 @@ class Projection(nn.Layer):
 
 
 class Distiller:
-    """Runs the teacher beside a student and compares the mapped layers.
+    """Holds what the teacher answered beside a student and compares the mapped layers.
 
     Args:
         config: what to learn.
-        teacher: the teacher with its weights.
+        teacher: the teacher with its weights; None where the student's largest sub-network teaches.
         student: the model that learns, unwrapped.
+        largest: in that case, computes the largest sub-network's answer.
+
+    Attributes:
+        own: whether the student teaches itself.
 
     Raises: ConfigError for a layer name that one of the two models does not have.
     """
 
-    def __init__(self, config: DistillConfig, teacher: nn.Layer, student: nn.Layer) -> None:
-        if unwrap(teacher) is student:
-            raise ConfigError("teacher_model is the model itself; give a copy made before it was converted")
+    def __init__(
+        self, config: DistillConfig, teacher: nn.Layer | None, student: nn.Layer, largest: OwnAnswer | None = None
+    ) -> None:
+        if teacher is not None and unwrap(teacher) is student:
+            raise ConfigError(
+                "teacher_model is the model itself; give a copy made before it was converted, or 'self' to learn from "
+                "its largest sub-network"
+            )
         self.config = config
-        self.mapping = _mapping(config.mapping_layers, student, unwrap(teacher))
-        students, teachers = LayerNames(student).layers, LayerNames(unwrap(teacher)).layers
-        self._student_taps = Taps({name: students[name] for name in self.mapping})
+        self.own = teacher is None
+        inner = student if teacher is None else unwrap(teacher)
+        self.mapping = _mapping(config.mapping_layers, student, inner)
+        students, teachers = LayerNames(student).layers, LayerNames(inner).layers
+        watched = [*self.mapping, *(self.mapping.values() if teacher is None else ())]
+        self._student_taps = Taps({name: students[name] for name in watched})
         self._student_hidden: dict[str, paddle.Tensor] = {}
-        self.teacher = Teacher(teacher, Taps({name: teachers[name] for name in self.mapping.values()}))
+        self._answer: Answer | None = None
+        taps = Taps({name: teachers[name] for name in self.mapping.values()})
+        if largest is not None:
+            self._teacher: Teacher = OwnTeacher(student, lambda args, kwargs, state: largest(taps, args, kwargs))
+        else:
+            self._teacher = Teacher(inner, engine_of(config.teacher_engine, inner, taps))
         self.projections: dict[str, Projection] = {}
         if config.mapping_op is not None:
             for name, teacher_name in self.mapping.items():
@@ -181,25 +217,57 @@ class Distiller:
         """The projections' parameters."""
         return [parameter for layer in self.projections.values() for parameter in layer.parameters()]
 
+    @property
+    def answered(self) -> Any:
+        """The teacher's output for the batch that the students learn from."""
+        return None if self._answer is None else self._answer[0]
+
+    def teach(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The teacher's output; it runs only if this is another batch than the last one."""
+        self._answer = self._teacher(args, kwargs)
+        return self.answered
+
+    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Starts a batch that is known to be another one: runs the teacher, or waits for the student's answer."""
+        self._answer = None
+        if not self.own:
+            self._answer = self._teacher.answer(args, kwargs)
+
+    @property
+    def waits(self) -> bool:
+        """Whether the answer is still to come, from the student's largest sub-network."""
+        return self._answer is None
+
+    def take(self, output: Any, hidden: Mapping[str, paddle.Tensor]) -> None:
+        """Takes what the student's largest sub-network computed for the answer; no gradient flows into it."""
+        tensors, nesting = split((output, dict(hidden)))
+        output, hidden = join(nesting, [tensor.detach() for tensor in tensors])
+        self._answer = output, dict(hidden)
+
+    def forget(self) -> None:
+        """Lets go of the student's recorded layers."""
+        self._student_hidden = {}
+
     @contextmanager
-    def recording(self) -> Iterator[None]:
-        """Records the student's mapped layers while it runs inside the block."""
+    def recording(self) -> Iterator[dict[str, paddle.Tensor]]:
+        """Records the student's mapped layers while it runs inside the block; yields them by name."""
         self._student_hidden = {}
         with self._student_taps.record() as hidden:
-            yield
+            yield hidden
         self._student_hidden = hidden
 
     def loss(self) -> paddle.Tensor:
         """The weighted sum over the mapped layers that ran; see `OFA.calc_distill_loss`."""
         if not self.mapping:
             raise DistillError("calc_distill_loss needs DistillConfig(mapping_layers=[...])")
-        if not self._student_hidden:
+        if not self._student_hidden or self._answer is None:
             raise DistillError("calc_distill_loss was called before any forward, or no mapped layer ran in it")
         distance = self.config.distill_fn or F.mse_loss
         parts = []
-        for name, student in self._student_hidden.items():
-            # Whatever a layer dropped by the depth would have said is left out: it did not run.
-            teacher = self.teacher.hidden[self.mapping[name]].detach()
+        for name, teacher_name in self.mapping.items():
+            if name not in self._student_hidden:
+                continue  # the depth dropped it, so it did not run
+            student, teacher = self._student_hidden[name], self._answer[1][teacher_name].detach()
             if name in self.projections:
                 student = self.projections[name](student)
             if self.config.distill_fn is None and student.shape != teacher.shape:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,15 +15,20 @@ import paddle
 from paddle import nn
 from paddle.static import InputSpec
 
-from ofa_slim.distill import DistillConfig, Distiller, load_teacher
+from ofa_slim.distill import SELF, DistillConfig, Distiller, load_teacher
+from ofa_slim.engine import LossFn, train_subnet
 from ofa_slim.errors import ConfigError, DistillError, ExportError
 from ofa_slim.export import export_arguments, export_subnet
+from ofa_slim.probes import eval_mode
 from ofa_slim.recalibration import recalibrate
 from ofa_slim.run_config import RunConfig, build_space, possible_tasks
 from ofa_slim.sampling import Sampler, check_lengths, checked_epoch, checked_phase, checked_tasks
+from ofa_slim.stem import shared, stem_layers
 from ofa_slim.supernet.discover import Example, example_of, needs_trace
 from ofa_slim.supernet.published import Dictionaries, LayerDict, LayerNames
 from ofa_slim.supernet.space import DEPTH, KERNEL, Axis, SearchSpace, SubnetConfig
+from ofa_slim.taps import Taps
+from ofa_slim.teacher import Answer
 from ofa_slim.tokens import Entry, decoded, entries_of_space, numbered
 from ofa_slim.unwrap import unwrap
 
@@ -88,15 +94,21 @@ class OFA(nn.Layer):
             self._tasks(possible_tasks(inner, self.run_config))
         else:
             self._discover(example)
-        teacher = load_teacher(distill_config) if distill_config is not None else None
-        self._distiller = Distiller(distill_config, teacher, inner) if distill_config and teacher else None
+        self._distiller = None if distill_config is None else self._distilling(distill_config, inner)
+
+    def _distilling(self, config: DistillConfig, inner: nn.Layer) -> Distiller | None:
+        if config.teacher_model == SELF:
+            return Distiller(config, None, inner, self._largest_answer)
+        teacher = load_teacher(config)
+        return None if teacher is None else Distiller(config, teacher, inner)
 
     def _discover(self, example: Example | None) -> None:
         """Finds the search space, by tracing the example where the model is of no known family."""
         run = self.run_config
         space = build_space(unwrap(self.model), self._names, run, self._passes_depth, example)
         sampler = Sampler(space, self._tasks(space.tasks()), run)
-        self._known = _Known(space, Dictionaries(self._names, space), sampler, space.largest())
+        stem = stem_layers(unwrap(self.model), space)
+        self._known = _Known(space, Dictionaries(self._names, space), sampler, stem, space.largest())
         for step in self._asked:
             step()
         self._asked.clear()
@@ -258,20 +270,105 @@ class OFA(nn.Layer):
 
         Returns: the student's output, or ``(student_output, teacher_output)``.
         """
-        if self._known is None:
-            logger.info("the first batch serves as the example that shows which widths must agree")
-            self._discover(Example(inputs, kwargs))
+        self._discover_from(Example(inputs, kwargs))
         config = self._set if self._set is not None else self._sample()
+        teacher_output = None if self._distiller is None else self._distiller.teach(inputs, kwargs)
         # The sub-network stays active behind the forward: recomputation in the backward needs it.
         self._activate(config)
         self._last = config
-        student_kwargs = {DEPTH: config[DEPTH], **kwargs} if self._passes_depth and DEPTH in config else kwargs
         if self._distiller is None:
-            return self.model(*inputs, **student_kwargs)
-        teacher_output = self._distiller.teacher(inputs, kwargs)
+            return self._run(config, inputs, kwargs)
         with self._distiller.recording():
-            student_output = self.model(*inputs, **student_kwargs)
+            student_output = self._run(config, inputs, kwargs)
         return student_output, teacher_output
+
+    def train_step(
+        self,
+        batch: Any,
+        loss_fn: LossFn,
+        configs: Sequence[AnyConfig] | None = None,
+        scale: float = 1.0,
+        scaler: paddle.amp.GradScaler | None = None,
+    ) -> list[paddle.Tensor]:
+        """Forward and backward of several sub-networks for one batch; their gradients add up.
+
+        The optimizer is the caller's, before and behind it nothing is read back from the device. The teacher runs
+        once, layers that embed the inputs run once for all sub-networks, and of each sub-network's activations
+        nothing is left when the next one starts. Inside `paddle.DataParallel` no gradients are exchanged;
+        `ofa_slim.parallel.reduce_gradients` does that once per optimizer step.
+
+        Args:
+            batch: the model's inputs: a dictionary of them, a tuple or list in order, or a tensor.
+            loss_fn: ``loss_fn(student_output, teacher_output)`` -> scalar, without the mapped layers' loss, which is
+                added (`calc_distill_loss`). Without a teacher, and for the largest sub-network where that
+                teaches, it gets the student's output alone.
+            configs: the sub-networks, as in `set_net_config`; None: one, set or sampled as in `forward`.
+            scale: the losses are multiplied by this before the backward pass, not the returned ones:
+                1/n where the gradients of n batches add up to one step.
+            scaler: the loss scaling of mixed precision.
+
+        Returns: the loss of each sub-network, scalars, in the order of `configs`.
+
+        Raises: IllegalSubnetError for a config that this model does not have; ConfigError for a loss that is no
+            scalar, for no configs, or where the largest sub-network teaches and is not among them.
+        """
+        example = example_of(unwrap(self.model), batch, None) or Example()
+        self._discover_from(example)
+        chosen = self._chosen(configs)
+        if self._distiller is not None:
+            self._distiller.begin(example.args, dict(example.kwargs))
+        losses: dict[int, paddle.Tensor] = {}
+        active = self._found.active
+        try:
+            with shared(self._found.stem) as stem, _without_sync(self.model):
+                for number in self._order(chosen):
+                    self._activate(chosen[number])
+                    self._last = chosen[number]
+                    run = partial(self._run, chosen[number], example.args, example.kwargs)
+                    losses[number] = train_subnet(run, loss_fn, self._distiller, scale, scaler)
+                for layer in stem:
+                    layer.backward()
+        finally:
+            self._activate(active)
+        return [losses[number] for number in range(len(chosen))]
+
+    def _chosen(self, configs: Sequence[AnyConfig] | None) -> list[SubnetConfig]:
+        """The sub-networks of a step."""
+        if configs is None:
+            return [self._set if self._set is not None else self._sample()]
+        chosen = [self.subnet_config(config) for config in configs]
+        if not chosen:
+            raise ConfigError("configs is empty; give at least one sub-network")
+        return chosen
+
+    def _order(self, chosen: Sequence[SubnetConfig]) -> list[int]:
+        """The order in which they train: as given, but one that teaches the others goes first."""
+        order = list(range(len(chosen)))
+        if self._distiller is not None and self._distiller.own:
+            largest = self._found.space.largest()
+            if largest not in chosen:
+                raise ConfigError("the largest sub-network teaches the others, so it has to be among the configs")
+            order.sort(key=lambda number: chosen[number] != largest)
+        return order
+
+    def _discover_from(self, example: Example) -> None:
+        if self._known is None:
+            logger.info("the first batch serves as the example that shows which widths must agree")
+            self._discover(example)
+
+    def _run(self, config: SubnetConfig, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """The output of the active sub-network."""
+        depth = {DEPTH: config[DEPTH]} if self._passes_depth and DEPTH in config else {}
+        return self.model(*args, **{**depth, **kwargs})
+
+    def _largest_answer(self, taps: Taps, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Answer:
+        active, largest = self._found.active, self._found.space.largest()
+        self._activate(largest)
+        try:
+            with eval_mode(unwrap(self.model)), paddle.no_grad(), taps.record() as hidden:
+                return self._run(largest, args, kwargs), hidden
+        finally:
+            self._activate(active)
 
     def calc_distill_loss(self) -> paddle.Tensor:
         """The mapped layers' loss of the last forward.
@@ -349,7 +446,13 @@ class _Known:
     space: SearchSpace
     dictionaries: Dictionaries
     sampler: Sampler
+    stem: list[nn.Layer]
     active: SubnetConfig
+
+
+def _without_sync(model: nn.Layer) -> AbstractContextManager[Any]:
+    """Inside the block backward passes exchange no gradients with other processes."""
+    return model.no_sync() if isinstance(model, paddle.DataParallel) else nullcontext()
 
 
 def _choices(axes: Mapping[str, Axis]) -> dict[str, tuple[float, ...]]:

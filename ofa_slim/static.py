@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import paddle
-from paddle import inference, nn
+from paddle import nn
 from paddle.static import InputSpec
 
 from ofa_slim.errors import ExportError
+from ofa_slim.predictor import MODEL_FILE, open_predictor, run_predictor
 from ofa_slim.probes import compare, eval_mode, make_probe
 from ofa_slim.storage import replacing
 from ofa_slim.supernet.layers import ElasticLayer
 
 _NAMED = ("input_ids", "token_type_ids")
-_MODEL_FILE = "model.json"
-_PARAMS_FILE = "model.pdiparams"
 
 
 def to_static(
@@ -45,7 +43,7 @@ def to_static(
     names = [spec.name for spec in specs if spec.name is not None]
     if len(set(names)) != len(specs):
         raise ExportError(f"input_spec: every input needs a name of its own, got {[spec.name for spec in specs]}")
-    with replacing(directory, marker=_MODEL_FILE) as aside, eval_mode(model):
+    with replacing(directory, marker=MODEL_FILE) as aside, eval_mode(model):
         program = paddle.jit.to_static(_ByName(model, names), input_spec=[specs], full_graph=True)
         paddle.jit.save(program, str(aside / "model"))
         _check(model, specs, aside)
@@ -76,24 +74,13 @@ def _default_spec(model: nn.Layer) -> list[InputSpec]:
 
 
 def _check(model: nn.Layer, specs: Sequence[InputSpec], folder: Path) -> None:
-    config = inference.Config(str(folder / _MODEL_FILE), str(folder / _PARAMS_FILE))
-    config.disable_gpu()
-    config.disable_glog_info()
-    predictor = inference.create_predictor(config)
+    predictor = open_predictor(folder)
     for seed, unknown in enumerate(((2, 16), (3, 7))):
         shapes = {spec.name: _filled(spec.shape, unknown) for spec in specs}
         dtypes = {spec.name: spec.dtype for spec in specs}
         probe = make_probe(model, [shapes], [dtypes], seed=seed)
         found = run_predictor(predictor, {name: value.numpy() for name, value in probe.kwargs.items()})
         compare(probe.run(model), [paddle.to_tensor(value) for value in found], "to_static")
-
-
-def run_predictor(predictor: inference.Predictor, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """Runs a Paddle Inference predictor on named inputs and returns its outputs in order."""
-    for name in predictor.get_input_names():
-        predictor.get_input_handle(name).copy_from_cpu(inputs[name])
-    predictor.run()
-    return [predictor.get_output_handle(name).copy_to_cpu() for name in predictor.get_output_names()]
 
 
 def _filled(shape: Sequence[int | None], unknown: Sequence[int]) -> list[int]:

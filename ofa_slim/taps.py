@@ -9,6 +9,8 @@ from typing import Any
 import paddle
 from paddle import nn
 
+from ofa_slim.trees import first_tensor
+
 
 class Taps:
     """Records the outputs of some layers of a model.
@@ -40,10 +42,3 @@ def _recorder(name: str, outputs: dict[str, paddle.Tensor]) -> Any:
         outputs[name] = first_tensor(output)
 
     return hook
-
-
-def first_tensor(output: Any) -> paddle.Tensor:
-    """The tensor itself, or the first one of a tuple, list or dictionary."""
-    while not isinstance(output, paddle.Tensor):
-        output = next(iter(output.values() if isinstance(output, Mapping) else output))
-    return output

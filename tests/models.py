@@ -71,17 +71,20 @@ def labels(rows: int = 3, classes: int = 3, seed: int = 0) -> paddle.Tensor:
 
 def ofa_of(
     model: nn.Layer,
-    teacher: nn.Layer | None = None,
+    teacher: Any = None,
     ratios: Sequence[float] = (1.0, 0.5, 0.25),
     run_config: RunConfig | None = None,
     mapping_layers: Any = None,
+    teacher_engine: str = "dygraph",
     **distill: Any,
 ) -> OFA:
-    """The model as a supernet."""
+    """The model as a supernet; its teacher's answers are exactly what the teacher computes."""
     Convert(supernet(expand_ratio=list(ratios))).convert(model)
     config = None
     if teacher is not None:
-        config = DistillConfig(teacher_model=teacher, mapping_layers=mapping_layers, **distill)
+        config = DistillConfig(
+            teacher_model=teacher, mapping_layers=mapping_layers, teacher_engine=teacher_engine, **distill
+        )
     return OFA(model, run_config, config)
 
 

@@ -159,7 +159,7 @@ def test_a_loss_without_layers_or_before_a_forward_is_named() -> None:
     [
         ({"lambda_distill": -1}, "lambda_distill -1"),
         ({"lambda_distill": "1"}, "lambda_distill '1'"),
-        ({"teacher_model": "bert"}, "teacher_model is a str"),
+        ({"teacher_model": "bert"}, "teacher_model is 'bert', neither"),
         ({"mapping_op": "lineer"}, "mapping_op 'lineer' is not one of linear, conv, conv2d"),
         ({"distill_fn": 3}, "distill_fn 3 cannot be called"),
         ({"mapping_layers": "bert"}, "mapping_layers 'bert' is not a list"),

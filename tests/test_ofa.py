@@ -214,7 +214,9 @@ def test_a_model_in_data_parallel_is_accepted() -> None:
     teacher = copy.deepcopy(model)
     ofa = OFA(
         paddle.DataParallel(model),
-        distill_config=DistillConfig(teacher_model=paddle.DataParallel(teacher), mapping_layers=["bert.embeddings"]),
+        distill_config=DistillConfig(
+            teacher_model=paddle.DataParallel(teacher), mapping_layers=["bert.embeddings"], teacher_engine="dygraph"
+        ),
     )
     ofa.set_net_config(ofa.search_space.largest())
     student, answer = ofa(*inputs)

@@ -15,7 +15,7 @@ from typing import Any
 import paddle
 from paddle import nn
 
-from ofa_slim.taps import Taps
+from ofa_slim.teacher.engines import Answer, Engine
 
 _PLAIN = (type(None), bool, int, float, str)
 
@@ -25,34 +25,46 @@ class Teacher:
 
     Args:
         model: any layer; runs in eval mode without gradients and is part of nobody's parameters.
-        taps: the layers whose outputs are wanted beside the answer.
+        engine: computes its answers.
     """
 
-    def __init__(self, model: nn.Layer, taps: Taps) -> None:
+    def __init__(self, model: nn.Layer, engine: Engine) -> None:
         self.model = model
-        self.taps = taps
+        self._engine = engine
         self._batch: _Snapshot | None = None
-        self._answer: tuple[Any, dict[str, paddle.Tensor]] | None = None
+        self._answer: Answer | None = None
 
-    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The model's output for a batch; `hidden` holds the tapped outputs that belong to it."""
-        if self.model.training:
-            self.model.eval()
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Answer:
+        """The answer to a batch; computed if it is not the batch, or the weights, of the last call."""
         with paddle.no_grad():
-            state = _fingerprint([*self.model.parameters(), *self.model.buffers()])
+            state = self._state()
             if self._batch is None or self._answer is None or not self._batch.still(args, kwargs, state):
                 # Let go of the last batch before the next one is computed.
                 self._batch = self._answer = None
-                with self.taps.record() as hidden:
-                    output = self.model(*args, **kwargs)
-                self._answer = (output, hidden)
+                self._answer = self._engine(args, kwargs, state)
                 self._batch = _Snapshot(args, kwargs, state)
-        return self._answer[0]
+        return self._answer
 
-    @property
-    def hidden(self) -> dict[str, paddle.Tensor]:
-        """The tapped outputs of the last batch, by name; no gradient flows into them."""
-        return {} if self._answer is None else self._answer[1]
+    def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Answer:
+        """The answer to a batch, computed whatever it was before and remembered nowhere."""
+        self._batch = self._answer = None
+        return self._engine(args, kwargs, self._state())
+
+    def _state(self) -> paddle.Tensor:
+        if self.model.training:
+            self.model.eval()
+        return self._weights()
+
+    def _weights(self) -> paddle.Tensor:
+        with paddle.no_grad():
+            return _fingerprint([*self.model.parameters(), *self.model.buffers()])
+
+
+class OwnTeacher(Teacher):
+    """A model in training that teaches its own sub-networks; its engine sees to the mode that it answers in."""
+
+    def _state(self) -> paddle.Tensor:
+        return self._weights()
 
 
 class _Snapshot:

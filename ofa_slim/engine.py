@@ -1,0 +1,60 @@
+"""Forward and backward of one sub-network for one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import paddle
+
+from ofa_slim.distill import Distiller
+from ofa_slim.errors import ConfigError
+
+LossFn = Callable[..., paddle.Tensor]
+
+
+def train_subnet(
+    run: Callable[[], Any],
+    loss_fn: LossFn,
+    distiller: Distiller | None,
+    scale: float,
+    scaler: paddle.amp.GradScaler | None,
+) -> paddle.Tensor:
+    """Runs the active sub-network forward and backward; its activations are free when this returns.
+
+    Args:
+        run: computes the sub-network's output.
+        loss_fn: ``loss_fn(output, teacher's output)``, or ``loss_fn(output)`` where nobody has answered.
+        distiller: has the teacher's answer and adds the mapped layers' loss; where it waits for the answer of
+            the largest sub-network, this is that one.
+        scale: the loss is multiplied by this before the backward pass.
+        scaler: of mixed precision.
+
+    Returns: the loss, scalar, without its graph.
+
+    Raises: ConfigError for a loss that is no scalar tensor.
+    """
+    if distiller is None:
+        loss = _checked(loss_fn(run()))
+    else:
+        with distiller.recording() as hidden:
+            output = run()
+        if distiller.waits:
+            loss = _checked(loss_fn(output))
+            distiller.take(output, hidden)
+        else:
+            loss = _checked(loss_fn(output, distiller.answered))
+            if distiller.mapping:
+                loss = loss + distiller.loss()
+        distiller.forget()
+        del output, hidden
+    scaled = loss if scale == 1.0 else loss * scale
+    (scaled if scaler is None else scaler.scale(scaled)).backward()
+    return loss.detach()
+
+
+def _checked(loss: Any) -> paddle.Tensor:
+    if not isinstance(loss, paddle.Tensor) or loss.size != 1:
+        found = f"a tensor of shape {list(loss.shape)}" if isinstance(loss, paddle.Tensor) else type(loss).__name__
+        raise ConfigError(f"loss_fn returned {found}, not a tensor with one number")
+    return loss

@@ -1,0 +1,227 @@
+"""How a teacher computes its answers: layer by layer, as a static graph, or in Paddle Inference.
+
+A frozen model needs no autograd, so its forward can be a program. On two CPU cores a static graph took 0.6 of the
+layer-by-layer time of MiniLM, Paddle Inference with oneDNN less than half. Programs are made per kind of input
+and compared with the layer-by-layer answer at the first two shapes that they meet.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import paddle
+from paddle import inference, nn
+from paddle.static import InputSpec
+
+from ofa_slim.errors import ConfigError, OfaSlimError
+from ofa_slim.predictor import open_predictor
+from ofa_slim.probes import compare
+from ofa_slim.taps import Taps
+from ofa_slim.trees import Place, join, mapped, split
+
+logger = logging.getLogger(__name__)
+
+# The model's output, and the tapped outputs by name; no gradient flows into either.
+Answer = tuple[Any, dict[str, paddle.Tensor]]
+
+# Computes the answer to `(args, kwargs)` with weights whose fingerprint is the last argument.
+Engine = Callable[[tuple[Any, ...], dict[str, Any], paddle.Tensor], Answer]
+
+ENGINES = ("auto", "inference", "static", "dygraph")
+
+_CHECKED_SHAPES = 2
+_MOST_PROGRAMS = 4
+
+
+def engine_of(name: str, model: nn.Layer, taps: Taps) -> Engine:
+    """The engine of one of the names in `ENGINES` for a frozen model.
+
+    ``"auto"`` is Paddle Inference on a CPU and a static graph elsewhere, and goes layer by layer, with one log
+    line, where the model cannot be made a program that gives the same answers. The others raise ConfigError there.
+    """
+    if name == "dygraph":
+        return LayerByLayer(model, taps)
+    on_cpu = paddle.device.get_device() == "cpu"
+    if name == "inference" and not on_cpu:
+        raise ConfigError("teacher_engine 'inference' runs on the CPU, and Paddle was told to use another device")
+    make = _Predicted if name == "inference" or (name == "auto" and on_cpu) else _Program
+    return AsProgram(model, taps, make, strict=name != "auto")
+
+
+class LayerByLayer:
+    """Runs the model as it is."""
+
+    def __init__(self, model: nn.Layer, taps: Taps) -> None:
+        self._model = model
+        self._taps = taps
+
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any], state: paddle.Tensor) -> Answer:
+        """The model's answer."""
+        with paddle.no_grad(), paddle.amp.auto_cast(enable=False), self._taps.record() as hidden:
+            return self._model(*args, **kwargs), hidden
+
+
+class AsProgram:
+    """Runs the model as a program, one for each nesting of inputs with their dtypes and fixed dimensions.
+
+    Args:
+        model: the frozen model, in eval mode.
+        taps: the layers whose outputs are wanted too.
+        make: the kind of program.
+        strict: whether a model that cannot be a program is an error.
+    """
+
+    def __init__(self, model: nn.Layer, taps: Taps, make: type[_Program], strict: bool) -> None:
+        self._model = model
+        self._taps = taps
+        self._plain = LayerByLayer(model, taps)
+        self._make = make
+        self._strict = strict
+        self._programs: dict[str, _Program] = {}
+        self._given_up = False
+
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any], state: paddle.Tensor) -> Answer:
+        """The model's answer."""
+        if self._given_up:
+            return self._plain(args, kwargs, state)
+        try:
+            return self._checked(args, kwargs, state)
+        except Exception as error:  # whatever tracing somebody's model raises
+            said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            if self._strict:
+                raise ConfigError(f"teacher_engine: the teacher cannot be a program: {said}") from error
+            logger.warning("the teacher runs layer by layer, as it cannot be a program: %s", said)
+            self._given_up = True
+            self._programs.clear()
+            return self._plain(args, kwargs, state)
+
+    def _checked(self, args: tuple[Any, ...], kwargs: dict[str, Any], state: paddle.Tensor) -> Answer:
+        tensors, nesting = split((args, kwargs))
+        specs = [_spec(tensor, number) for number, tensor in enumerate(tensors)]
+        kind = repr((nesting, [(spec.shape, spec.dtype) for spec in specs]))
+        if kind not in self._programs:
+            if len(self._programs) == _MOST_PROGRAMS:
+                raise ConfigError(f"it was called with more than {_MOST_PROGRAMS} kinds of inputs")
+            self._programs[kind] = self._make(self._model, self._taps, nesting, specs)
+        program = self._programs[kind]
+        with paddle.no_grad(), paddle.amp.auto_cast(enable=False):
+            answer = program(tensors, state)
+        if program.unchecked(tensors):
+            expected = self._plain(args, kwargs, state)
+            compare(split(expected)[0], split(answer)[0], "the teacher as a program")
+        return answer
+
+
+class _Flat(nn.Layer):
+    """A model with its inputs and outputs as flat lists of tensors, as programs have them.
+
+    Attributes:
+        inputs: the nesting of the inputs.
+        hidden: the tapped outputs, recorded while it is traced.
+        outputs: after that, the nesting of the output and of the tapped outputs.
+    """
+
+    def __init__(self, model: nn.Layer, inputs: Any, hidden: dict[str, paddle.Tensor]) -> None:
+        super().__init__()
+        self.model = model
+        self.inputs = inputs
+        self.hidden = hidden
+        self.outputs: Any = None
+        self.eval()
+
+    def forward(self, tensors: list[paddle.Tensor]) -> list[paddle.Tensor]:
+        """The tensors of the answer."""
+        args, kwargs = join(self.inputs, tensors)
+        return self._flattened(self.model(*args, **kwargs))
+
+    @paddle.jit.not_to_static
+    def _flattened(self, output: Any) -> list[paddle.Tensor]:
+        found, self.outputs = split((output, dict(self.hidden)))
+        seen: set[int] = set()
+        for number, tensor in enumerate(found):
+            if id(tensor) in seen:  # a program names each of its outputs once
+                found[number] = paddle.assign(tensor)
+            seen.add(id(tensor))
+        return found
+
+
+class _Program:
+    """A program of a model for one kind of inputs.
+
+    Args:
+        model: the model.
+        taps: the layers whose outputs are wanted too.
+        inputs: the nesting of its inputs.
+        specs: of each tensor among them.
+    """
+
+    def __init__(self, model: nn.Layer, taps: Taps, inputs: Any, specs: Sequence[InputSpec]) -> None:
+        with taps.record() as hidden:
+            flat = _Flat(model, inputs, hidden)
+            self.traced = paddle.jit.to_static(flat, input_spec=[list(specs)], full_graph=True)
+            forward: Any = self.traced.forward
+            _ = forward.concrete_program  # traces it
+        self._outputs = flat.outputs
+        flat.hidden = {}
+        self._shapes: set[str] = set()
+        mapped(_check_leaf, self._outputs)
+
+    def unchecked(self, tensors: Sequence[paddle.Tensor]) -> bool:
+        """Whether these shapes are among the first, whose answers are checked; then they count as checked."""
+        shapes = repr([tensor.shape for tensor in tensors])
+        if shapes in self._shapes or len(self._shapes) == _CHECKED_SHAPES:
+            return False
+        self._shapes.add(shapes)
+        return True
+
+    def __call__(self, tensors: list[paddle.Tensor], state: paddle.Tensor) -> Answer:
+        """The answer to some inputs."""
+        output, hidden = join(self._outputs, self.run(tensors, state))
+        return output, hidden
+
+    def run(self, tensors: list[paddle.Tensor], state: paddle.Tensor) -> list[paddle.Tensor]:
+        """The tensors of the answer: here from a static graph over the model's own parameters."""
+        return list(self.traced(tensors))
+
+
+class _Predicted(_Program):
+    """A program in Paddle Inference with oneDNN, on the CPU; it has a copy of the weights, renewed when they change."""
+
+    _predictor: inference.Predictor | None = None
+    _state: paddle.Tensor | None = None
+
+    def run(self, tensors: list[paddle.Tensor], state: paddle.Tensor) -> list[paddle.Tensor]:
+        """The tensors of the answer."""
+        if self._predictor is None or self._state is None or not bool(paddle.equal_all(state, self._state)):
+            self._predictor, self._state = self._opened(), state
+        for name in self._predictor.get_input_names():
+            self._predictor.get_input_handle(name).share_external_data(tensors[_number(name)])
+        self._predictor.run()
+        names = self._predictor.get_output_names()
+        return [paddle.to_tensor(self._predictor.get_output_handle(name).copy_to_cpu()) for name in names]
+
+    def _opened(self) -> inference.Predictor:
+        with tempfile.TemporaryDirectory() as folder:
+            paddle.jit.save(self.traced, str(Path(folder) / "model"))
+            return open_predictor(Path(folder), onednn=True)
+
+
+def _spec(tensor: paddle.Tensor, number: int) -> InputSpec:
+    """The kind of an input: token ids of any shape, images of any batch size."""
+    shape = list(tensor.shape)
+    free = min(1, len(shape)) if tensor.is_floating_point() else len(shape)
+    return InputSpec([*[None] * free, *shape[free:]], tensor.dtype, name=f"x{number}")
+
+
+def _number(name: str) -> int:
+    return int(name[1:])
+
+
+def _check_leaf(leaf: Any) -> Any:
+    if not isinstance(leaf, (Place, type(None), bool, int, float, str)):
+        raise OfaSlimError(f"its output holds a {type(leaf).__name__}")
+    return leaf
