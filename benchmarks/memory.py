@@ -61,14 +61,15 @@ def supernet_training(options: argparse.Namespace) -> int:
     imports(options)
     import numpy as np
 
-    from minilm import LAYERS, adamw, minilm, random_batch, soft_label_loss
+    from minilm import MAPPABLE, adamw, minilm, random_batch, soft_label_loss
     from ofa_slim import OFA, Convert, DistillConfig, dynabert_config, supernet
 
     teacher, rng = minilm(), np.random.default_rng(0)
     distilling = DistillConfig(
         lambda_distill=1.0,
         teacher_model=teacher,
-        mapping_layers=["bert.embeddings", *(f"bert.encoder.layers.{layer}" for layer in range(LAYERS))],
+        mapping_layers=MAPPABLE,
+        teacher_engine=options.teacher_engine,
     )
     ofa = OFA(Convert(supernet(expand_ratio=options.widths)).convert(minilm()), distill_config=distilling)
     configs = [dynabert_config(ofa, width) for width in options.widths]
@@ -104,6 +105,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--length", type=int, default=64)
     parser.add_argument("--widths", type=float, nargs="+", default=[1.0, 0.75, 0.5])
+    parser.add_argument("--teacher-engine", default="auto", help="as in DistillConfig (default auto)")
     parser.add_argument("--child", choices=TRAININGS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.rounds < 1 or options.steps < 1:
@@ -132,6 +134,7 @@ def main() -> None:
         "widths": options.widths,
         "batch_size": options.batch_size,
         "length": options.length,
+        "teacher_engine": options.teacher_engine,
         "finetuning_mib": round(one - bare, 1),
         "teacher_mib": round(teacher, 1),
         "supernet_mib": round(two - bare, 1),

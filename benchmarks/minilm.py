@@ -13,6 +13,9 @@ VOCABULARY = 30522
 CLASSES = 2
 LAYERS = 6
 
+MAPPABLE = ["bert.embeddings", *(f"bert.encoder.layers.{layer}" for layer in range(LAYERS))]
+"""Every layer that a teacher's can be compared with, as DynaBERT does."""
+
 
 def minilm() -> nn.Layer:
     """A BERT classifier of MiniLM's shape."""

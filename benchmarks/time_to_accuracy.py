@@ -27,7 +27,7 @@ from paddle import nn
 from sst2 import BATCH, TASK, add_options, missing, prepare, reordered, scores, width_scores  # isort: skip  finds glue
 from glue.data import Examples
 from glue.training import Schedule, build_supernet, train_supernet
-from minilm import LAYERS
+from minilm import MAPPABLE
 from paddleslim_env import Worker, paddleslim_worker
 
 GOALS = {1.0: 0.4, 0.75: -0.9, 0.5: -3.7, 0.25: -4.5}
@@ -36,7 +36,6 @@ GOALS = {1.0: 0.4, 0.75: -0.9, 0.5: -3.7, 0.25: -4.5}
 EVERY = 50
 PADDLESLIM_STEPS = 250
 WANTED = 1 / 6
-MAPPED = ["bert.embeddings", *(f"bert.encoder.layers.{layer}" for layer in range(LAYERS))]
 
 
 def meets(changes: Mapping[float, float], goals: Mapping[float, float]) -> bool:
@@ -129,7 +128,7 @@ def main() -> None:
     with ExitStack() as stack:
         theirs = None
         if options.paddleslim:
-            worker = stack.enter_context(paddleslim_worker(BATCH, list(GOALS), MAPPED))
+            worker = stack.enter_context(paddleslim_worker(BATCH, list(GOALS), MAPPABLE))
             theirs = Theirs(worker, train, np.random.default_rng(0))
         found = [train_seed(seed, options, teacher, train, dev, theirs) for seed in options.seeds]
     show(found, None if theirs is None else PADDLESLIM_STEPS * statistics.mean(theirs.seconds))

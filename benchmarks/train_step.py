@@ -57,7 +57,6 @@ class Supernet:
     """What the two sides with a supernet are made of; each has one of its own."""
 
     def __init__(self, widths: Sequence[float], mapped: bool, teacher_engine: str) -> None:
-        self.widths = widths
         self.mapped = mapped
         model = Convert(supernet(expand_ratio=list(widths))).convert(minilm())
         distilling = DistillConfig(
@@ -68,20 +67,20 @@ class Supernet:
         )
         self.ofa = OFA(model, distill_config=distilling)
         self.ofa.train()
+        self.configs = [dynabert_config(self.ofa, width) for width in widths]
         self.optimizer = adamw(self.ofa.parameters())
 
-    def dense(self, width: float) -> nn.Layer:
-        """A plain model of this width."""
+    def dense(self) -> list[nn.Layer]:
+        """A plain model of each width."""
         shapes, dtypes = [[2, 16], [2, 16]], ["int64", "int64"]
-        return self.ofa.export(config=dynabert_config(self.ofa, width), input_shapes=shapes, input_dtypes=dtypes)
+        return [self.ofa.export(config=config, input_shapes=shapes, input_dtypes=dtypes) for config in self.configs]
 
 
 class TrainStep(Supernet):
     """A training step of a supernet in one call."""
 
     def step(self, input_ids: paddle.Tensor, token_type_ids: paddle.Tensor) -> None:
-        configs = [dynabert_config(self.ofa, width) for width in self.widths]
-        self.ofa.train_step((input_ids, token_type_ids), soft_label_loss, configs)
+        self.ofa.train_step((input_ids, token_type_ids), soft_label_loss, self.configs)
         self.optimizer.step()
         self.optimizer.clear_grad()
 
@@ -90,8 +89,8 @@ class PublishedLoop(Supernet):
     """A training step of a supernet, as DynaBERT's script writes it."""
 
     def step(self, input_ids: paddle.Tensor, token_type_ids: paddle.Tensor) -> None:
-        for width in self.widths:
-            self.ofa.set_net_config(dynabert_config(self.ofa, width))
+        for config in self.configs:
+            self.ofa.set_net_config(config)
             student, teacher = self.ofa(input_ids, token_type_ids)
             loss = soft_label_loss(student, teacher)
             if self.mapped:
@@ -149,7 +148,7 @@ def main() -> None:
     mapped = not options.no_mapping
     ours = TrainStep(options.widths, mapped, options.teacher_engine)
     loop = PublishedLoop(options.widths, mapped, options.teacher_engine)
-    parts = Parts([loop.dense(width) for width in options.widths], mapped)
+    parts = Parts(loop.dense(), mapped)
 
     def steps(step: Callable[[paddle.Tensor, paddle.Tensor], None]) -> Callable[[], None]:
         # Fresh tensors per step, as a data loader gives them: the teacher has to run once for each.
