@@ -4,6 +4,7 @@ One training turns a fine-tuned model into a supernet that holds every smaller n
 for any budget is then a selection and an export away. Importing this imports Paddle but not PaddleNLP.
 """
 
+from ofa_slim.checkpoint import CheckpointManager, stop_on_signals
 from ofa_slim.distill import DistillConfig
 from ofa_slim.errors import OfaSlimError
 from ofa_slim.ofa import OFA, dynabert_config
@@ -16,6 +17,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "OFA",
+    "CheckpointManager",
     "Convert",
     "DistillConfig",
     "OfaSlimError",
@@ -26,6 +28,7 @@ __all__ = [
     "load_subnet",
     "save_subnet",
     "set_state_dict",
+    "stop_on_signals",
     "supernet",
     "to_static",
 ]

@@ -14,6 +14,7 @@ from paddle import nn
 from paddle.nn import functional as F
 
 from ofa_slim.errors import ConfigError, DistillError, nearest
+from ofa_slim.pickles import refusal
 from ofa_slim.supernet.families import max_sizes
 from ofa_slim.supernet.published import LayerNames
 from ofa_slim.supernet.spec import spec_of
@@ -43,16 +44,17 @@ class DistillConfig:
         mapping_layers: names of the layers whose outputs are matched, by attribute path (or by Paddle's
             full layer name in the student); or ``{layer of the student: layer of the teacher}``.
         teacher_model_path: weights to load into `teacher_model`: a `.safetensors` file, a directory with
-            `model.safetensors`, a `.pdparams` file (which is unpickled: only from people you trust), or a
-            state dict.
+            `model.safetensors`, a state dict, or, with `allow_pickle`, what `paddle.load` reads (`.pdparams`).
         distill_fn: ``distill_fn(student output, teacher output)`` -> scalar; mean squared error if None.
         mapping_op: a learned projection from the student's width to the teacher's: ``"linear"`` over the
             last dimension, ``"conv"`` or ``"conv2d"`` over dimension 1; None for none.
         teacher_engine: how the teacher runs: ``"dygraph"``, layer by layer, hooks included; ``"static"``, as a
             static graph; ``"inference"``, in Paddle Inference on the CPU; or ``"auto"``, the fastest of these that
             gives the same answers.
+        allow_pickle: whether `teacher_model_path` may be a pickle. Reading one runs whatever code it holds: only
+            from people you trust.
 
-    Raises: ConfigError for values that cannot mean anything.
+    Raises: ConfigError for values that cannot mean anything, and for a pickle without `allow_pickle`.
     """
 
     lambda_distill: float | None = None
@@ -62,6 +64,7 @@ class DistillConfig:
     distill_fn: DistillFn | None = None
     mapping_op: str | None = None
     teacher_engine: str = "auto"
+    allow_pickle: bool = False
 
     def __post_init__(self) -> None:
         """Checks what can be checked without the student."""
@@ -82,7 +85,10 @@ class DistillConfig:
         if isinstance(self.mapping_layers, str) or not isinstance(self.mapping_layers, (Sequence, Mapping, type(None))):
             raise ConfigError(f"mapping_layers {self.mapping_layers!r} is not a list or dictionary of layer names")
         if isinstance(self.teacher_model_path, (str, os.PathLike)):
-            weights_file(self.teacher_model_path)
+            file = weights_file(self.teacher_model_path)
+            # Whatever is no safetensors file goes to paddle.load, which unpickles.
+            if file.suffix != ".safetensors" and not self.allow_pickle:
+                raise ConfigError(f"teacher_model_path: {refusal(file)}")
         if self.teacher_model == SELF and self.teacher_model_path is not None:
             raise ConfigError(f"teacher_model_path was given, but the teacher is {SELF!r}")
         if self.teacher_model is None:
@@ -106,7 +112,7 @@ def weights_file(path: str | os.PathLike[str]) -> Path:
 def load_teacher(config: DistillConfig) -> nn.Layer | None:
     """The teacher of a config with its weights loaded; None where there is none besides the model itself.
 
-    Raises: ConfigError where the weights do not cover the teacher.
+    Raises: ConfigError where the weights do not cover the teacher, or are no readable safetensors.
     """
     teacher, source = config.teacher_model, config.teacher_model_path
     if not isinstance(teacher, nn.Layer):
@@ -118,9 +124,13 @@ def load_teacher(config: DistillConfig) -> nn.Layer | None:
     else:
         file = weights_file(source)
         if file.suffix == ".safetensors":
+            from safetensors import SafetensorError
             from safetensors.paddle import load_file
 
-            state = load_file(str(file))
+            try:
+                state = load_file(str(file))
+            except SafetensorError as error:
+                raise ConfigError(f"teacher_model_path {file}: not a readable safetensors file ({error})") from error
         else:
             state = paddle.load(str(file))
     own = unwrap(teacher).state_dict()

@@ -34,6 +34,10 @@ class ExportError(OfaSlimError, RuntimeError):
     """An exported model that cannot be written, or does not compute what the supernet computes."""
 
 
+class CheckpointError(OfaSlimError, RuntimeError):
+    """A checkpoint that cannot be written, is not sound, or is of another run."""
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """A half sentence that names the closest allowed name, or "" where none is close."""
     close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)

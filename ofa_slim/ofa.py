@@ -474,11 +474,4 @@ def dynabert_config(ofa_model: OFA, width_mult: float, depth_mult: float = 1.0) 
     Raises: IllegalSubnetError for a share that the model cannot have.
     """
     space = ofa_model.search_space
-    sizes = {}
-    for axis in space.axes:
-        if axis.task == "width":
-            sizes[axis.name] = axis.from_ratio(width_mult)
-        elif axis.task == DEPTH:
-            axis.from_ratio(round(depth_mult * axis.size) / axis.size)
-            sizes[axis.name] = round(depth_mult * axis.size)
-    return Dictionaries(LayerNames(unwrap(ofa_model)), space).from_config(space.complete(sizes))
+    return Dictionaries(LayerNames(unwrap(ofa_model)), space).from_config(space.uniform(width_mult, depth_mult))

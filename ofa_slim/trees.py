@@ -38,9 +38,9 @@ def split(value: Any) -> tuple[list[paddle.Tensor], Any]:
 
 
 @paddle.jit.not_to_static
-def join(template: Any, tensors: Sequence[paddle.Tensor]) -> Any:
-    """Puts tensors where `split` took them from."""
-    return mapped(lambda leaf: tensors[leaf.number] if isinstance(leaf, Place) else leaf, template)
+def join(template: Any, values: Sequence[Any]) -> Any:
+    """Puts tensors, or what else stands for them, where `split` took them from."""
+    return mapped(lambda leaf: values[leaf.number] if isinstance(leaf, Place) else leaf, template)
 
 
 def mapped(change: Callable[[Any], Any], value: Any) -> Any:

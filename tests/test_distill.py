@@ -202,8 +202,12 @@ def test_a_teachers_weights_come_from_a_path_or_a_state_dict(form: str, tmp_path
     elif form in ("pdparams", "no suffix"):
         paddle.save(state, str(tmp_path / "teacher.pdparams"))
         source = str(tmp_path / ("teacher.pdparams" if form == "pdparams" else "teacher"))
-    ofa = ofa_of(bert(), bert(), teacher_model_path=source)
+    pickled = form in ("pdparams", "no suffix")
+    ofa = ofa_of(bert(), bert(), teacher_model_path=source, allow_pickle=pickled)
     assert difference(ofa(*inputs)[1], origin(*inputs)) == 0
+    if pickled:
+        with pytest.raises(ConfigError, match=r"teacher\.pdparams is a pickle, and reading a pickle runs"):
+            DistillConfig(teacher_model=bert(), teacher_model_path=source)
 
 
 def test_weights_that_do_not_cover_the_teacher_are_refused() -> None:

@@ -17,6 +17,8 @@ def test_the_public_names_stand_at_the_top() -> None:
         "save_subnet",
         "load_subnet",
         "to_static",
+        "CheckpointManager",
+        "stop_on_signals",
     ):
         assert name in ofa_slim.__all__
         assert hasattr(ofa_slim, name)

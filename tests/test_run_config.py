@@ -30,7 +30,8 @@ def test_the_published_order_of_arguments() -> None:
         "same_search_space",
         "ofa_layers",
     ]
-    assert [field.name for field in dataclasses.fields(DistillConfig)] == [
+    # What is not published comes behind it.
+    assert [field.name for field in dataclasses.fields(DistillConfig)][:6] == [
         "lambda_distill",
         "teacher_model",
         "mapping_layers",
@@ -38,11 +39,8 @@ def test_the_published_order_of_arguments() -> None:
         "distill_fn",
         "mapping_op",
     ]
-    assert all(
-        getattr(config, field.name) is None
-        for config in (RunConfig(), DistillConfig())
-        for field in dataclasses.fields(config)
-    )
+    assert all(getattr(RunConfig(), field.name) is None for field in dataclasses.fields(RunConfig))
+    assert all(getattr(DistillConfig(), field.name) is None for field in dataclasses.fields(DistillConfig)[:6])
 
 
 def test_configs_are_frozen() -> None:

@@ -50,11 +50,14 @@ class Recipe(BaseModel):
     output_dir: str = Field("runs/movie-polarity", description="folder that receives every stage's output")
     model_name_or_path: str = Field(
         "data/minilm",
-        description="pre-trained BERT: a PaddleNLP hub name, a PaddleNLP directory, or a Hugging Face-layout "
-        "directory with model.safetensors",
+        description="pre-trained BERT: a PaddleNLP or Hugging Face-layout directory with model.safetensors; with "
+        "allow_pickle also a PaddleNLP hub name or a directory with model_state.pdparams",
     )
     finetuned_dir: str | None = Field(
         None, description="start from this fine-tuned classifier; model_name_or_path is then not used"
+    )
+    allow_pickle: bool = Field(
+        False, description="whether those models may be pickles, which run whatever code they hold when they are read"
     )
     seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of every random choice except the data split")
     max_length: Annotated[int, Field(ge=8)] = Field(64, description="longer inputs are cut to this many tokens")

@@ -13,6 +13,7 @@ import numpy as np
 import paddle
 
 from ofa_slim.errors import OfaSlimError
+from ofa_slim.pickles import holds_pickle, refusal
 
 LOG = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class ModelLoadError(OfaSlimError, ValueError):
 
 
 def load_sequence_classifier(
-    name_or_path: str | os.PathLike[str], num_classes: int, *, need_head: bool = False
+    name_or_path: str | os.PathLike[str], num_classes: int, *, need_head: bool = False, allow_pickle: bool = False
 ) -> tuple[paddle.nn.Layer, Any]:
     """Loads a PaddleNLP sequence classifier and its tokenizer.
 
@@ -47,21 +48,32 @@ def load_sequence_classifier(
     Args:
         name_or_path: a local directory, or a name of PaddleNLP's hub. A directory holds ``config.json``,
             the tokenizer's files, and either ``model.safetensors`` (PaddleNLP's parameter names, or those of
-            a Hugging Face BERT with or without the prefix ``bert.``) or PaddleNLP's
-            ``model_state.pdparams``. The latter, and what the hub sends, is a pickle: trust its source.
+            a Hugging Face BERT with or without the prefix ``bert.``) or, with `allow_pickle`, PaddleNLP's
+            ``model_state.pdparams``. What the hub sends is a pickle too.
         num_classes: the size of the head; 1 for regression.
         need_head: whether the head has to be there too (a fine-tuned model).
+        allow_pickle: whether the weights may be a pickle. Reading one runs whatever code it holds: only from people
+            you trust.
 
     Returns: the model, in eval mode and with plain logits as its output, and the tokenizer.
-    Raises: ModelLoadError for a directory without these files, or with weights missing or misshapen.
+    Raises: ModelLoadError for a directory without these files, or with weights missing or misshapen, and for a pickle
+        without `allow_pickle`.
     """
     if num_classes < 1:
         raise ModelLoadError(f"num_classes is {num_classes}: a classifier has at least 1 output")
     path = Path(name_or_path)
     if path.is_dir():
-        model = _from_directory(path, num_classes, need_head)
+        model = _from_directory(path, num_classes, need_head, allow_pickle)
+    elif path.is_file():
+        raise ModelLoadError(f"{path} is a file; give the directory that holds it and its config.json")
     elif path.is_absolute() or str(name_or_path).startswith((".", "~")) or str(name_or_path).count("/") > 1:
         raise ModelLoadError(f"{path}: no such directory")
+    elif not allow_pickle:
+        raise ModelLoadError(
+            f"{path}: no such directory, and what PaddleNLP's hub would send under that name is a pickle, which runs "
+            "whatever code it holds when it is read. Get a directory with config.json and model.safetensors instead; "
+            "or, if you trust the hub, say allow_pickle=True"
+        )
     else:
         model = _from_hub(str(name_or_path), num_classes, need_head)
     # Hugging Face's configs say use_cache, with which PaddleNLP's models return tuples instead of logits.
@@ -70,11 +82,11 @@ def load_sequence_classifier(
     return model, _tokenizer(name_or_path)
 
 
-def _from_directory(path: Path, num_classes: int, need_head: bool) -> paddle.nn.Layer:
+def _from_directory(path: Path, num_classes: int, need_head: bool, allow_pickle: bool) -> paddle.nn.Layer:
     """The model of a local directory."""
     if not (path / "config.json").is_file():
         raise ModelLoadError(f"{path}: expected config.json there, found {_listing(path)}")
-    weights = _read_weights(path)
+    weights = _read_weights(path, allow_pickle)
     model = _empty_model(path, num_classes)
     wanted = model.state_dict()
     if any(re.match(r"(bert\.)?encoder\.layer\.\d+\.", key) for key in weights):
@@ -104,7 +116,7 @@ def _from_directory(path: Path, num_classes: int, need_head: bool) -> paddle.nn.
     return model
 
 
-def _read_weights(path: Path) -> dict[str, np.ndarray]:
+def _read_weights(path: Path, allow_pickle: bool) -> dict[str, np.ndarray]:
     """All tensors of a directory, by the names they have in the file."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -115,10 +127,14 @@ def _read_weights(path: Path) -> dict[str, np.ndarray]:
     elif index.is_file():
         names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
         files = [path / Path(name).name for name in sorted(set(names))]
-    elif (path / "model_state.pdparams").is_file():
-        state = paddle.load(str(path / "model_state.pdparams"), return_numpy=True)
-        return {key: value for key, value in state.items() if isinstance(value, np.ndarray)}
     else:
+        pickles = sorted(file for file in path.iterdir() if file.is_file() and holds_pickle(file))
+        own = path / "model_state.pdparams"
+        if own in pickles and allow_pickle:
+            state = paddle.load(str(own), return_numpy=True)
+            return {key: value for key, value in state.items() if isinstance(value, np.ndarray)}
+        if pickles and not allow_pickle:
+            raise ModelLoadError(f"{path} holds no safetensors: {refusal(own if own in pickles else pickles[0])}")
         raise ModelLoadError(
             f"{path}: expected model.safetensors or model_state.pdparams there, found {_listing(path)}"
         )

@@ -268,6 +268,23 @@ class SearchSpace:
         """The smallest choice of every axis."""
         return SubnetConfig({axis.name: axis.choices[0] for axis in self.axes})
 
+    def uniform(self, width: float, depth: float = 1.0) -> SubnetConfig:
+        """One width and depth for the whole model.
+
+        Args:
+            width: share of heads, neurons and channels, above 0.
+            depth: share of layers, above 0 and at most 1, rounded to the nearest count.
+
+        Raises: IllegalSubnetError for a share that the model cannot have.
+        """
+        sizes = {}
+        for axis in self.axes:
+            if axis.task == WIDTH:
+                sizes[axis.name] = axis.from_ratio(width)
+            elif axis.task == DEPTH:
+                sizes[axis.name] = axis.from_ratio(round(depth * axis.size) / axis.size)
+        return self.complete(sizes)
+
     def sample(self, rng: np.random.Generator, offers: Mapping[str, int | None] | None = None) -> SubnetConfig:
         """A random sub-network, every choice of an axis equally likely.
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -121,15 +122,15 @@ class _Flat(nn.Layer):
 
     Attributes:
         inputs: the nesting of the inputs.
-        hidden: the tapped outputs, recorded while it is traced.
+        hidden: the tapped outputs, which somebody records while it is traced.
         outputs: after that, the nesting of the output and of the tapped outputs.
     """
 
-    def __init__(self, model: nn.Layer, inputs: Any, hidden: dict[str, paddle.Tensor]) -> None:
+    def __init__(self, model: nn.Layer, inputs: Any) -> None:
         super().__init__()
         self.model = model
         self.inputs = inputs
-        self.hidden = hidden
+        self.hidden: dict[str, paddle.Tensor] = {}
         self.outputs: Any = None
         self.eval()
 
@@ -140,17 +141,16 @@ class _Flat(nn.Layer):
 
     @paddle.jit.not_to_static
     def _flattened(self, output: Any) -> list[paddle.Tensor]:
-        found, self.outputs = split((output, dict(self.hidden)))
-        seen: set[int] = set()
-        for number, tensor in enumerate(found):
-            if id(tensor) in seen:  # a program names each of its outputs once
-                found[number] = paddle.assign(tensor)
-            seen.add(id(tensor))
-        return found
+        found, nesting = split((output, dict(self.hidden)))
+        # A program gives a value once, also where two layers hand on the same one.
+        once = {id(tensor): tensor for tensor in found}
+        number = {key: number for number, key in enumerate(once)}
+        self.outputs = join(nesting, [Place(number[id(tensor)]) for tensor in found])
+        return list(once.values())
 
 
 class _Program:
-    """A program of a model for one kind of inputs.
+    """A program of a model for one kind of inputs: here a static graph over the model's own parameters.
 
     Args:
         model: the model.
@@ -160,15 +160,17 @@ class _Program:
     """
 
     def __init__(self, model: nn.Layer, taps: Taps, inputs: Any, specs: Sequence[InputSpec]) -> None:
-        with taps.record() as hidden:
-            flat = _Flat(model, inputs, hidden)
-            self.traced = paddle.jit.to_static(flat, input_spec=[list(specs)], full_graph=True)
-            forward: Any = self.traced.forward
-            _ = forward.concrete_program  # traces it
-        self._outputs = flat.outputs
-        flat.hidden = {}
+        self._flat = _Flat(model, inputs)
+        self._taps = taps
+        self._traced = paddle.jit.to_static(self._flat, input_spec=[list(specs)], full_graph=True)
         self._shapes: set[str] = set()
-        mapped(_check_leaf, self._outputs)
+
+    def __call__(self, tensors: list[paddle.Tensor], state: paddle.Tensor) -> Answer:
+        """The answer to some inputs."""
+        found = self._run(tensors, state)
+        mapped(_check_leaf, self._flat.outputs)
+        output, hidden = join(self._flat.outputs, found)
+        return output, hidden
 
     def unchecked(self, tensors: Sequence[paddle.Tensor]) -> bool:
         """Whether these shapes are among the first, whose answers are checked; then they count as checked."""
@@ -178,14 +180,16 @@ class _Program:
         self._shapes.add(shapes)
         return True
 
-    def __call__(self, tensors: list[paddle.Tensor], state: paddle.Tensor) -> Answer:
-        """The answer to some inputs."""
-        output, hidden = join(self._outputs, self.run(tensors, state))
-        return output, hidden
+    def _run(self, tensors: list[paddle.Tensor], state: paddle.Tensor) -> list[paddle.Tensor]:
+        with self._tapped():
+            return list(self._traced(tensors))
 
-    def run(self, tensors: list[paddle.Tensor], state: paddle.Tensor) -> list[paddle.Tensor]:
-        """The tensors of the answer: here from a static graph over the model's own parameters."""
-        return list(self.traced(tensors))
+    @contextmanager
+    def _tapped(self) -> Iterator[None]:
+        """Where the model may be traced: Paddle does that whenever it sees fit."""
+        with self._taps.record() as self._flat.hidden:
+            yield
+        self._flat.hidden = {}
 
 
 class _Predicted(_Program):
@@ -194,8 +198,7 @@ class _Predicted(_Program):
     _predictor: inference.Predictor | None = None
     _state: paddle.Tensor | None = None
 
-    def run(self, tensors: list[paddle.Tensor], state: paddle.Tensor) -> list[paddle.Tensor]:
-        """The tensors of the answer."""
+    def _run(self, tensors: list[paddle.Tensor], state: paddle.Tensor) -> list[paddle.Tensor]:
         if self._predictor is None or self._state is None or not bool(paddle.equal_all(state, self._state)):
             self._predictor, self._state = self._opened(), state
         for name in self._predictor.get_input_names():
@@ -205,8 +208,8 @@ class _Predicted(_Program):
         return [paddle.to_tensor(self._predictor.get_output_handle(name).copy_to_cpu()) for name in names]
 
     def _opened(self) -> inference.Predictor:
-        with tempfile.TemporaryDirectory() as folder:
-            paddle.jit.save(self.traced, str(Path(folder) / "model"))
+        with tempfile.TemporaryDirectory() as folder, self._tapped():
+            paddle.jit.save(self._traced, str(Path(folder) / "model"))
             return open_predictor(Path(folder), onednn=True)
 
 

@@ -1,0 +1,126 @@
+"""Checkpoint folders on disk: there in full or not at all, whenever the process dies."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from ofa_slim.errors import CheckpointError
+
+_NAME = re.compile(r"step-(\d{8,})")
+_LEFT = re.compile(r"\.step-(\d{8,})\.(partial|replaced|removed)")
+
+
+def found(directory: Path) -> dict[int, Path]:
+    """The checkpoint folders of a directory by step, the oldest first; none where it is not there.
+
+    Raises: CheckpointError where the directory cannot be read.
+    """
+    with explained(f"cannot read {directory}"):
+        names = sorted(os.listdir(directory)) if os.path.lexists(directory) else []
+    folders = {int(match[1]): directory / name for name in names if (match := _NAME.fullmatch(name))}
+    for name in names:
+        # Killed between the two renames that replace a checkpoint: the earlier one still counts.
+        match = _LEFT.fullmatch(name)
+        if match and match[2] == "replaced":
+            folders.setdefault(int(match[1]), directory / name)
+    return dict(sorted(folders.items()))
+
+
+def clean(directory: Path) -> None:
+    """Removes what a killed save left.
+
+    Raises: CheckpointError where the file system does not let it.
+    """
+    with explained(f"cannot remove what an interrupted save left in {directory}"):
+        for name in sorted(os.listdir(directory)):
+            match = _LEFT.fullmatch(name)
+            if match is None:
+                continue
+            target = directory / f"step-{match[1]}"
+            if match[2] == "replaced" and not target.exists():
+                os.rename(directory / name, target)
+            else:
+                shutil.rmtree(directory / name)
+
+
+def make(directory: Path) -> None:
+    """Makes the directory with its parents, and sees to it that it is there after a power failure.
+
+    Raises: CheckpointError where the file system does not let it, or a file is in the way.
+    """
+    with explained(f"cannot make the directory {directory}"):
+        missing = [folder for folder in (directory, *directory.parents) if not folder.exists()]
+        directory.mkdir(parents=True, exist_ok=True)
+        for folder in missing:
+            _sync(folder.parent)
+
+
+@contextmanager
+def placing(directory: Path, step: int) -> Iterator[Path]:
+    """A folder to fill aside; it becomes the checkpoint of that step if the block ends well.
+
+    Every file and folder is on the disk before the new name is. If anything fails nothing is left of it and a
+    checkpoint of that step that was there before is still in place.
+
+    Raises: CheckpointError with what the system said.
+    """
+    target = directory / f"step-{step:08d}"
+    aside, replaced = (directory / f".{target.name}.{state}" for state in ("partial", "replaced"))
+    with explained(f"cannot write checkpoint {target}"):
+        try:
+            os.mkdir(aside)
+            yield aside
+            for file in sorted(aside.iterdir()):
+                _sync(file)
+            _sync(aside)
+            if target.exists():
+                os.rename(target, replaced)
+            os.rename(aside, target)
+            _sync(directory)
+            if replaced.exists():
+                shutil.rmtree(replaced, ignore_errors=True)  # it counts no more; the next save removes what is left
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            with suppress(OSError):
+                if replaced.exists() and not target.exists():
+                    os.rename(replaced, target)
+            raise
+
+
+def remove(folder: Path) -> None:
+    """Removes a checkpoint; half removed it has no checkpoint's name any more.
+
+    Raises: CheckpointError with what the system said.
+    """
+    with explained(f"cannot remove {folder}"):
+        hidden = folder.with_name(f".{folder.name}.removed")
+        os.rename(folder, hidden)
+        shutil.rmtree(hidden)
+
+
+@contextmanager
+def explained(problem: str) -> Iterator[None]:
+    """Turns what the file system raises into a `CheckpointError` that says what could not be done, and why."""
+    try:
+        yield
+    except OSError as error:
+        file = f" ({error.filename})" if error.filename is not None else ""
+        raise CheckpointError(f"{problem}: {error.strerror or error}{file}") from error
+    except SafetensorError as error:
+        raise CheckpointError(f"{problem}: {error}") from error
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file's or folder's contents are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,102 @@
+"""A teacher as a program gives the answers of the teacher, or is not used."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import paddle
+import pytest
+from models import Tagger, batch, bert, difference, ofa_of
+from paddle import nn
+
+from ofa_slim import OFA, Convert, DistillConfig, supernet
+from ofa_slim.errors import ConfigError
+
+LAYERS = ["bert.embeddings", "bert.encoder.layers.0", "bert.encoder.layers.1", "bert.encoder"]
+
+
+@pytest.mark.parametrize("engine", ["static", "inference", "auto"])
+def test_answers_are_the_teachers_at_every_shape(engine: str) -> None:
+    teacher = bert()
+    ofa = ofa_of(bert(), teacher, mapping_layers=LAYERS, teacher_engine=engine)
+    plain = ofa_of(bert(), teacher, mapping_layers=LAYERS)
+    for rows, length in ((3, 7), (2, 5), (1, 12), (4, 3)):
+        inputs = batch(rows, length, seed=rows)
+        assert difference(ofa(*inputs)[1], teacher(*inputs)) < 1e-4
+        plain(*inputs)
+        found, wanted = (each._distiller._answer[1] for each in (ofa, plain))  # type: ignore[union-attr, index]
+        assert found.keys() == wanted.keys()
+        assert all(difference(found[name], wanted[name]) < 1e-4 for name in wanted)
+
+
+@pytest.mark.parametrize("engine", ["static", "inference"])
+def test_a_program_follows_the_teachers_weights(engine: str) -> None:
+    teacher = bert()
+    ofa = ofa_of(bert(), teacher, teacher_engine=engine)
+    for seed in range(3):
+        paddle.seed(seed)
+        teacher.set_state_dict(bert().state_dict())
+        assert difference(ofa(*batch())[1], teacher(*batch())) < 1e-4
+
+
+def test_a_program_serves_inputs_by_name_and_several_outputs() -> None:
+    teacher = bert()
+    ofa = ofa_of(bert(), teacher, teacher_engine="static")
+    ids, types = batch()
+    found = ofa(input_ids=ids, token_type_ids=types, output_hidden_states=True)[1]
+    expected = teacher(input_ids=ids, token_type_ids=types, output_hidden_states=True)
+    assert len(found[1]) == 3
+    assert difference(found[0], expected[0]) < 1e-4
+    assert all(difference(one, other) < 1e-4 for one, other in zip(found[1], expected[1], strict=True))
+
+
+class Reading(nn.Layer):
+    """Reads a value on the host, which no graph can do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Tagger()
+
+    def forward(self, ids: paddle.Tensor) -> paddle.Tensor:
+        return self.inner(ids) * float(np.asarray(ids).mean())
+
+
+class Counting(nn.Layer):
+    """Its answer depends on how often it ran: what a graph of it computes is something else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Tagger()
+        self.runs = 0
+
+    def forward(self, ids: paddle.Tensor) -> paddle.Tensor:
+        self.runs += 1
+        return self.inner(ids) * self.runs
+
+
+def taught_by(teacher: nn.Layer, engine: str) -> OFA:
+    model = Tagger()
+    Convert(supernet(expand_ratio=[1.0, 0.5])).convert(model)
+    return OFA(model, distill_config=DistillConfig(teacher_model=teacher, teacher_engine=engine))
+
+
+@pytest.mark.parametrize("make", [Reading, Counting])
+def test_a_teacher_that_is_no_program_runs_layer_by_layer_and_says_so(
+    make: type[nn.Layer], caplog: pytest.LogCaptureFixture
+) -> None:
+    ids = batch()[0]
+    ofa: Any = taught_by(make(), "auto")
+    with caplog.at_level(logging.WARNING, "ofa_slim"):
+        ofa(ids)
+        ofa(ids.clone())
+    assert [record.message[:50] for record in caplog.records] == ["the teacher runs layer by layer, as it cannot be a"]
+    strict = taught_by(make(), "static")
+    with pytest.raises(ConfigError, match="the teacher cannot be a program"):
+        strict(ids)
+
+
+def test_an_engine_that_is_none_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"teacher_engine 'statik' is not one of .*; did you mean 'static'"):
+        DistillConfig(teacher_model=Tagger(), teacher_engine="statik")
