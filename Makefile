@@ -45,13 +45,15 @@ demo: $(STAMP) ## compress a BERT on movie-review snippets, end to end (about 10
 	$(PY) examples/fetch_demo_data.py
 	$(PY) examples/bert_glue.py --recipe examples/recipes/movie-polarity.yaml --output_dir runs/demo $(ARGS)
 
-bench: $(STAMP) ## run the benchmarks; SST-2 at four widths only where its files are
+bench: $(STAMP) ## run the benchmarks; those on SST-2 only where its files are
 	$(PY) examples/fetch_demo_data.py
-	$(PY) benchmarks/train_step.py
+	$(PY) benchmarks/train_step.py --paddleslim
 	$(PY) benchmarks/importance.py
+	$(PY) benchmarks/memory.py
 	$(PY) benchmarks/convert.py
 	$(PY) benchmarks/vision_models.py
 	$(PY) benchmarks/sst2_widths.py
+	$(PY) benchmarks/time_to_accuracy.py --paddleslim
 
 clean: ## remove the virtual environment, builds and caches; data/ and runs/ stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -11,7 +11,8 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from alternation import alternate, minilm, random_batch, report
+from alternation import alternate, report, timed
+from minilm import minilm, random_batch
 from ofa_slim.importance import compute_neuron_head_importance
 
 
@@ -40,10 +41,12 @@ def main() -> None:
             loss_fct(model(*inputs), labels).backward()
             model.clear_gradients(set_to_zero=False)
 
-    result = alternate(scoring, plain, options.rounds)
+    seconds = alternate({"importance": timed(scoring), "plain passes": timed(plain)}, options.rounds)
     report(
         "importance",
-        result,
+        seconds,
+        base="plain passes",
+        wanted={("importance", "plain passes"): None},
         rounds=options.rounds,
         batches=options.batches,
         batch_size=options.batch_size,

@@ -1,36 +1,41 @@
-"""What a training step of a supernet costs beside the sum of its parts.
+"""What a training step of a supernet costs beside the sum of its parts, and beside PaddleSlim.
 
-One side is the published loop: each width in turn, forward, distillation loss and backward, then one
-optimizer step. The other does the same arithmetic with plain models: forward, loss and backward of a dense
-model of each width, one forward of the teacher, one optimizer step of the full model. Both sides compute
-the same loss, soft labels and hidden states, with the same public functions of Paddle.
+All sides do the same arithmetic, each width on each batch with a teacher and one mapped layer, and take turns:
+
+- train_step: `OFA.train_step`, which does every width of a batch in one call, then one optimizer step;
+- published loop: each width in turn, forward, distillation loss and backward, then one optimizer step;
+- parts: plain models and no supernet: forward, loss and backward of a dense model of each width, one forward
+  of the teacher, one optimizer step of the full model;
+- PaddleSlim (with --paddleslim): the published loop on PaddleSlim 2.6.0 and Paddle 2.6.2, in a process of its
+  own. Its environment is made in runs/ where it is not there.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from alternation import alternate, minilm, random_batch, report
+from alternation import alternate, report, timed
+from minilm import adamw, minilm, random_batch, soft_label_loss
 from ofa_slim import OFA, Convert, DistillConfig, dynabert_config, supernet
+from ofa_slim.teacher import ENGINES
+from paddleslim_env import paddleslim_worker
 
 LAMBDA = 0.1
 MAPPED = "bert.encoder.layers.5"
 
-
-def soft_label_loss(student: paddle.Tensor, teacher: paddle.Tensor) -> paddle.Tensor:
-    """Cross entropy of the student's logits to the teacher's distribution, both [batch, classes]."""
-    return F.cross_entropy(student, F.softmax(teacher.detach()), soft_label=True)
-
-
-def adamw(parameters: Sequence[paddle.Tensor]) -> paddle.optimizer.Optimizer:
-    return paddle.optimizer.AdamW(learning_rate=2e-5, parameters=parameters, weight_decay=0.01)
+# What is wanted of the ratio of one side to another.
+WANTED = {
+    ("train_step", "parts"): "at most 0.95",
+    ("published loop", "parts"): "at most 1.00",
+    ("PaddleSlim", "train_step"): "at least 1.50",
+}
 
 
 @contextmanager
@@ -48,23 +53,44 @@ def last_output(model: nn.Layer) -> Iterator[list[paddle.Tensor]]:
         hook.remove()
 
 
-class PublishedLoop:
-    """A training step of a supernet, as DynaBERT's script writes it."""
+class Supernet:
+    """What the two sides with a supernet are made of; each has one of its own."""
 
-    def __init__(self, widths: Sequence[float], mapped: bool) -> None:
-        self.widths = widths
+    def __init__(self, widths: Sequence[float], mapped: bool, teacher_engine: str) -> None:
         self.mapped = mapped
         model = Convert(supernet(expand_ratio=list(widths))).convert(minilm())
         distilling = DistillConfig(
-            lambda_distill=LAMBDA, teacher_model=minilm(), mapping_layers=[MAPPED] if mapped else None
+            lambda_distill=LAMBDA,
+            teacher_model=minilm(),
+            mapping_layers=[MAPPED] if mapped else None,
+            teacher_engine=teacher_engine,
         )
         self.ofa = OFA(model, distill_config=distilling)
         self.ofa.train()
+        self.configs = [dynabert_config(self.ofa, width) for width in widths]
         self.optimizer = adamw(self.ofa.parameters())
 
+    def dense(self) -> list[nn.Layer]:
+        """A plain model of each width."""
+        shapes, dtypes = [[2, 16], [2, 16]], ["int64", "int64"]
+        return [self.ofa.export(config=config, input_shapes=shapes, input_dtypes=dtypes) for config in self.configs]
+
+
+class TrainStep(Supernet):
+    """A training step of a supernet in one call."""
+
     def step(self, input_ids: paddle.Tensor, token_type_ids: paddle.Tensor) -> None:
-        for width in self.widths:
-            self.ofa.set_net_config(dynabert_config(self.ofa, width))
+        self.ofa.train_step((input_ids, token_type_ids), soft_label_loss, self.configs)
+        self.optimizer.step()
+        self.optimizer.clear_grad()
+
+
+class PublishedLoop(Supernet):
+    """A training step of a supernet, as DynaBERT's script writes it."""
+
+    def step(self, input_ids: paddle.Tensor, token_type_ids: paddle.Tensor) -> None:
+        for config in self.configs:
+            self.ofa.set_net_config(config)
             student, teacher = self.ofa(input_ids, token_type_ids)
             loss = soft_label_loss(student, teacher)
             if self.mapped:
@@ -72,11 +98,6 @@ class PublishedLoop:
             loss.backward()
         self.optimizer.step()
         self.optimizer.clear_grad()
-
-    def dense(self, width: float) -> nn.Layer:
-        """A plain model of this width."""
-        shapes, dtypes = [[2, 16], [2, 16]], ["int64", "int64"]
-        return self.ofa.export(config=dynabert_config(self.ofa, width), input_shapes=shapes, input_dtypes=dtypes)
 
 
 class Parts:
@@ -116,33 +137,50 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=64)
     parser.add_argument("--widths", type=float, nargs="+", default=[1.0, 0.75, 0.5])
     parser.add_argument("--no-mapping", action="store_true", help="distil soft labels only")
+    parser.add_argument("--teacher-engine", choices=ENGINES, default="auto", help="of the two sides with a supernet")
+    parser.add_argument("--paddleslim", action="store_true", help="time PaddleSlim as well")
     options = parser.parse_args()
     if options.rounds < 1 or options.steps < 1:
         parser.error("--rounds and --steps are at least 1")
 
     paddle.seed(0)
     rng = np.random.default_rng(0)
-    loop = PublishedLoop(options.widths, mapped=not options.no_mapping)
-    parts = Parts([loop.dense(width) for width in options.widths], mapped=not options.no_mapping)
+    mapped = not options.no_mapping
+    ours = TrainStep(options.widths, mapped, options.teacher_engine)
+    loop = PublishedLoop(options.widths, mapped, options.teacher_engine)
+    parts = Parts(loop.dense(), mapped)
 
-    # Fresh tensors per step, as a data loader gives them: the teacher has to run once for each.
-    def ours() -> None:
-        for _ in range(options.steps):
-            loop.step(*random_batch(rng, options.batch_size, options.length)[:2])
+    def steps(step: Callable[[paddle.Tensor, paddle.Tensor], None]) -> Callable[[], None]:
+        # Fresh tensors per step, as a data loader gives them: the teacher has to run once for each.
+        def work() -> None:
+            for _ in range(options.steps):
+                step(*random_batch(rng, options.batch_size, options.length)[:2])
 
-    def theirs() -> None:
-        for _ in range(options.steps):
-            parts.step(*random_batch(rng, options.batch_size, options.length)[:2])
+        return work
 
-    result = alternate(ours, theirs, options.rounds)
+    sides = {
+        "train_step": timed(steps(ours.step)),
+        "published loop": timed(steps(loop.step)),
+        "parts": timed(steps(parts.step)),
+    }
+    with ExitStack() as stack:
+        if options.paddleslim:
+            layers = [MAPPED] if mapped else []
+            worker = stack.enter_context(paddleslim_worker(options.batch_size, options.widths, layers))
+            sides["PaddleSlim"] = lambda: sum(worker.step(options.length) for _ in range(options.steps))
+        seconds = alternate(sides, options.rounds)
     report(
         "train_step",
-        result,
+        seconds,
+        base="parts",
+        wanted={pair: words for pair, words in WANTED.items() if pair[0] in sides},
         rounds=options.rounds,
+        steps=options.steps,
         widths=options.widths,
         batch_size=options.batch_size,
         length=options.length,
-        mapping=not options.no_mapping,
+        mapping=mapped,
+        teacher_engine=options.teacher_engine,
     )
 
 

@@ -1,0 +1,107 @@
+"""What the benchmarks on SST-2 share: its rows, one fine-tuned MiniLM, scores of every width.
+
+Rows 1 to 8,000 of the training file, in the order of ``numpy.random.RandomState(0).permutation``, train; the dev
+file scores, and so do rows 8,001 to 12,000 of that order, which nothing here trains on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import paddle
+from paddle import nn
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "examples"))
+
+from glue.data import Batches, Examples, tokenise  # noqa: E402  found through the line above
+from glue.tasks import TASKS, Rows  # noqa: E402
+from glue.training import Schedule, evaluate, finetune, importance  # noqa: E402
+from ofa_slim import OFA, dynabert_config, load_subnet, save_subnet  # noqa: E402
+from ofa_slim.importance import reorder_neuron_head  # noqa: E402
+from ofa_slim.integrations.paddlenlp import load_sequence_classifier  # noqa: E402
+
+TRAIN, JUDGE = 8_000, 4_000
+MAX_LENGTH, BATCH = 48, 32
+TASK = TASKS["sst-2"]
+TASK_FOLDER = "SST-2"
+
+Scores = dict[float, dict[str, float]]
+"""Accuracy by width and by set, in per cent."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that these benchmarks share."""
+    parser.add_argument("--data_dir", type=Path, default=ROOT.parent / "shared/data/GLUE")
+    parser.add_argument("--model", type=Path, default=ROOT / "data/minilm")
+    parser.add_argument("--output_dir", type=Path, default=ROOT / "runs/sst2_widths", help="keeps the checkpoint")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--learning_rate", type=float, default=1e-4)
+    parser.add_argument("--lambda_rep", type=float, default=1.0)
+    parser.add_argument("--lambda_logit", type=float, default=1.0)
+    parser.add_argument("--importance_batches", type=int, default=250)
+
+
+def missing(options: argparse.Namespace) -> str | None:
+    """Why these benchmarks cannot run here; None where they can."""
+    folder = options.data_dir / TASK_FOLDER
+    return None if folder.is_dir() else f"left out, {folder} is not there"
+
+
+def prepare(options: argparse.Namespace) -> tuple[nn.Layer, Examples, dict[str, Examples]]:
+    """The fine-tuned model, the training rows, and the two sets that score."""
+    paddle.seed(0)
+    model, tokenizer = load_sequence_classifier(str(options.model), TASK.num_classes)
+    train, sets = read(options.data_dir, tokenizer)
+    return checkpoint(model, train, options.output_dir / "checkpoint"), train, sets
+
+
+def read(data_dir: Path, tokenizer: object) -> tuple[Examples, dict[str, Examples]]:
+    """The training rows and the two sets that score."""
+    rows, dev = TASK.read(data_dir)
+    order = np.random.RandomState(0).permutation(len(rows))
+
+    def part(chosen: np.ndarray) -> Rows:
+        return Rows([rows.first[row] for row in chosen], [], rows.labels[chosen])
+
+    train = tokenise(tokenizer, part(order[:TRAIN]), MAX_LENGTH)
+    return train, {
+        "dev": tokenise(tokenizer, dev["dev"], MAX_LENGTH),
+        "held-out": tokenise(tokenizer, part(order[TRAIN : TRAIN + JUDGE]), MAX_LENGTH),
+    }
+
+
+def checkpoint(model: nn.Layer, train: Examples, folder: Path) -> nn.Layer:
+    """The fine-tuned model, trained once and kept in `folder`."""
+    if not folder.is_dir():
+        paddle.seed(0)
+        finetune(model, train, TASK, Schedule(3, BATCH, 5e-5), np.random.default_rng(0))
+        save_subnet(model, folder)
+    return load_subnet(folder)
+
+
+def reordered(teacher: nn.Layer, train: Examples, batches: int, rng: np.random.Generator) -> nn.Layer:
+    """A copy of the fine-tuned model, its heads and neurons in order of their importance in some batches."""
+    student = copy.deepcopy(teacher)
+    chosen = list(Batches(train, BATCH, rng))[:batches]
+    reorder_neuron_head(student, *importance(student, chosen, TASK))
+    return student
+
+
+def scores(model: nn.Layer, sets: Mapping[str, Examples]) -> dict[str, float]:
+    """Accuracy on each set, in per cent."""
+    return {name: 100 * evaluate(model, Batches(examples, 64), TASK)["accuracy"] for name, examples in sets.items()}
+
+
+def width_scores(ofa: OFA, widths: Sequence[float], sets: Mapping[str, Examples]) -> Scores:
+    """`scores` of every width."""
+    found = {}
+    for width in widths:
+        with ofa.subnet(dynabert_config(ofa, width)):
+            found[width] = scores(ofa.model, sets)
+    return found

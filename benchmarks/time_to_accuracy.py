@@ -1,0 +1,205 @@
+"""How long supernet training takes until every width is good enough, on SST-2, beside PaddleSlim's epoch.
+
+The clock runs while the supernet trains; it stands while the dev rows are scored, every 50 steps. It stops at the
+second of two scores in a row at which every width is at or above its goal: a change against the fine-tuned
+checkpoint, in points of accuracy. The median of the seeds counts. Rows and checkpoint: `sst2.py`.
+
+PaddleSlim's time (with --paddleslim) is 250 steps, an epoch, of its published loop: the same rows, widths, teacher
+and mapped layers, batches in random order and padded to their longest row, as its users' script has them. Its
+steps are timed while our clock stands, so that both meet the same machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from sst2 import BATCH, TASK, add_options, missing, prepare, reordered, scores, width_scores  # isort: skip  finds glue
+from glue.data import Examples
+from glue.training import Schedule, build_supernet, train_supernet
+from minilm import MAPPABLE
+from paddleslim_env import Worker, paddleslim_worker
+
+GOALS = {1.0: 0.4, 0.75: -0.9, 0.5: -3.7, 0.25: -4.5}
+"""The least change at each width, in points."""
+
+EVERY = 50
+PADDLESLIM_STEPS = 250
+WANTED = 1 / 6
+
+
+def meets(changes: Mapping[float, float], goals: Mapping[float, float]) -> bool:
+    """Whether the change at every width is at least its goal; a change that is no number is not."""
+    return all(changes[width] >= goal for width, goal in goals.items())
+
+
+def steady(history: Sequence[Mapping[float, float]], goals: Mapping[float, float]) -> bool:
+    """Whether the last two scores in a row both meet the goals."""
+    return len(history) >= 2 and all(meets(changes, goals) for changes in history[-2:])
+
+
+class Reached(Exception):
+    """Ends a training that is good enough."""
+
+
+class Stopwatch:
+    """Is called after each training step: adds up training seconds, scores now and then, and ends the training.
+
+    Args:
+        score: gives the change at each width; its time does not count.
+        every: steps between two scores.
+        goals: the least change at each width.
+        clock: seconds from some fixed moment.
+    """
+
+    def __init__(
+        self,
+        score: Callable[[], Mapping[float, float]],
+        every: int,
+        goals: Mapping[float, float],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.seconds = 0.0
+        self.steps = 0
+        self.history: list[Mapping[float, float]] = []
+        self._score = score
+        self._every = every
+        self._goals = goals
+        self._clock = clock
+        self._since = clock()
+
+    def after_step(self, step: int) -> None:
+        """Counts one step; raises Reached at the second score in a row that meets the goals."""
+        self.steps += 1
+        if self.steps % self._every:
+            return
+        self.seconds += self._clock() - self._since
+        self.history.append(self._score())
+        if steady(self.history, self._goals):
+            raise Reached
+        self._since = self._clock()
+
+
+def padded_lengths(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[int]:
+    """The longest row of each batch of one pass in random order."""
+    order = rng.permutation(len(lengths))
+    return [int(lengths[order[start : start + batch_size]].max()) for start in range(0, len(order), batch_size)]
+
+
+class Theirs:
+    """PaddleSlim's steps over the same rows, some at a time."""
+
+    def __init__(self, worker: Worker, train: Examples, rng: np.random.Generator) -> None:
+        self._worker = worker
+        self._lengths = padded_lengths(np.array([len(row) for row in train.input_ids]), BATCH, rng)
+        self._worker.step(self._lengths[-1])  # the first is slower
+        self.seconds: list[float] = []
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            length = self._lengths[len(self.seconds) % len(self._lengths)]
+            self.seconds.append(self._worker.step(length))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    add_options(parser)
+    parser.add_argument("--epochs", type=int, default=1, help="the most to train; the learning rate falls over them")
+    parser.add_argument("--paddleslim", action="store_true", help="time PaddleSlim as well")
+    parser.add_argument("--paddleslim_steps", type=int, default=10, help="of each time that the clock stands")
+    options = parser.parse_args()
+    if options.epochs < 1 or options.paddleslim_steps < 1:
+        parser.error("--epochs and --paddleslim_steps are at least 1")
+    if reason := missing(options):
+        print(f"time_to_accuracy: {reason}")
+        return
+    teacher, train, sets = prepare(options)
+    dev = {"dev": sets["dev"]}
+    with ExitStack() as stack:
+        theirs = None
+        if options.paddleslim:
+            worker = stack.enter_context(paddleslim_worker(BATCH, list(GOALS), MAPPABLE))
+            theirs = Theirs(worker, train, np.random.default_rng(0))
+        found = [train_seed(seed, options, teacher, train, dev, theirs) for seed in options.seeds]
+    show(found, None if theirs is None else PADDLESLIM_STEPS * statistics.mean(theirs.seconds))
+
+
+def train_seed(
+    seed: int,
+    options: argparse.Namespace,
+    teacher: nn.Layer,
+    train: Examples,
+    dev: Mapping[str, Examples],
+    theirs: Theirs | None,
+) -> dict[str, float]:
+    """Trains one supernet until it is good enough; its steps and seconds, infinitely many where it never was."""
+    paddle.seed(seed)
+    rng = np.random.default_rng(seed)
+    widths = list(GOALS)
+    base = scores(teacher, dev)["dev"]
+    student = reordered(teacher, train, options.importance_batches, rng)
+    ofa = build_supernet(student, widths, teacher, options.lambda_rep)
+
+    def score() -> dict[float, float]:
+        if theirs is not None:
+            theirs.run(options.paddleslim_steps)
+        changes = {width: found["dev"] - base for width, found in width_scores(ofa, widths, dev).items()}
+        print(", ".join(f"{width}: {change:+.2f}" for width, change in changes.items()), flush=True)
+        return changes
+
+    stopwatch = Stopwatch(score, EVERY, GOALS)
+    schedule = Schedule(options.epochs, BATCH, options.learning_rate)
+    seconds = math.inf
+    try:
+        train_supernet(
+            ofa, train, TASK, schedule, rng,
+            widths=widths, lambda_logit=options.lambda_logit, after_step=stopwatch.after_step,
+        )  # fmt: skip
+    except Reached:
+        seconds = stopwatch.seconds
+    print(f"seed {seed}: {stopwatch.steps} steps, {_words(seconds)}", flush=True)
+    return {"seed": seed, "steps": stopwatch.steps, "seconds": seconds}
+
+
+def show(found: Sequence[Mapping[str, float]], paddleslim_seconds: float | None) -> None:
+    """Prints a table, and the same as one JSON line for programs.
+
+    Args:
+        found: seed, steps and seconds of each training; infinitely many where the goals were not reached.
+        paddleslim_seconds: of PaddleSlim's epoch; None where it was not timed.
+    """
+    print("| seed | steps | training |\n| --- | ---: | ---: |")
+    for one in found:
+        print(f"| {one['seed']} | {one['steps']} | {_words(one['seconds'])} |")
+    median = statistics.median(one["seconds"] for one in found)
+    result: dict[str, Any] = {"benchmark": "time_to_accuracy", "median_seconds": _number(median)}
+    print(f"time_to_accuracy: median {_words(median)}")
+    if paddleslim_seconds is not None:
+        share = median / paddleslim_seconds
+        print(f"time_to_accuracy: PaddleSlim's {PADDLESLIM_STEPS} steps: {paddleslim_seconds:.0f} s")
+        print(f"time_to_accuracy: ours / PaddleSlim: {share:.3f}; wanted: at most {WANTED:.3f}")
+        result |= {"paddleslim_seconds": round(paddleslim_seconds, 1), "ratio": _number(share)}
+    print(json.dumps({**result, "seeds": [{**one, "seconds": _number(one["seconds"])} for one in found]}))
+
+
+def _words(seconds: float) -> str:
+    return f"{seconds:.1f} s" if math.isfinite(seconds) else "goals not reached"
+
+
+def _number(value: float) -> float | None:
+    """For JSON, which has no infinity."""
+    return round(value, 4) if math.isfinite(value) else None
+
+
+if __name__ == "__main__":
+    main()
