@@ -20,8 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples"))
 
 from glue.data import Batches, Examples, tokenise  # noqa: E402  found through the line above
+from glue.loop import Schedule  # noqa: E402
 from glue.tasks import TASKS, Rows  # noqa: E402
-from glue.training import Schedule, evaluate, finetune, importance  # noqa: E402
+from glue.training import evaluate, finetune, importance  # noqa: E402
 from ofa_slim import OFA, dynabert_config, load_subnet, save_subnet  # noqa: E402
 from ofa_slim.importance import reorder_neuron_head  # noqa: E402
 from ofa_slim.integrations.paddlenlp import load_sequence_classifier  # noqa: E402

@@ -14,7 +14,9 @@ import numpy as np
 import paddle
 
 from sst2 import BATCH, TASK, add_options, missing, prepare, reordered, scores, width_scores  # isort: skip  finds glue
-from glue.training import Schedule, build_supernet, train_supernet
+from glue.loop import Around, Schedule
+from glue.training import build_supernet, train_supernet
+from ofa_slim.strategies import Uniform
 
 
 def main() -> None:
@@ -40,7 +42,8 @@ def main() -> None:
         untrained = width_scores(ofa, options.widths, {"dev": sets["dev"]})
         begin = time.perf_counter()
         schedule = Schedule(options.epochs, BATCH, options.learning_rate)
-        train_supernet(ofa, train, TASK, schedule, rng, widths=options.widths, lambda_logit=options.lambda_logit)
+        strategy = Uniform(ofa.search_space, options.widths)
+        train_supernet(ofa, train, TASK, schedule, rng, strategy, options.lambda_logit, Around(seed=seed))
         seconds = time.perf_counter() - begin
         found = width_scores(ofa, options.widths, sets)
         changes.append(

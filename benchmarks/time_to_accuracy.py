@@ -26,8 +26,10 @@ from paddle import nn
 
 from sst2 import BATCH, TASK, add_options, missing, prepare, reordered, scores, width_scores  # isort: skip  finds glue
 from glue.data import Examples
-from glue.training import Schedule, build_supernet, train_supernet
+from glue.loop import Around, Schedule
+from glue.training import build_supernet, train_supernet
 from minilm import MAPPABLE
+from ofa_slim.strategies import Uniform
 from paddleslim_env import Worker, paddleslim_worker
 
 GOALS = {1.0: 0.4, 0.75: -0.9, 0.5: -3.7, 0.25: -4.5}
@@ -161,10 +163,9 @@ def train_seed(
     schedule = Schedule(options.epochs, BATCH, options.learning_rate)
     seconds = math.inf
     try:
-        train_supernet(
-            ofa, train, TASK, schedule, rng,
-            widths=widths, lambda_logit=options.lambda_logit, after_step=stopwatch.after_step,
-        )  # fmt: skip
+        around = Around(seed=seed, after_step=stopwatch.after_step)
+        strategy = Uniform(ofa.search_space, widths)
+        train_supernet(ofa, train, TASK, schedule, rng, strategy, options.lambda_logit, around)
     except Reached:
         seconds = stopwatch.seconds
     print(f"seed {seed}: {stopwatch.steps} steps, {_words(seconds)}", flush=True)
