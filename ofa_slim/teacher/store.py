@@ -57,7 +57,7 @@ class Row:
     parts: Sequence[np.ndarray]
 
 
-@dataclass
+@dataclass(slots=True)
 class _Entry:
     """Where a row is."""
 
