@@ -178,7 +178,9 @@ def test_everything_that_the_teacher_gets_tells_rows_apart(tmp_path: Path) -> No
         ((ids,), {"flag": [True, "a"]}),
         ((ids,), {"flag": paddle.to_tensor([1.5])}),
         ((ids,), {"flag": paddle.to_tensor([1.25])}),
-        ((ids,), {"flag": paddle.to_tensor([1.25]).astype("bfloat16")}),
+        ((ids,), {"flag": paddle.zeros([1])}),
+        ((ids,), {"flag": paddle.zeros([1], dtype="int32")}),
+        ((ids,), {"flag": paddle.zeros([1, 1], dtype="int32")}),
     ]
     for _ in range(2):
         for args, kwargs in calls:
@@ -407,11 +409,10 @@ class Images(nn.Layer):
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2D(3, 5, 3)
-        self.norm = nn.BatchNorm2D(5)
-        self.eval()
+        self.register_buffer("shift", paddle.zeros([5]))
 
     def forward(self, images: paddle.Tensor) -> paddle.Tensor:
-        return self.norm(self.conv(images)).mean([2, 3])
+        return self.conv(images).mean([2, 3]) + self.shift
 
 
 def test_images_are_looked_up_whole_and_buffers_count_as_weights(tmp_path: Path) -> None:
@@ -426,7 +427,7 @@ def test_images_are_looked_up_whole_and_buffers_count_as_weights(tmp_path: Path)
     cached(paddle.where(images == images.max(), images + 1e-3, images))
     assert cached.calls == 2
     cached.engine.close()
-    cached.model.norm._mean.set_value(cached.model.norm._mean + 1)
+    cached.model.shift.set_value(paddle.ones([5]))
     assert difference(cached(images).output, first.output) > 0.1
     assert cached.calls == 3
 
