@@ -8,6 +8,7 @@ def test_the_public_names_stand_at_the_top() -> None:
         "OFA",
         "RunConfig",
         "DistillConfig",
+        "TeacherCache",
         "Convert",
         "supernet",
         "dynabert_config",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from ofa_slim.errors import ConfigError, DistillError
 from ofa_slim.taps import Taps
 from ofa_slim.teacher.cache import CachedEngine
 from ofa_slim.teacher.engines import Answer, LayerByLayer
-from ofa_slim.teacher.store import ENTRY_SIZE, INDEX_FILE, LAYOUT_FILE, LOCK_FILE
+from ofa_slim.teacher.store import ENTRY_SIZE, INDEX_FILE, LAYOUT_FILE, LOCK_FILE, _File
 
 LAYERS = ["bert.embeddings", "bert.encoder.layers.1"]
 
@@ -178,7 +178,9 @@ def test_everything_that_the_teacher_gets_tells_rows_apart(tmp_path: Path) -> No
         ((ids,), {"flag": [True, "a"]}),
         ((ids,), {"flag": paddle.to_tensor([1.5])}),
         ((ids,), {"flag": paddle.to_tensor([1.25])}),
-        ((ids,), {"flag": paddle.to_tensor([1.25]).astype("bfloat16")}),
+        ((ids,), {"flag": paddle.zeros([1])}),
+        ((ids,), {"flag": paddle.zeros([1], dtype="int32")}),
+        ((ids,), {"flag": paddle.zeros([1, 1], dtype="int32")}),
     ]
     for _ in range(2):
         for args, kwargs in calls:
@@ -342,7 +344,7 @@ NESTINGS: dict[str, Callable[[paddle.Tensor, paddle.Tensor], Any]] = {
 }
 
 
-def same(one: Any, other: Any, exact: bool) -> None:
+def same(one: Any, other: Any) -> None:
     assert type(one) is type(other)
     if isinstance(one, dict):
         assert list(one) == list(other)
@@ -350,13 +352,11 @@ def same(one: Any, other: Any, exact: bool) -> None:
     if isinstance(one, (list, tuple)):
         assert len(one) == len(other)
         for a, b in zip(one, other, strict=True):
-            same(a, b, exact)
+            same(a, b)
     elif isinstance(one, paddle.Tensor):
         assert one.dtype == other.dtype
         assert one.shape == other.shape
-        assert bits(one) == bits(other) or (
-            not exact and difference(one.astype("float32"), other.astype("float32")) < 1e-6
-        )
+        assert bits(one) == bits(other)
     else:
         assert one == other
 
@@ -368,8 +368,8 @@ def test_outputs_come_back_as_they_were(tmp_path: Path, name: str) -> None:
         cached = Cached(tmp_path, model)
         for _ in range(2):
             answer = cached(ids)
-            same(answer.output, model(ids), exact=True)
-            same(answer.hidden, {"embed": model.embed(ids)}, exact=True)
+            same(answer.output, model(ids))
+            same(answer.hidden, {"embed": model.embed(ids)})
             assert not answer.masks
         cached.engine.close()
     assert cached.calls == 0
@@ -409,11 +409,10 @@ class Images(nn.Layer):
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2D(3, 5, 3)
-        self.norm = nn.BatchNorm2D(5)
-        self.eval()
+        self.register_buffer("shift", paddle.zeros([5]))
 
     def forward(self, images: paddle.Tensor) -> paddle.Tensor:
-        return self.norm(self.conv(images)).mean([2, 3])
+        return self.conv(images).mean([2, 3]) + self.shift
 
 
 def test_images_are_looked_up_whole_and_buffers_count_as_weights(tmp_path: Path) -> None:
@@ -428,7 +427,7 @@ def test_images_are_looked_up_whole_and_buffers_count_as_weights(tmp_path: Path)
     cached(paddle.where(images == images.max(), images + 1e-3, images))
     assert cached.calls == 2
     cached.engine.close()
-    cached.model.norm._mean.set_value(cached.model.norm._mean + 1)
+    cached.model.shift.set_value(paddle.ones([5]))
     assert difference(cached(images).output, first.output) > 0.1
     assert cached.calls == 3
 
@@ -490,20 +489,18 @@ def written(tmp_path: Path) -> tuple[Path, list[paddle.Tensor]]:
 def check(folder: Path, data: list[paddle.Tensor], most_known: int) -> int:
     """The answers from a damaged cache are right, and so are those from what it is afterwards; returns the hits."""
     cached = Cached(folder, words())
-    hits = 0
-    for number in range(2):
+    hits = []
+    for _ in range(2):
         cached.engine.hits = 0
         for ids in data:
             found = cached(ids)
             assert bits(found.output) == bits(cached.model(ids))
             assert bits(found.hidden["embed"]) == bits(cached.model.embed(ids))
-        hits = hits or cached.engine.hits
-        if number == 0:
-            assert cached.engine.hits <= most_known
-            cached.engine.close()
-    assert cached.engine.hits == 12
-    cached.engine.close()
-    return hits
+        hits.append(cached.engine.hits)
+        cached.engine.close()
+    assert hits[0] <= most_known
+    assert hits[1] == 12
+    return hits[0]
 
 
 @pytest.mark.parametrize("name", ["index.bin", "field-0.bin", "field-1.bin"])
@@ -533,38 +530,44 @@ def test_a_flipped_byte_loses_one_row(written: Any, name: str, share: float, cap
     assert "rows were damaged" in caplog.text
 
 
-def test_a_writer_killed_at_any_point_leaves_a_sound_cache(written: Any, tmp_path: Path) -> None:
-    """As writes happen: the fields of a batch one after the other, then its entries."""
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
+@pytest.mark.parametrize("at", [0, 1, 2])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_writer_killed_at_any_point_leaves_a_sound_cache(
+    written: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, share: float, first: bool
+) -> None:
     folder, data = written
-    (inside,) = folder.iterdir()
-    names = ["field-0.bin", "field-1.bin", INDEX_FILE]
-    before = {name: (inside / name).read_bytes() for name in names}
-    cached = Cached(folder, words())
-    more = full(length=6, seed=9)[0]
-    cached(more)
+    folder = tmp_path / "new" if first else folder
+    whole, writes = _File.write, []
+
+    def killed(file: _File, offset: int, packed: bytes) -> None:
+        writes.append(file)
+        last = len(writes) == at + 1
+        whole(file, offset, packed[: int(len(packed) * share)] if last else packed)
+        if last:
+            raise KeyboardInterrupt
+
+    cached, more = Cached(folder, words()), full(length=6, seed=9)[0]
+    with monkeypatch.context() as patched:
+        patched.setattr(_File, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            cached(more)
     cached.engine.close()
-    after = {name: (inside / name).read_bytes() for name in names}
-    for number, name in enumerate(names):
-        for share in (0.1, 0.5, 0.9):
-            target = tmp_path / f"{number} {share}" / inside.name
-            shutil.copytree(inside, target)
-            for other, content in enumerate(names):
-                (target / content).write_bytes(after[content] if other < number else before[content])
-            new = after[name][len(before[name]) :]
-            (target / name).write_bytes(before[name] + new[: int(len(new) * share)])
-            resumed = Cached(target.parent, words())
-            assert bits(resumed(more).output) == bits(words()(more))
-            complete = int(len(new) * share) // ENTRY_SIZE if name == INDEX_FILE else 0
-            assert resumed.engine.hits == complete
-            resumed.engine.close()
-            assert check(target.parent, data, most_known=12) == 12
+    resumed = Cached(folder, words())
+    found = resumed(more)
+    assert bits(found.output) == bits(resumed.model(more))
+    assert bits(found.hidden["embed"]) == bits(resumed.model.embed(more))
+    # The entries come last: of the batch only those that are whole count.
+    assert resumed.engine.hits == (int(3 * ENTRY_SIZE * share) // ENTRY_SIZE if at == 2 else 0)
+    resumed.engine.close()
+    assert check(folder, data, most_known=12) == (0 if first else 12)
 
 
-def test_a_directory_that_was_only_begun_is_used(tmp_path: Path, written: Any) -> None:
+def test_a_directory_that_was_only_begun_is_used(written: Any) -> None:
     folder, data = written
     (inside,) = folder.iterdir()
     (inside / LAYOUT_FILE).unlink()
-    assert check(folder, data, most_known=0) == 12  # in the second round
+    assert check(folder, data, most_known=0) == 0
 
 
 def test_a_damaged_layout_is_an_error(written: Any) -> None:
@@ -584,6 +587,7 @@ def test_mixed_forms_in_one_directory_are_refused(written: Any, monkeypatch: pyt
         Cached(folder, words(), layers=())(data[0])
     with pytest.raises(ConfigError, match=r"the teacher answered with .* all answers in one directory have one form"):
         Cached(folder, words(lambda hidden, mask: hidden.sum([1, 2])))(full(seed=5)[0])
+    gc.collect()  # the traceback of the error holds the lock
     monkeypatch.setattr("ofa_slim.teacher.store._FORMAT", 2)
     with pytest.raises(ConfigError, match="is of format 1, not 2"):
         Cached(folder, words())(data[0])

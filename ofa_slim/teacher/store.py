@@ -57,7 +57,7 @@ class Row:
     parts: Sequence[np.ndarray]
 
 
-@dataclass
+@dataclass(slots=True)
 class _Entry:
     """Where a row is."""
 
@@ -162,6 +162,13 @@ class Store:
     def _open(self) -> None:
         descriptor = _locked(self._folder)
         self._unlock = weakref.finalize(self, os.close, descriptor)
+        try:
+            self._load()
+        except ConfigError:
+            self.close()
+            raise
+
+    def _load(self) -> None:
         file = self._folder / LAYOUT_FILE
         if not file.is_file():
             return  # whoever made the directory was killed before there was a row
