@@ -63,7 +63,7 @@ def export_subnet(
         undo = _both(cut(target, space, config, weights), undo)
         compare(expected, probe.run(target, **call), "export")
         if loader is not None:
-            recalibrate(target, loader, batches)
+            recalibrate(target, loader, batches, call.get(DEPTH))
         if origin_model is not None and target is not origin_model:
             _transplant(target, origin_model, grown, space, config)
     except BaseException:
