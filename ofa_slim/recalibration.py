@@ -21,9 +21,7 @@ from ofa_slim.supernet.space import DEPTH
 BATCH_NORMS = (nn.BatchNorm, nn.BatchNorm1D, nn.BatchNorm2D, nn.BatchNorm3D, nn.SyncBatchNorm)
 
 
-def recalibrate(
-    model: nn.Layer, loader: Iterable[Any], batches: int | None = None, depth: int | None = None
-) -> int:
+def recalibrate(model: nn.Layer, loader: Iterable[Any], batches: int | None = None, depth: int | None = None) -> int:
     """Sets the running statistics of a model's batch norms to their means over some batches, in place.
 
     Only batch norms run in training mode meanwhile; the model's modes are those of before when this returns.
