@@ -168,7 +168,7 @@ def row(outcome: Outcome) -> str:
     elastic = Counter(axis.task for axis in space.axes if axis.elastic)
     return (
         f"| {outcome.name} | {elastic['width']} + {elastic['kernel_size']} | {reasons(space)} | "
-        f"{100 * outcome.smallest_share:.1f} % | {outcome.difference:.0e} |"
+        f"{100 * outcome.smallest_share:.1f} % | {outcome.difference:.1g} |"
     )
 
 

@@ -85,10 +85,10 @@ def test_the_split_is_fixed_and_stratified_and_shifts_lose_at_most_an_edge() -> 
     ("arguments", "message"),
     [
         (["--images", "2000"], "--images 2000 is not between 1 and 1198"),
-        (["--images", "20"], "--batch_size 64 is more than the 20 training images"),
+        (["--images", "20"], "--batch_size 32 is more than the 20 training images"),
         (["--epochs", "3"], "--epochs 3 is not at least 4"),
         (["--width", "6"], "--width 6 is not a multiple of 4"),
-        (["--learning_rate", "nan"], "--learning_rate nan is not above 0"),
+        (["--learning_rate", "nan"], "--learning_rate nan is not a number above 0"),
         (["--seeds", "1", "1"], r"--seeds [1, 1]: a seed is there twice"),
     ],
 )

@@ -34,12 +34,13 @@ class DivergedError(Exception):
 class Settings:
     """How long, how fast and how large; the options of the command line."""
 
-    teacher_epochs: int = 20
-    epochs: int = 40
-    batch_size: int = 64
+    teacher_epochs: int = 8
+    epochs: int = 52
+    batch_size: int = 32
     learning_rate: float = 3e-3
+    supernet_learning_rate: float = 6e-3
     width: int = 16
-    samples: int = 2
+    samples: int = 1
 
     def check(self, images: int) -> None:
         """Raises `ValueError` for what cannot be trained on that many images."""
@@ -50,17 +51,25 @@ class Settings:
             raise ValueError(f"--batch_size {self.batch_size} is more than the {images} training images")
         if self.width % 4:
             raise ValueError(f"--width {self.width} is not a multiple of 4")
-        if not self.learning_rate > 0:
-            raise ValueError(f"--learning_rate {self.learning_rate} is not above 0")
-
-    def steps(self, images: int) -> int:
-        """Optimizer steps per epoch."""
-        return images // self.batch_size
+        for name in ("learning_rate", "supernet_learning_rate"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"--{name} {getattr(self, name)} is not a number above 0")
 
     def phases(self) -> list[list[int]]:
         """The epochs at which the phases of kernels, depth and width end: each a tenth, the last the rest."""
         tenth = max(1, self.epochs // 10)
         return [[tenth], [2 * tenth], [3 * tenth, self.epochs]]
+
+
+@dataclass(frozen=True)
+class Course:
+    """One training: its length, its steps, the highest learning rate, the seed of its batches, and its name."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+    title: str
 
 
 @dataclass(frozen=True)
@@ -151,7 +160,8 @@ def train_alone(corner: Corner, digits: Digits, settings: Settings, epochs: int,
         loss.backward()
         return loss
 
-    _train(network, step, digits, settings, epochs, seed, title)
+    title = f"seed {seed}: {title}"
+    _train(network, step, digits, Course(epochs, settings.batch_size, settings.learning_rate, seed, title))
     return network
 
 
@@ -161,7 +171,7 @@ def build_supernet(model: DigitsNet, settings: Settings, images: int) -> OFA:
     Convert(supernet(kernel_size=KERNELS, expand_ratio=list(RATIOS))).convert(model)
     run = RunConfig(
         n_epochs=settings.phases(),
-        total_images=settings.steps(images) * settings.batch_size,
+        total_images=images - images % settings.batch_size,  # an incomplete batch is left out
         train_batch_size=settings.batch_size,
         dynamic_batch_size=[settings.samples] * 3,
         elastic_depth=DEPTHS,
@@ -194,7 +204,8 @@ def train_supernet(ofa: OFA, digits: Digits, settings: Settings, seed: int) -> N
             losses.append(loss.detach())
         return losses[0]
 
-    _train(ofa, step, digits, settings, settings.epochs, seed, "supernet")
+    rate = settings.supernet_learning_rate
+    _train(ofa, step, digits, Course(settings.epochs, settings.batch_size, rate, seed, f"seed {seed}: supernet"))
 
 
 def score_in_supernet(ofa: OFA, corner: Corner, digits: Digits) -> tuple[float, DigitsNet]:
@@ -216,23 +227,21 @@ def accuracy(network: nn.Layer, digits: Digits, depth: int | None = None) -> flo
     return 100 * float((found == digits.test_labels).mean())
 
 
-def _train(
-    network: nn.Layer, step: Step, digits: Digits, settings: Settings, epochs: int, seed: int, title: str
-) -> None:
+def _train(network: nn.Layer, step: Step, digits: Digits, course: Course) -> None:
     """AdamW over some epochs; `step` leaves gradients and returns a loss."""
-    per_epoch = settings.steps(len(digits.labels))
-    cosine = paddle.optimizer.lr.CosineAnnealingDecay(settings.learning_rate, epochs * per_epoch)
-    rate = paddle.optimizer.lr.LinearWarmup(cosine, per_epoch, 0.0, settings.learning_rate)
+    per_epoch = len(digits.labels) // course.batch_size
+    cosine = paddle.optimizer.lr.CosineAnnealingDecay(course.learning_rate, course.epochs * per_epoch)
+    rate = paddle.optimizer.lr.LinearWarmup(cosine, per_epoch, 0.0, course.learning_rate)
     optimizer = paddle.optimizer.AdamW(rate, parameters=network.parameters(), weight_decay=WEIGHT_DECAY)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(course.seed)
     network.train()
-    with tqdm(total=epochs * per_epoch, desc=f"seed {seed}: {title}", leave=False, disable=None) as progress:
-        for epoch in range(epochs):
-            for images, labels in batches(digits, settings.batch_size, rng):
+    with tqdm(total=course.epochs * per_epoch, desc=course.title, leave=False, disable=None) as progress:
+        for epoch in range(course.epochs):
+            for images, labels in batches(digits, course.batch_size, rng):
                 loss = step(images, labels, epoch)
                 optimizer.step()
                 optimizer.clear_grad()
                 rate.step()
                 progress.update()
             if not math.isfinite(float(loss)):
-                raise DivergedError(f"seed {seed}, {title}: the loss became {float(loss)}; try a lower --learning_rate")
+                raise DivergedError(f"{course.title}: the loss became {float(loss)}; a lower learning rate may help")
