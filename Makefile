@@ -51,6 +51,7 @@ bench: $(STAMP) ## run the benchmarks; SST-2 at four widths only where its files
 	$(PY) benchmarks/importance.py
 	$(PY) benchmarks/convert.py
 	$(PY) benchmarks/vision_models.py
+	OMP_NUM_THREADS=1 $(PY) examples/cnn_digits.py --output_dir runs/digits
 	$(PY) benchmarks/sst2_widths.py
 
 clean: ## remove the virtual environment, builds and caches; data/ and runs/ stay

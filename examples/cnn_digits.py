@@ -10,11 +10,11 @@ The protocol, for every seed:
 3. The four corners of the search space are scored: wide or narrow, and deep with large kernels or shallow with small
    ones. Batch norms are recalibrated on the training images for each, in the supernet and in the exported model.
 4. The same four architectures are trained alone, from scratch, for as many optimizer steps as 1 and 2 took together,
-   on labels, with batches of the same size, the same random shifts, optimizer and form of schedule.
+   on labels, with the same batch size, random shifts, optimizer and learning rate.
 
 A third of the images, drawn once and stratified, is the test set; nothing trains or is recalibrated on it. The default
-learning rates, of the supernet and of networks alone, were chosen on another split. One thread is enough:
-these convolutions are too small to share (`OMP_NUM_THREADS=1`).
+settings were chosen on another split, on which networks alone also did best with this learning rate.
+One thread is enough: these convolutions are too small to share (`OMP_NUM_THREADS=1`).
 """
 
 from __future__ import annotations
@@ -35,8 +35,7 @@ HELP = {
     "teacher_epochs": "epochs of the model that becomes teacher and supernet",
     "epochs": "epochs of the supernet",
     "batch_size": "images per step",
-    "learning_rate": "the highest of the teacher and of networks alone; it falls to 0 as a cosine",
-    "supernet_learning_rate": "the highest of the supernet",
+    "learning_rate": "the highest of every training; it rises over an epoch, then falls to 0 as a cosine",
     "width": "channels of the wide networks' first stage, a multiple of 4",
     "samples": "sub-networks per step that are drawn at random, beside the corners",
 }

@@ -37,8 +37,7 @@ class Settings:
     teacher_epochs: int = 8
     epochs: int = 52
     batch_size: int = 32
-    learning_rate: float = 3e-3
-    supernet_learning_rate: float = 6e-3
+    learning_rate: float = 6e-3
     width: int = 16
     samples: int = 1
 
@@ -51,9 +50,8 @@ class Settings:
             raise ValueError(f"--batch_size {self.batch_size} is more than the {images} training images")
         if self.width % 4:
             raise ValueError(f"--width {self.width} is not a multiple of 4")
-        for name in ("learning_rate", "supernet_learning_rate"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"--{name} {getattr(self, name)} is not a number above 0")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"--learning_rate {self.learning_rate} is not a number above 0")
 
     def phases(self) -> list[list[int]]:
         """The epochs at which the phases of kernels, depth and width end: each a tenth, the last the rest."""
@@ -204,7 +202,7 @@ def train_supernet(ofa: OFA, digits: Digits, settings: Settings, seed: int) -> N
             losses.append(loss.detach())
         return losses[0]
 
-    rate = settings.supernet_learning_rate
+    rate = settings.learning_rate
     _train(ofa, step, digits, Course(settings.epochs, settings.batch_size, rate, seed, f"seed {seed}: supernet"))
 
 
@@ -244,4 +242,4 @@ def _train(network: nn.Layer, step: Step, digits: Digits, course: Course) -> Non
                 rate.step()
                 progress.update()
             if not math.isfinite(float(loss)):
-                raise DivergedError(f"{course.title}: the loss became {float(loss)}; a lower learning rate may help")
+                raise DivergedError(f"{course.title}: the loss became {float(loss)}; try a lower --learning_rate")
