@@ -6,7 +6,8 @@ The protocol, for every seed:
 
 1. A residual CNN is trained for `--teacher_epochs`. A copy of it is the teacher from then on.
 2. It becomes a supernet and is trained for `--epochs` by progressive shrinking: kernels, then depth, then width. Each
-   step adds up the gradients of a few sub-networks on one batch and moves the weights once.
+   step adds up the gradients of some sub-networks on one batch and moves the weights once: the whole network
+   (once all choices are offered, the four corners below) and `--samples` drawn at random.
 3. The four corners of the search space are scored: wide or narrow, and deep with large kernels or shallow with small
    ones. Batch norms are recalibrated on the training images for each, in the supernet and in the exported model.
 4. The same four architectures are trained alone, from scratch, for as many optimizer steps as 1 and 2 took together,
