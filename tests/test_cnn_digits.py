@@ -49,6 +49,7 @@ def test_an_exported_corner_is_the_supernet_s_and_has_its_architecture() -> None
             ofa.recalibrate([paddle.to_tensor(digits.images)])
             ofa.eval()
             inside, _ = ofa(images)
+        plain.eval()
         assert difference(plain(images), inside) < 1e-5
         alone = corner.network(8)
         assert {key: value.shape for key, value in plain.state_dict().items()} == {

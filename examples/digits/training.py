@@ -209,10 +209,10 @@ def train_supernet(ofa: OFA, digits: Digits, settings: Settings, seed: int) -> N
 def score_in_supernet(ofa: OFA, corner: Corner, digits: Digits) -> tuple[float, DigitsNet]:
     """The accuracy of a corner inside the supernet, and the corner as a plain model."""
     config, loader = corner.config(ofa.search_space), [paddle.to_tensor(digits.images)]
+    plain = ofa.export(config=config, input_shapes=IMAGE, loader=loader)
     with ofa.subnet(config):
         ofa.recalibrate(loader)
         inside = accuracy(ofa.model, digits, corner.depth)
-    plain = ofa.export(config=config, input_shapes=IMAGE, loader=loader)
     plain.drop_blocks(corner.depth)
     return inside, plain
 
