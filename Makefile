@@ -52,6 +52,7 @@ bench: $(STAMP) ## run the benchmarks; those on SST-2 only where its files are
 	$(PY) benchmarks/memory.py
 	$(PY) benchmarks/convert.py
 	$(PY) benchmarks/vision_models.py
+	OMP_NUM_THREADS=1 $(PY) examples/cnn_digits.py --output_dir runs/digits
 	$(PY) benchmarks/sst2_widths.py
 	$(PY) benchmarks/time_to_accuracy.py --paddleslim
 

@@ -43,9 +43,9 @@ def export_subnet(
                 f"load_weights_from_supernet=False: the supernet is larger than origin_model (at {grown[0]!r}), so it "
                 "cannot be cut from its own weights"
             )
-    probe = make_probe(supernet, input_shapes, input_dtypes)
     # A model that cuts its own depth is told it at each call, the exported one as well.
     call = {DEPTH: config[DEPTH]} if DEPTH in config else {}
+    probe = make_probe(supernet, input_shapes, input_dtypes, **call)
     target = origin_model
     undo: Undo = _nothing
     try:
@@ -63,7 +63,7 @@ def export_subnet(
         undo = _both(cut(target, space, config, weights), undo)
         compare(expected, probe.run(target, **call), "export")
         if loader is not None:
-            recalibrate(target, loader, batches)
+            recalibrate(target, loader, batches, call.get(DEPTH))
         if origin_model is not None and target is not origin_model:
             _transplant(target, origin_model, grown, space, config)
     except BaseException:

@@ -427,7 +427,8 @@ class OFA(nn.Layer):
         model alone.
 
         Args:
-            loader: batches of the model's inputs; of a tuple or list as many are used as its forward takes.
+            loader: batches of the model's inputs; of a tuple or list as many are used as its forward takes
+                before ``depth``, which it gets from the config.
             batches: how many to use; None: all.
 
         Returns: how many batches were used.
@@ -436,7 +437,8 @@ class OFA(nn.Layer):
         """
         if self._set is None:
             raise ConfigError("recalibrate needs a sub-network: call it after set_net_config, or inside subnet(...)")
-        return recalibrate(unwrap(self.model), loader, batches)
+        depth = self._set.get(DEPTH) if self._passes_depth else None
+        return recalibrate(unwrap(self.model), loader, batches, depth)
 
     def _activate(self, config: SubnetConfig) -> None:
         for path, extents in self._found.space.layer_sizes(config).items():

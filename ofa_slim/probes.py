@@ -50,7 +50,9 @@ def eval_mode(model: nn.Layer) -> Iterator[None]:
         yield
 
 
-def make_probe(model: nn.Layer, input_shapes: Any = None, input_dtypes: Any = None, seed: int = 0) -> Probe:
+def make_probe(
+    model: nn.Layer, input_shapes: Any = None, input_dtypes: Any = None, seed: int = 0, **extra: Any
+) -> Probe:
     """Random inputs for a model.
 
     Integers are random within the table of the embedding that reads them, the last row padded at its end;
@@ -63,6 +65,7 @@ def make_probe(model: nn.Layer, input_shapes: Any = None, input_dtypes: Any = No
         input_dtypes: a dtype for all, a list, or dictionaries of the same form; int64 by default for a model
             that begins with an embedding, else float32.
         seed: of the random numbers.
+        extra: what the model is given beside them when it is run to see which embedding reads which input.
 
     Raises: ExportError for shapes and dtypes that do not match each other.
     """
@@ -89,7 +92,7 @@ def make_probe(model: nn.Layer, input_shapes: Any = None, input_dtypes: Any = No
             probe.kwargs.update(given)
         else:
             probe.args.append(given)
-    _fit_to_embeddings(model, probe, rng)
+    _fit_to_embeddings(model, probe, rng, extra)
     return probe
 
 
@@ -140,7 +143,7 @@ def _random(shape: Any, dtype: Any, rng: np.random.Generator) -> paddle.Tensor:
     return paddle.to_tensor(rng.standard_normal(sizes)).astype(name)
 
 
-def _fit_to_embeddings(model: nn.Layer, probe: Probe, rng: np.random.Generator) -> None:
+def _fit_to_embeddings(model: nn.Layer, probe: Probe, rng: np.random.Generator, extra: Mapping[str, Any]) -> None:
     """Fills each integer input that an embedding reads with random rows of its table, and padding."""
     inputs = [tensor for tensor in _tensors([probe.args, probe.kwargs], floating=False)]
     read_by: dict[int, nn.Embedding] = {}
@@ -151,7 +154,7 @@ def _fit_to_embeddings(model: nn.Layer, probe: Probe, rng: np.random.Generator) 
     embeddings = [layer for layer in model.sublayers(include_self=True) if isinstance(layer, nn.Embedding)]
     hooks = [layer.register_forward_pre_hook(cast(Any, remember)) for layer in embeddings]
     try:
-        probe.run(model)
+        probe.run(model, **extra)
     finally:
         for hook in hooks:
             hook.remove()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any
 
 import paddle
@@ -16,11 +16,12 @@ from paddle import nn
 
 from ofa_slim.errors import ConfigError
 from ofa_slim.probes import modes_kept
+from ofa_slim.supernet.space import DEPTH
 
 BATCH_NORMS = (nn.BatchNorm, nn.BatchNorm1D, nn.BatchNorm2D, nn.BatchNorm3D, nn.SyncBatchNorm)
 
 
-def recalibrate(model: nn.Layer, loader: Iterable[Any], batches: int | None = None) -> int:
+def recalibrate(model: nn.Layer, loader: Iterable[Any], batches: int | None = None, depth: int | None = None) -> int:
     """Sets the running statistics of a model's batch norms to their means over some batches, in place.
 
     Only batch norms run in training mode meanwhile; the model's modes are those of before when this returns.
@@ -29,8 +30,9 @@ def recalibrate(model: nn.Layer, loader: Iterable[Any], batches: int | None = No
     Args:
         model: any layer; without batch norms nothing is done.
         loader: batches of inputs: tensors, tuples or lists of positional inputs (of which as many are used as
-            the model's forward takes), or dictionaries of keyword inputs.
+            the model's forward takes before ``depth``), or dictionaries of keyword inputs.
         batches: how many to use; None: all.
+        depth: the ``depth`` to call it with; None for a model that takes none, or for its own default.
 
     Returns: how many batches were used.
 
@@ -38,6 +40,7 @@ def recalibrate(model: nn.Layer, loader: Iterable[Any], batches: int | None = No
     """
     if batches is not None and (isinstance(batches, bool) or not isinstance(batches, int) or batches < 1):
         raise ConfigError(f"batches {batches!r} is not a whole number of at least 1")
+    more = {} if depth is None else {DEPTH: depth}
     norms = [layer for layer in model.sublayers(include_self=True) if isinstance(layer, BATCH_NORMS)]
     if not norms:
         return 0
@@ -52,7 +55,7 @@ def recalibrate(model: nn.Layer, loader: Iterable[Any], batches: int | None = No
                 for norm in norms:
                     # The mean of the batches so far: Paddle keeps `momentum` of the old statistics.
                     norm._momentum = used / (used + 1)
-                _call(model, batch)
+                _call(model, batch, more)
                 used += 1
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
@@ -62,20 +65,19 @@ def recalibrate(model: nn.Layer, loader: Iterable[Any], batches: int | None = No
     return used
 
 
-def _call(model: nn.Layer, batch: Any) -> None:
+def _call(model: nn.Layer, batch: Any, more: Mapping[str, int]) -> None:
     if isinstance(batch, Mapping):
-        model(**batch)
+        model(**{**more, **batch})
     elif isinstance(batch, (tuple, list)):
-        model(*batch[: _positional(model)])
+        model(*batch[: _positional(model)], **more)
     else:
-        model(batch)
+        model(batch, **more)
 
 
 def _positional(model: nn.Layer) -> int | None:
-    """How many positional inputs a model's forward takes; None for any number."""
+    """How many positional inputs a model's forward takes before ``depth``; None for any number."""
     parameters = inspect.signature(model.forward).parameters.values()
     if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
         return None
-    return sum(
-        parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD) for parameter in parameters
-    )
+    before = takewhile(lambda parameter: parameter.name != DEPTH, parameters)
+    return sum(parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD) for parameter in before)

@@ -235,22 +235,26 @@ def test_channels_grow_a_chain_layer_by_layer() -> None:
         assert difference(ofa(X), expected) < CLOSE
 
 
+class Deep(nn.Layer):
+    """Four residual convolutions, of which its forward runs as many as it is told, and a norm behind them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2D(3, 4, 3, padding=1)
+        self.body = nn.LayerList([nn.Conv2D(4, 4, 5, padding=2) for _ in range(4)])
+        self.norm = nn.BatchNorm2D(4)
+        self.head = nn.Linear(4, 2)
+        self.seen: list[int] = []
+
+    def forward(self, x: paddle.Tensor, depth: int) -> paddle.Tensor:
+        self.seen.append(depth)
+        x = self.stem(x)
+        for layer in self.body[:depth]:
+            x = F.relu(layer(x)) + x
+        return self.head(self.norm(x).mean([2, 3]))
+
+
 def test_progressive_shrinking_passes_depth_to_a_forward_that_takes_it() -> None:
-    class Deep(nn.Layer):
-        def __init__(self) -> None:
-            super().__init__()
-            self.stem = nn.Conv2D(3, 4, 3, padding=1)
-            self.body = nn.LayerList([nn.Conv2D(4, 4, 5, padding=2) for _ in range(4)])
-            self.head = nn.Linear(4, 2)
-            self.seen: list[int | None] = []
-
-        def forward(self, x: paddle.Tensor, depth: int | None = None) -> paddle.Tensor:
-            self.seen.append(depth)
-            x = self.stem(x)
-            for layer in self.body[:depth]:
-                x = F.relu(layer(x)) + x
-            return self.head(x.mean([2, 3]))
-
     model = Deep()
     Convert(supernet(kernel_size=(3, 5), expand_ratio=[0.5, 1.0])).convert(model)
     run = RunConfig(n_epochs=[[1], [2], [3]], elastic_depth=(2, 4))
@@ -267,6 +271,22 @@ def test_progressive_shrinking_passes_depth_to_a_forward_that_takes_it() -> None
         assert {config["body.0.kernel_size"] for config in seen} == set(kernels)
         assert {config["depth"] for config in seen} == set(depths)
     assert set(model.seen) == {2, 4}
+
+
+def test_statistics_are_re_estimated_at_the_depth_of_the_config() -> None:
+    model = Deep()
+    Convert(supernet(expand_ratio=[0.5, 1.0])).convert(model)
+    ofa = OFA(model, RunConfig(elastic_depth=(2, 4)), example_inputs=X)
+    model.eval()
+    model.seen.clear()
+    config = ofa.search_space.smallest()
+    # The second entry of a batch is its labels: no depth.
+    plain = ofa.export(config=config, input_shapes=SHAPE, loader=[(X, 3)])
+    with ofa.subnet(config):
+        ofa.recalibrate([(X, 3), X])
+        inside = ofa(X)
+    assert set(model.seen) == set(plain.seen) == {2}
+    assert difference(plain(X, depth=2), inside) < CLOSE
 
 
 def test_two_wrappers_one_after_the_other_see_the_same_model() -> None:
