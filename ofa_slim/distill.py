@@ -14,6 +14,7 @@ from paddle import nn
 from paddle.nn import functional as F
 
 from ofa_slim.errors import ConfigError, DistillError, nearest
+from ofa_slim.losses import mean_square
 from ofa_slim.pickles import refusal
 from ofa_slim.supernet.families import max_sizes
 from ofa_slim.supernet.published import LayerNames
@@ -283,7 +284,7 @@ class Distiller:
             raise DistillError("calc_distill_loss needs DistillConfig(mapping_layers=[...])")
         if not self._student_hidden or self._answer is None:
             raise DistillError("calc_distill_loss was called before any forward, or no mapped layer ran in it")
-        distance = self.config.distill_fn or F.mse_loss
+        distance = self.config.distill_fn or mean_square
         parts = []
         for name, teacher_name in self.mapping.items():
             if name not in self._student_hidden:
