@@ -35,6 +35,7 @@ class _MeanSquare(PyLayer):
         return F.mse_loss(student, teacher)
 
     @staticmethod
-    def backward(ctx: Any, grad: paddle.Tensor) -> tuple[paddle.Tensor, None]:
+    def backward(ctx: Any, *grads: paddle.Tensor) -> Any:
+        (grad,) = grads
         student, teacher = ctx.saved_tensor()
         return ((student - teacher) * (grad * (2.0 / student.size))).astype(student.dtype), None

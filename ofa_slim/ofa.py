@@ -25,6 +25,7 @@ from ofa_slim.run_config import RunConfig, build_space, possible_tasks
 from ofa_slim.sampling import Sampler, check_lengths, checked_epoch, checked_phase, checked_tasks
 from ofa_slim.stem import shared, stem_layers
 from ofa_slim.supernet.discover import Example, example_of, needs_trace
+from ofa_slim.supernet.layers.affine import whole_backward
 from ofa_slim.supernet.published import Dictionaries, LayerDict, LayerNames
 from ofa_slim.supernet.space import DEPTH, KERNEL, Axis, SearchSpace, SubnetConfig
 from ofa_slim.taps import Taps
@@ -297,7 +298,7 @@ class OFA(nn.Layer):
     ) -> list[paddle.Tensor]:
         """Forward and backward of several sub-networks for one batch; their gradients add up.
 
-        The optimizer is the caller's, before and behind it nothing is read back from the device. The teacher runs
+        The optimizer is the caller's, and nothing is read back from the device. The teacher runs
         once, layers that embed the inputs run once for all sub-networks, and of each sub-network's activations
         nothing is left when the next one starts. Inside `paddle.DataParallel` no gradients are exchanged;
         `ofa_slim.parallel.reduce_gradients` does that once per optimizer step.
@@ -325,7 +326,7 @@ class OFA(nn.Layer):
         losses: dict[int, paddle.Tensor] = {}
         active = self._found.active
         try:
-            with shared(self._found.stem) as stem, _without_sync(self.model):
+            with shared(self._found.stem) as stem, _without_sync(self.model), whole_backward():
                 for number in self._order(chosen):
                     self._activate(chosen[number])
                     self._last = chosen[number]

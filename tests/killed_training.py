@@ -29,7 +29,7 @@ from glue.training import train_supernet
 from ofa_slim import OFA, Convert, DistillConfig, RunConfig, parallel, supernet
 from ofa_slim.strategies import Sandwich
 
-STEPS_PER_EPOCH, EPOCHS = 16, 3
+STEPS_PER_EPOCH, EPOCHS = 16, 4
 STEPS = STEPS_PER_EPOCH * EPOCHS
 
 
@@ -67,8 +67,6 @@ def run(folder: Path, kill_at: int | None, delay: float) -> None:
         if kill_at is not None and number >= kill_at and not doomed.is_set():
             doomed.set()
             threading.Thread(target=kill_self, args=(delay,), daemon=True).start()
-        if number == STEPS and kill_at is not None:
-            time.sleep(1)  # it is to be killed, however fast it was
 
     around = Around(seed=3, checkpoints=folder / "checkpoints", recipe={"seed": 3}, every=2, after_step=after_step)
     rng = np.random.default_rng(5)
@@ -118,7 +116,7 @@ def main() -> None:
     folder, kills, ranks = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     folder.mkdir()
     rng = random.Random(kills + ranks)
-    moments = sorted(rng.randrange(1, STEPS - 2) for _ in range(kills))
+    moments = sorted(rng.randrange(1, STEPS - 20) for _ in range(kills))
     cut_short = killed = 0
     for kill_at in [*moments, None]:
         with socket.socket() as free:
@@ -126,7 +124,7 @@ def main() -> None:
             port = free.getsockname()[1]
         # Of several processes one is killed; the others then fail, as their launcher would end them.
         victim = rng.randrange(ranks)
-        delay = rng.uniform(0, 0.15)
+        delay = rng.uniform(0, 0.06)
         children = [
             fork(folder, rank, ranks, port, kill_at if rank == victim else None, delay) for rank in range(ranks)
         ]

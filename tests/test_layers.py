@@ -12,6 +12,7 @@ from paddle import nn
 from ofa_slim.errors import IllegalSubnetError
 from ofa_slim.supernet import SuperEmbedding, SuperLayerNorm, SuperLinear
 from ofa_slim.supernet.layers import SuperLayerList, swap_back, swap_class
+from ofa_slim.supernet.layers.affine import whole_backward
 from ofa_slim.supernet.spec import cut_plain, spec_of
 
 CLOSE = 1e-6
@@ -118,3 +119,32 @@ def test_a_subclass_with_a_forward_of_its_own_has_no_row() -> None:
     assert spec_of(Mine(2, 2)) is None
     with pytest.raises(TypeError, match="Mine has no row"):
         swap_class(Mine(2, 2))
+
+
+@pytest.mark.parametrize("shape", [[5], [3, 5], [2, 3, 5], [2, 2, 3, 5]])
+@pytest.mark.parametrize("frozen", ["", "input", "bias"])
+def test_a_linear_layer_has_the_gradients_of_paddles(shape: list[int], frozen: str) -> None:
+    plain, elastic = nn.Linear(5, 4), SuperLinear(5, 4)
+    elastic.set_state_dict(plain.state_dict())
+    given = paddle.randn(shape)
+    inputs = [given.clone().detach() for _ in range(2)]
+    outputs = []
+    with whole_backward():
+        for layer, tensor in zip((plain, elastic), inputs, strict=True):
+            tensor.stop_gradient = frozen == "input"
+            layer.bias.stop_gradient = frozen == "bias"
+            outputs.append(layer(tensor))
+            (outputs[-1] ** 2).sum().backward()
+    assert outputs[0].shape == outputs[1].shape
+    assert float((outputs[0] - outputs[1]).abs().max()) == 0
+    for name in ("weight", "bias"):
+        one, other = getattr(plain, name).grad, getattr(elastic, name).grad
+        assert (one is None) == (other is None) == (frozen == "bias" and name == "bias")
+        assert one is None or paddle.allclose(one, other, atol=1e-5)
+    assert frozen == "input" or paddle.allclose(inputs[0].grad, inputs[1].grad, atol=1e-5)
+
+
+def test_a_linear_layer_gives_the_gradient_of_some_of_its_weights() -> None:
+    layer = SuperLinear(5, 4)
+    (found,) = paddle.grad(layer(paddle.ones([2, 5])).sum(), [layer.weight])
+    assert (found == 2).all()

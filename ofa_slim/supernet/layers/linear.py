@@ -6,9 +6,9 @@ from typing import cast
 
 import paddle
 from paddle import ParamAttr, nn
-from paddle.nn import functional as F
 
 from ofa_slim.errors import IllegalSubnetError
+from ofa_slim.supernet.layers.affine import affine
 from ofa_slim.supernet.layers.base import WIDTH_KEYS, CandidateConfig, ElasticLayer, checked_candidates
 from ofa_slim.supernet.spec import LayerSpec, register
 
@@ -62,7 +62,7 @@ class SuperLinear(ElasticLayer, nn.Linear):
         if out is not None:
             sizes["out"] = out
         weight = cast(paddle.Tensor, self.part("weight", sizes))
-        return F.linear(input, weight, self.part("bias", sizes), self.name)
+        return affine(input, weight, self.part("bias", sizes), self.name)
 
 
 register(
