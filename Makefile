@@ -48,12 +48,12 @@ demo: $(STAMP) ## compress a BERT on movie-review snippets, end to end (about 10
 bench: $(STAMP) ## run the benchmarks; those on SST-2 only where its files are
 	$(PY) examples/fetch_demo_data.py
 	$(PY) benchmarks/train_step.py --paddleslim
+	$(PY) benchmarks/profile_step.py
 	$(PY) benchmarks/importance.py
 	$(PY) benchmarks/memory.py
 	$(PY) benchmarks/convert.py
 	$(PY) benchmarks/vision_models.py
 	OMP_NUM_THREADS=1 $(PY) examples/cnn_digits.py --output_dir runs/digits
-	$(PY) benchmarks/sst2_widths.py
 	$(PY) benchmarks/time_to_accuracy.py --paddleslim
 
 clean: ## remove the virtual environment, builds and caches; data/ and runs/ stay

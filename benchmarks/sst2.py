@@ -40,7 +40,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that these benchmarks share."""
     parser.add_argument("--data_dir", type=Path, default=ROOT.parent / "shared/data/GLUE")
     parser.add_argument("--model", type=Path, default=ROOT / "data/minilm")
-    parser.add_argument("--output_dir", type=Path, default=ROOT / "runs/sst2_widths", help="keeps the checkpoint")
+    parser.add_argument("--output_dir", type=Path, default=ROOT / "runs/sst-2", help="keeps the checkpoint")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--learning_rate", type=float, default=1e-4)
     parser.add_argument("--lambda_rep", type=float, default=1.0)
