@@ -148,7 +148,7 @@ def train_seed(
     sets: Mapping[str, Examples],
     theirs: Theirs | None,
 ) -> dict[str, Any]:
-    """Trains one supernet; its seconds, infinitely many until it was good enough where it never was, and its changes."""
+    """Trains one supernet; its seconds, infinitely many where it never was good enough, and its changes."""
     paddle.seed(seed)
     rng = np.random.default_rng(seed)
     widths = list(GOALS)

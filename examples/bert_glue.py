@@ -84,6 +84,7 @@ def run(recipe: Recipe, stages: Sequence[str], overwrite: bool, resume: bool) ->
     from ofa_slim import parallel
     from ofa_slim.errors import OfaSlimError
 
+    check_precision(recipe.amp)
     parallel.start()
     folder = Path(recipe.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -105,6 +106,23 @@ def run(recipe: Recipe, stages: Sequence[str], overwrite: bool, resume: bool) ->
             log.error("interrupted; finished stages are kept, the same command goes on")
             return 130
     return 0
+
+
+def check_precision(amp: str) -> None:
+    """Refuses mixed precision where the device has none: Paddle would go on without it."""
+    import paddle
+
+    device = paddle.device.get_device()
+    supported = {
+        "off": True,
+        "bf16": device != "cpu" and paddle.amp.is_bfloat16_supported(),
+        "fp16": device != "cpu" and paddle.amp.is_float16_supported(),
+    }
+    if not supported[amp]:
+        allowed = ", ".join(name for name, there in supported.items() if there)
+        raise RecipeError(
+            f"key 'amp' is {amp!r}, which Paddle does not have on {device}; it should be one of {allowed}"
+        )
 
 
 def quiet_third_parties() -> None:

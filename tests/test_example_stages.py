@@ -5,67 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-import yaml
-from models import batch, bert, difference
-from paddle import nn
+from example_runs import run
+from models import batch, difference
 
-import bert_glue
 from ofa_slim import load_subnet
 
-WORDS = ["good", "bad", "film", "plot", "the", "a"]
 STAGES = ("finetune", "importance", "reorder", "train", "evaluate", "export", "rescore")
-
-
-def text_files(folder: Path) -> None:
-    rng = np.random.default_rng(0)
-    lines = []
-    for number in range(60):
-        word = "good" if number % 2 else "bad"
-        rest = " ".join(rng.choice(WORDS[2:], 4)) + f" {number}"
-        lines.append(f"{number}\t{1.5 if number % 2 else -1.5}\t{word} {rest}\n")
-    (folder / "movieReviewSnippets_GroundTruth.txt").write_text("".join(lines), encoding="utf-8")
-
-
-def model_files(folder: Path) -> nn.Layer:
-    model = bert(layers=3, classes=2)
-    model.save_pretrained(str(folder), safe_serialization=True)
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    (folder / "vocab.txt").write_text("\n".join([*special, *WORDS]) + "\n", encoding="utf-8")
-    return model
-
-
-@pytest.fixture
-def recipe(tmp_path: Path) -> Path:
-    for name in ("text", "model"):
-        (tmp_path / name).mkdir()
-    text_files(tmp_path / "text")
-    model_files(tmp_path / "model")
-    values = {
-        "task": "movie-polarity",
-        "data_dir": str(tmp_path / "text"),
-        "model_name_or_path": str(tmp_path / "model"),
-        "output_dir": str(tmp_path / "out"),
-        "max_length": 16,
-        "batch_size": 8,
-        "epochs": 2,
-        "learning_rate": 0.005,
-        "importance_rows": 16,
-        "widths": [1.0, 0.5],
-        "depth_mults": [1.0, 0.67],
-        "supernet_rows": 16,
-        "depth_epochs": 1,
-        "latency_length": 8,
-        "latency_rounds": 3,
-    }
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(values), encoding="utf-8")
-    return path
-
-
-def run(recipe: Path, *arguments: str) -> int:
-    return bert_glue.main(["--recipe", str(recipe), *arguments])
 
 
 def test_all_stages_leave_their_output_and_are_skipped_the_next_time(
