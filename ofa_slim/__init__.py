@@ -5,7 +5,7 @@ for any budget is then a selection and an export away. Importing this imports Pa
 """
 
 from ofa_slim.checkpoint import CheckpointManager, stop_on_signals
-from ofa_slim.distill import DistillConfig
+from ofa_slim.distill_config import DistillConfig
 from ofa_slim.errors import OfaSlimError
 from ofa_slim.ofa import OFA, dynabert_config
 from ofa_slim.run_config import RunConfig

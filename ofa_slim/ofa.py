@@ -15,7 +15,8 @@ import paddle
 from paddle import nn
 from paddle.static import InputSpec
 
-from ofa_slim.distill import SELF, DistillConfig, Distiller, load_teacher
+from ofa_slim.distill import Distiller
+from ofa_slim.distill_config import SELF, DistillConfig, load_teacher
 from ofa_slim.engine import LossFn, train_subnet
 from ofa_slim.errors import ConfigError, DistillError, ExportError
 from ofa_slim.export import export_arguments, export_subnet

@@ -1,43 +1,51 @@
-"""Paddle Inference programs, opened and run."""
+"""Paddle Inference programs, opened and run on the CPU."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import paddle
 from paddle import inference
+
+from ofa_slim.threads import threads, threads_kept
 
 MODEL_FILE = "model.json"
 PARAMS_FILE = "model.pdiparams"
 
 
-def open_predictor(folder: Path, onednn: bool = False) -> inference.Predictor:
-    """Opens the files that `to_static` writes, on the CPU.
+class Predictor:
+    """The files that `to_static` writes, ready to run; the thread counts of the process stay as they are.
 
     Args:
         folder: holds ``model.json`` and ``model.pdiparams``.
         onednn: whether to use oneDNN's operators; the threads are then those that Paddle was told to use.
+
+    Attributes:
+        names: of its inputs.
     """
-    config = inference.Config(str(folder / MODEL_FILE), str(folder / PARAMS_FILE))
-    config.disable_gpu()
-    config.disable_glog_info()
-    if onednn:
-        config.enable_mkldnn()
-        config.set_cpu_math_library_num_threads(threads())
-    return inference.create_predictor(config)
 
+    def __init__(self, folder: Path, onednn: bool = False) -> None:
+        config = inference.Config(str(folder / MODEL_FILE), str(folder / PARAMS_FILE))
+        config.disable_gpu()
+        config.disable_glog_info()
+        if onednn:
+            config.enable_mkldnn()
+            config.set_cpu_math_library_num_threads(threads())
+        with threads_kept():
+            self._predictor = inference.create_predictor(config)
+        self.names: list[str] = list(self._predictor.get_input_names())
 
-def threads() -> int:
-    """How many threads Paddle was told to use: `OMP_NUM_THREADS`, or one as is its default."""
-    text = os.environ.get("OMP_NUM_THREADS", "1").split(",")[0]
-    return int(text) if text.isdigit() and int(text) > 0 else 1
-
-
-def run_predictor(predictor: inference.Predictor, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """Runs a predictor on named inputs and returns its outputs in order."""
-    for name in predictor.get_input_names():
-        predictor.get_input_handle(name).copy_from_cpu(inputs[name])
-    predictor.run()
-    return [predictor.get_output_handle(name).copy_to_cpu() for name in predictor.get_output_names()]
+    def __call__(self, inputs: Mapping[str, np.ndarray | paddle.Tensor]) -> list[np.ndarray]:
+        """The outputs, in order, for inputs by name; of tensors, which are on the CPU, nothing is copied."""
+        for name in self.names:
+            value, handle = inputs[name], self._predictor.get_input_handle(name)
+            if isinstance(value, paddle.Tensor):
+                handle.share_external_data(value)
+            else:
+                handle.copy_from_cpu(value)
+        with threads_kept():
+            self._predictor.run()
+        names = self._predictor.get_output_names()
+        return [np.asarray(self._predictor.get_output_handle(name).copy_to_cpu()) for name in names]

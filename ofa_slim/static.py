@@ -12,7 +12,7 @@ from paddle import nn
 from paddle.static import InputSpec
 
 from ofa_slim.errors import ExportError
-from ofa_slim.predictor import MODEL_FILE, open_predictor, run_predictor
+from ofa_slim.predictor import MODEL_FILE, Predictor
 from ofa_slim.probes import compare, eval_mode, make_probe
 from ofa_slim.storage import replacing
 from ofa_slim.supernet.layers import ElasticLayer
@@ -74,12 +74,12 @@ def _default_spec(model: nn.Layer) -> list[InputSpec]:
 
 
 def _check(model: nn.Layer, specs: Sequence[InputSpec], folder: Path) -> None:
-    predictor = open_predictor(folder)
+    predictor = Predictor(folder)
     for seed, unknown in enumerate(((2, 16), (3, 7))):
         shapes = {spec.name: _filled(spec.shape, unknown) for spec in specs}
         dtypes = {spec.name: spec.dtype for spec in specs}
         probe = make_probe(model, [shapes], [dtypes], seed=seed)
-        found = run_predictor(predictor, {name: value.numpy() for name, value in probe.kwargs.items()})
+        found = predictor({name: value.numpy() for name, value in probe.kwargs.items()})
         compare(probe.run(model), [paddle.to_tensor(value) for value in found], "to_static")
 
 

@@ -13,7 +13,7 @@ from models import bert
 from safetensors.paddle import save_file
 
 from ofa_slim import DistillConfig
-from ofa_slim.distill import load_teacher
+from ofa_slim.distill_config import load_teacher
 from ofa_slim.errors import ConfigError
 from ofa_slim.integrations.paddlenlp import ModelLoadError, load_sequence_classifier
 from ofa_slim.pickles import holds_pickle, refusal

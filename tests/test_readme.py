@@ -15,7 +15,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8"
 
 def test_the_training_script_and_the_configs_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    script, configs, processes, other = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    script, loop, configs, processes, other = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert len([line for line in script.splitlines() if line]) <= 30
     loader = [(*batch(seed=seed), labels(seed=seed)) for seed in range(2)]
     names = {"model": bert(layers=4, heads=12, head_dim=2, ffn=1000), "loader": loader, "SubnetConfig": SubnetConfig}
@@ -26,6 +26,7 @@ def test_the_training_script_and_the_configs_after_it(tmp_path: Path, monkeypatc
     assert difference(load_subnet("small")(*inputs), small(*inputs)) == 0
     assert {path.name for path in Path("small-inference").iterdir()} == {"model.json", "model.pdiparams"}
     assert small.bert.encoder.layers[0].linear1.weight.shape[1] == 500
+    exec(loop, names)
     exec(configs, {**names, "input_ids": inputs[0]})
     exec(processes, names)
     exec(other, names)

@@ -10,7 +10,7 @@ from paddle.static import InputSpec
 
 from ofa_slim import dynabert_config, to_static
 from ofa_slim.errors import ExportError
-from ofa_slim.predictor import open_predictor, run_predictor
+from ofa_slim.predictor import Predictor
 
 
 def test_inference_files_compute_what_the_supernet_does_at_any_batch_and_length(tmp_path: Path) -> None:
@@ -18,13 +18,13 @@ def test_inference_files_compute_what_the_supernet_does_at_any_batch_and_length(
     config = dynabert_config(ofa, 0.5, 2 / 3)
     to_static(ofa.export(config=config), tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["model.json", "model.pdiparams"]
-    loaded = open_predictor(tmp_path / "out")
-    assert loaded.get_input_names() == ["input_ids", "token_type_ids"]
+    loaded = Predictor(tmp_path / "out")
+    assert loaded.names == ["input_ids", "token_type_ids"]
     for rows, length in ((1, 4), (3, 7), (5, 30)):
         ids, types = batch(rows, length)
         with ofa.subnet(config):
             expected = ofa(ids, types).numpy()
-        found = run_predictor(loaded, {"input_ids": ids.numpy(), "token_type_ids": types.numpy()})[0]
+        found = loaded({"input_ids": ids.numpy(), "token_type_ids": types.numpy()})[0]
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
@@ -44,7 +44,7 @@ def test_a_spec_of_the_callers_own(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="every input needs a name"):
         to_static(Tagger(), tmp_path / "out", [InputSpec([None, None], "int64")])
     to_static(Tagger(), tmp_path / "out", [InputSpec([None, None], "int64", name="ids")])
-    assert open_predictor(tmp_path / "out").get_input_names() == ["ids"]
+    assert Predictor(tmp_path / "out").names == ["ids"]
 
 
 def test_a_supernet_is_refused_and_nothing_is_left(tmp_path: Path) -> None:

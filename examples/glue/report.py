@@ -11,10 +11,10 @@ import matplotlib.pyplot as plt
 import paddle
 
 from glue.folders import MARK, StageError, read_json, write_json, write_text
-from glue.latency import threads
 from glue.plan import STAGES, settings
 from glue.run import Run
 from glue.stages import RESULTS
+from ofa_slim.threads import threads
 
 matplotlib.use("Agg")
 

@@ -25,6 +25,7 @@ from glue.training import Strategy, build_supernet, finetune, importance, train_
 from ofa_slim import OFA, TeacherCache, dynabert_config, load_subnet, parallel, save_subnet, to_static
 from ofa_slim.importance import reorder_neuron_head
 from ofa_slim.integrations.paddlenlp import load_sequence_classifier
+from ofa_slim.predictor import Predictor
 from ofa_slim.strategies import Sampled, Sandwich, Uniform
 
 LOG = logging.getLogger("glue")
@@ -148,7 +149,7 @@ def run_rescore(run: Run, folder: Path, rng: np.random.Generator) -> None:
     _, dev = run.examples(tokenizer)
     inputs = latency.random_input(model.config.vocab_size, run.recipe.latency_length, rng)
     names = [ORIGINAL, *(subnet_name(width, depth) for width, depth in run.subnets())]
-    timed = {name: latency.InferenceModel(exported / name / "inference") for name in names}
+    timed = {name: Predictor(exported / name / "inference", onednn=True) for name in names}
     milliseconds = latency.medians(timed, inputs, run.recipe.latency_rounds)
     results = []
     for width, depth in tqdm(run.subnets(), desc="re-scoring", unit="subnet", dynamic_ncols=True):

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import paddle
-from paddle import inference, nn
+from paddle import nn
 from paddle.static import InputSpec
 
 from ofa_slim.errors import ConfigError, OfaSlimError
-from ofa_slim.predictor import open_predictor
+from ofa_slim.predictor import Predictor
 from ofa_slim.probes import compare
 from ofa_slim.taps import Taps
 from ofa_slim.trees import Place, join, mapped, split
@@ -213,22 +213,19 @@ class _Program:
 class _Predicted(_Program):
     """A program in Paddle Inference with oneDNN, on the CPU; it has a copy of the weights, renewed when they change."""
 
-    _predictor: inference.Predictor | None = None
+    _predictor: Predictor | None = None
     _state: paddle.Tensor | None = None
 
     def _run(self, tensors: list[paddle.Tensor], state: paddle.Tensor) -> list[paddle.Tensor]:
         if self._predictor is None or self._state is None or not bool(paddle.equal_all(state, self._state)):
             self._predictor, self._state = self._opened(), state
-        for name in self._predictor.get_input_names():
-            self._predictor.get_input_handle(name).share_external_data(tensors[_number(name)])
-        self._predictor.run()
-        names = self._predictor.get_output_names()
-        return [paddle.to_tensor(self._predictor.get_output_handle(name).copy_to_cpu()) for name in names]
+        found = self._predictor({name: tensors[_number(name)] for name in self._predictor.names})
+        return [paddle.to_tensor(value) for value in found]
 
-    def _opened(self) -> inference.Predictor:
+    def _opened(self) -> Predictor:
         with tempfile.TemporaryDirectory() as folder, self._tapped():
             paddle.jit.save(self._traced, str(Path(folder) / "model"))
-            return open_predictor(Path(folder), onednn=True)
+            return Predictor(Path(folder), onednn=True)
 
 
 def _spec(tensor: paddle.Tensor, number: int) -> InputSpec:
