@@ -79,7 +79,7 @@ class CellError(Exception):
 def main() -> int:
     parser = argparse.ArgumentParser(description="Run the tests on each release of Paddle and print a table.")
     parser.add_argument("cells", nargs="*", type=parse_cell, help="such as 3.2.2 or 3.3.1-python3.12 (default: all)")
-    parser.add_argument("--pytest", type=shlex.split, default=[], help="arguments for pytest, such as '-x -k export'")
+    parser.add_argument("--pytest", type=shlex.split, default=[], help="its arguments, as in --pytest='-x -k export'")
     arguments = parser.parse_args()
     FOLDER.mkdir(exist_ok=True)
     rows = []
@@ -105,19 +105,20 @@ def parse_cell(text: str) -> Cell:
 def run(cell: Cell, options: Sequence[str]) -> Row:
     """Runs the tests of a cell, without those that need PaddleNLP where it does not import."""
     install(cell)
-    imports = cell.call("paddlenlp.log", "-W", "ignore", "-c", "import paddlenlp; print(paddlenlp.__version__)") == 0
-    version = last_line(cell.file("paddlenlp.log"))
+    code = "import importlib.metadata, paddlenlp; print(importlib.metadata.version('paddlenlp'))"
+    imports = cell.call("paddlenlp.log", "-W", "ignore", "-c", code) == 0
+    version = last_word(cell.file("paddlenlp.log"))
     if not imports:
         version = f"does not import: {version}"
         options = ["--without-paddlenlp", *options]
     report = cell.file("junit.xml")
     report.unlink(missing_ok=True)
-    code = cell.call("pytest.log", "-m", "pytest", f"--junitxml={report}", *options)
+    status = cell.call("pytest.log", "-m", "pytest", f"--junitxml={report}", *options)
     if not report.is_file():
-        raise CellError(f"pytest: {last_line(cell.file('pytest.log'))}")
+        raise CellError(f"pytest: {last_word(cell.file('pytest.log'))}")
     counts = ElementTree.parse(report).find("testsuite").attrib
     failed, skipped = int(counts["failures"]) + int(counts["errors"]), int(counts["skipped"])
-    return Row(cell, version, int(counts["tests"]) - failed - skipped, failed, skipped, good=code == 0)
+    return Row(cell, version, int(counts["tests"]) - failed - skipped, failed, skipped, good=status == 0)
 
 
 def install(cell: Cell) -> None:
@@ -131,7 +132,7 @@ def install(cell: Cell) -> None:
     constraint.write_text(f"paddlepaddle=={cell.paddle}\n", encoding="utf-8")
     install = ("-m", "pip", "--disable-pip-version-check", "install", "--constraint", str(constraint))
     if cell.call("pip.log", *install, "--editable", ".[dev,demo]"):
-        raise CellError(f"pip: {last_line(cell.file('pip.log'))}")
+        raise CellError(f"pip: {last_word(cell.file('pip.log'))}")
     stamp.write_text(state, encoding="utf-8")
 
 
@@ -146,9 +147,11 @@ def find_python(version: str) -> str:
     raise CellError(f"no python{version} with its venv module on the path")
 
 
-def last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-    return next((line.strip().replace("|", "/") for line in reversed(lines) if line.strip()), "no output")
+def last_word(log: Path) -> str:
+    """What a log ends on: the first line that pip or pytest calls an error, else the last line."""
+    text = log.read_text(encoding="utf-8", errors="replace").replace("|", "/")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return next((line for line in lines if line.startswith("ERROR:")), lines[-1] if lines else "no output")
 
 
 if __name__ == "__main__":
