@@ -56,7 +56,7 @@ bench: $(STAMP) ## run the benchmarks; SST-2 at four widths only where its files
 	$(PY) benchmarks/vision_models.py
 	$(PY) benchmarks/sst2_widths.py
 
-clean: ## remove the virtual environment, builds and caches; data/ and runs/ stay
+clean: ## remove the virtual environments, builds and caches; data/ and runs/ stay
 	rm -rf $(VENV) .matrix build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find $(wildcard $(CODE)) -name __pycache__ -type d -prune -exec rm -rf {} +
 
