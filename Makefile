@@ -2,7 +2,7 @@
 # `dev` and `demo` extras. `make help` lists the targets.
 #
 #   PYTHON=/path/to/python  chooses the interpreter for a new .venv (3.10, 3.11 or 3.12)
-#   ARGS="..."              is handed on to pytest or to the demo
+#   ARGS="..."              is handed on to pytest, to the matrix (`make matrix ARGS=--help`) or to the demo
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -20,7 +20,7 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_inf
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test lint check style demo bench clean
+.PHONY: help setup test matrix lint check style demo bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
@@ -29,6 +29,9 @@ setup: $(STAMP) ## make the virtual environment and install into it
 
 test: $(STAMP) ## run the tests
 	$(PY) -m pytest $(ARGS)
+
+matrix: ## run the tests on every supported release of Paddle, in environments of their own (2 GB each)
+	$(PYTHON) tests/matrix.py $(ARGS)
 
 lint: $(STAMP) ## ruff and mypy, changing nothing
 	$(PY) -m ruff check .
@@ -56,8 +59,8 @@ bench: $(STAMP) ## run the benchmarks; those on SST-2 only where its files are
 	OMP_NUM_THREADS=1 $(PY) examples/cnn_digits.py --output_dir runs/digits
 	$(PY) benchmarks/time_to_accuracy.py --paddleslim
 
-clean: ## remove the virtual environment, builds and caches; data/ and runs/ stay
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## remove the virtual environments, builds and caches; data/ and runs/ stay
+	rm -rf $(VENV) .matrix build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find $(wildcard $(CODE)) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Paddle uses one thread unless told otherwise; a training step is about 1.5 times faster on two cores.

@@ -50,6 +50,24 @@ def eval_mode(model: nn.Layer) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def forwards_kept(model: nn.Layer) -> Iterator[None]:
+    """Whatever stands in for the forward of a layer inside the block, each layer has its own behind it.
+
+    Paddle 3.0 leaves the translated forward on every layer that it has traced; later releases take it back.
+    """
+    layers = model.sublayers(include_self=True)
+    before = [vars(layer).get("forward") for layer in layers]
+    try:
+        yield
+    finally:
+        for layer, forward in zip(layers, before, strict=True):
+            if forward is not None:
+                vars(layer)["forward"] = forward
+            else:
+                vars(layer).pop("forward", None)
+
+
 def make_probe(
     model: nn.Layer, input_shapes: Any = None, input_dtypes: Any = None, seed: int = 0, **extra: Any
 ) -> Probe:

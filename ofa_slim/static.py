@@ -13,7 +13,7 @@ from paddle.static import InputSpec
 
 from ofa_slim.errors import ExportError
 from ofa_slim.predictor import MODEL_FILE, Predictor
-from ofa_slim.probes import compare, eval_mode, make_probe
+from ofa_slim.probes import compare, eval_mode, forwards_kept, make_probe
 from ofa_slim.storage import replacing
 from ofa_slim.supernet.layers import ElasticLayer
 
@@ -44,8 +44,9 @@ def to_static(
     if len(set(names)) != len(specs):
         raise ExportError(f"input_spec: every input needs a name of its own, got {[spec.name for spec in specs]}")
     with replacing(directory, marker=MODEL_FILE) as aside, eval_mode(model):
-        program = paddle.jit.to_static(_ByName(model, names), input_spec=[specs], full_graph=True)
-        paddle.jit.save(program, str(aside / "model"))
+        with forwards_kept(model):
+            program = paddle.jit.to_static(_ByName(model, names), input_spec=[specs], full_graph=True)
+            paddle.jit.save(program, str(aside / "model"))
         _check(model, specs, aside)
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 # One thread, so that sums come out the same on every machine; before Paddle is imported.
@@ -19,6 +21,23 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("deterministic")
+
+
+class _WithoutPaddleNLP(MetaPathFinder):
+    """Skips every test, or file of tests, that comes to import PaddleNLP, itself or through the library."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name.partition(".")[0] == "paddlenlp":
+            pytest.skip("needs PaddleNLP", allow_module_level=True)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--without-paddlenlp", action="store_true", help="skip the tests that need PaddleNLP")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("without_paddlenlp"):
+        sys.meta_path.insert(0, _WithoutPaddleNLP())
 
 
 @pytest.fixture(autouse=True)

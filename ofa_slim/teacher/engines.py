@@ -21,7 +21,7 @@ from paddle.static import InputSpec
 
 from ofa_slim.errors import ConfigError, OfaSlimError
 from ofa_slim.predictor import Predictor
-from ofa_slim.probes import compare
+from ofa_slim.probes import compare, forwards_kept
 from ofa_slim.taps import Taps
 from ofa_slim.trees import Place, join, mapped, split
 
@@ -205,7 +205,7 @@ class _Program:
     @contextmanager
     def _tapped(self) -> Iterator[None]:
         """Where the model may be traced: Paddle does that whenever it sees fit."""
-        with self._taps.record() as self._flat.hidden:
+        with forwards_kept(self._flat.model), self._taps.record() as self._flat.hidden:
             yield
         self._flat.hidden = {}
 

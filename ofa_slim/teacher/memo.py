@@ -2,7 +2,7 @@
 
 The published loop calls the model once per width with the same tensors; the teacher's answer is the same
 each time. "The same" means the same tensor objects, holding what they held, and a teacher with the same
-weights. Paddle counts no version for `set_value` and optimizer steps (3.3.1), so contents are compared: on
+weights. Paddle counts no version for `set_value` and optimizer steps (3.0 to 3.3), so contents are compared: on
 the device, in one go, with a single truth value read back.
 """
 

@@ -12,7 +12,7 @@ from paddle import nn
 from paddle.static import InputSpec
 
 from ofa_slim.errors import ConvertError
-from ofa_slim.probes import eval_mode
+from ofa_slim.probes import eval_mode, forwards_kept
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def trace(model: nn.Layer, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
     ]
     wrapped = _Traced(model, args, kwargs)
     training = wrapped.training
-    with eval_mode(model), warnings.catch_warnings():
+    with eval_mode(model), forwards_kept(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         wrapped.training = False
         try:

@@ -62,7 +62,7 @@ def statistics_of(whole: paddle.Tensor, extent: Extent) -> paddle.Tensor:
     if _is_view(extent):
         ((start, stop),) = ranges_of(extent)
         with paddle.no_grad():
-            return whole[start:stop]  # a view on 3.3.1, so batch norm updates the whole in place
+            return whole[start:stop]  # a view, on 3.0 to 3.3, so batch norm updates the whole in place
     # Paddle refuses to change what a slice or `index_select` was taken from in a static graph.
     return paddle.gather(whole, indices_of(extent, whole))
 

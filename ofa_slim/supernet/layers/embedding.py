@@ -49,7 +49,11 @@ class SuperEmbedding(ElasticLayer, nn.Embedding):
         out = self.output_extent(expand_ratio, channel)
         # The rows are cut after the look-up: a slice of the whole table would cost its size in every step.
         rows = super().forward(x)
-        return rows if out is None else part_of(rows, [*["row"] * (rows.ndim - 1), "out"], {"out": out})
+        if out is None:
+            return rows
+        part = part_of(rows, [*["row"] * (rows.ndim - 1), "out"], {"out": out})
+        # Paddle 3.1 and 3.2 read other entries than those asked for where a model indexes a view with a tensor.
+        return part.contiguous() if paddle.in_dynamic_mode() else part
 
 
 register(
