@@ -144,7 +144,7 @@ def test_a_linear_layer_has_the_gradients_of_paddles(shape: list[int], frozen: s
             outputs.append(layer(tensor))
             (outputs[-1] ** 2).sum().backward()
     assert outputs[0].shape == outputs[1].shape
-    assert float((outputs[0] - outputs[1]).abs().max()) == 0
+    assert float((outputs[0] - outputs[1]).abs().max()) < 1e-5
     for name in ("weight", "bias"):
         one, other = getattr(plain, name).grad, getattr(elastic, name).grad
         assert (one is None) == (other is None) == (frozen == "bias" and name == "bias")
