@@ -63,11 +63,13 @@ def profiled(side: TrainStep, rng: np.random.Generator, size: int, length: int) 
     batch = random_batch(rng, size, length)[:2]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "trace.json"
-        profile = profiler.Profiler(targets=[profiler.ProfilerTarget.CPU])
+        profile = profiler.Profiler(
+            targets=[profiler.ProfilerTarget.CPU],
+            on_trace_ready=lambda ready: ready.export(str(file), format="json"),  # else it writes into the folder here
+        )
         profile.start()
         side.step(*batch)
         profile.stop()
-        profile.export(str(file), format="json")
         return by_kind(json.loads(file.read_text(encoding="utf-8"))["traceEvents"])
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,7 +39,7 @@ Scores = dict[float, dict[str, float]]
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that these benchmarks share."""
-    parser.add_argument("--data_dir", type=Path, default=ROOT.parent / "shared/data/GLUE")
+    parser.add_argument("--data_dir", type=Path, default=Path(os.environ.get("GLUE_DIR", ROOT / "data/GLUE")))
     parser.add_argument("--model", type=Path, default=ROOT / "data/minilm")
     parser.add_argument("--output_dir", type=Path, default=ROOT / "runs/sst-2", help="keeps the checkpoint")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])

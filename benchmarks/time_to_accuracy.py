@@ -170,7 +170,7 @@ def train_seed(
 
     untrained = changes(["dev"])["dev"]
     stopwatch = Stopwatch(score, EVERY, GOALS)
-    around = Around(seed=seed, after_step=stopwatch.after_step)
+    around = Around(after_step=stopwatch.after_step)
     schedule = Schedule(options.epochs, BATCH, options.learning_rate)
     train_supernet(ofa, train, TASK, schedule, rng, Uniform(ofa.search_space, widths), options.lambda_logit, around)
     found = {

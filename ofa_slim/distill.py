@@ -18,7 +18,7 @@ from ofa_slim.supernet.published import LayerNames
 from ofa_slim.supernet.spec import spec_of
 from ofa_slim.taps import Taps
 from ofa_slim.teacher import Answer, CachedEngine, OwnTeacher, Teacher, engine_of
-from ofa_slim.trees import join, split
+from ofa_slim.trees import join, split, stranger
 from ofa_slim.unwrap import unwrap
 
 __all__ = ["DistillConfig", "Distiller", "Projection"]
@@ -117,6 +117,7 @@ class Distiller:
 
     def teach(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The teacher's output; it runs only if this is another batch than the last one."""
+        self._answer = None
         self._answer = self._teacher(args, kwargs)
         return self.answered
 
@@ -134,6 +135,12 @@ class Distiller:
     def take(self, output: Any, hidden: Mapping[str, paddle.Tensor]) -> None:
         """Takes what the student's largest sub-network computed for the answer; no gradient flows into it."""
         tensors, nesting = split((output, dict(hidden)))
+        kind = stranger(nesting)
+        if kind is not None:
+            raise DistillError(
+                f"the largest sub-network's output holds a {kind}, from which its gradients cannot be cut off; return "
+                "tensors, or tuples, lists and dictionaries of them"
+            )
         output, hidden = join(nesting, [tensor.detach() for tensor in tensors])
         self._answer = Answer(output, dict(hidden))
 

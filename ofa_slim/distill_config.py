@@ -39,8 +39,9 @@ class DistillConfig:
         mapping_op: a learned projection from the student's width to the teacher's: ``"linear"`` over the
             last dimension, ``"conv"`` or ``"conv2d"`` over dimension 1; None for none.
         teacher_engine: how the teacher runs: ``"dygraph"``, layer by layer, hooks included; ``"static"``, as a
-            static graph; ``"inference"``, in Paddle Inference on the CPU; or ``"auto"``, the fastest of these that
-            gives the same answers.
+            static graph; ``"inference"``, in Paddle Inference on the CPU; or ``"auto"``: in Paddle Inference on a
+            CPU, as a static graph elsewhere, and layer by layer where the program's answers at the first two shapes
+            are not the same.
         allow_pickle: whether `teacher_model_path` may be a pickle. Reading one runs whatever code it holds: only
             from people you trust.
         cache_teacher: keeps the teacher's answers on disk, so that it runs in the first epoch only; None keeps none.
@@ -61,7 +62,7 @@ class DistillConfig:
     def __post_init__(self) -> None:
         """Checks what can be checked without the student."""
         weight = self.lambda_distill
-        if weight is not None and (isinstance(weight, bool) or not isinstance(weight, (int, float)) or weight < 0):
+        if weight is not None and (isinstance(weight, bool) or not isinstance(weight, (int, float)) or not weight >= 0):
             raise ConfigError(f"lambda_distill {weight!r} is not a number of at least 0")
         if self.teacher_model not in (None, SELF) and not isinstance(self.teacher_model, nn.Layer):
             raise ConfigError(f"teacher_model is {self.teacher_model!r}, neither a paddle.nn.Layer nor {SELF!r}")
@@ -81,6 +82,8 @@ class DistillConfig:
             # Whatever is no safetensors file goes to paddle.load, which unpickles.
             if file.suffix != ".safetensors" and not self.allow_pickle:
                 raise ConfigError(f"teacher_model_path: {refusal(file)}")
+        if self.teacher_engine not in ("auto", "dygraph") and not isinstance(self.teacher_model, nn.Layer):
+            raise ConfigError(f"teacher_engine {self.teacher_engine!r} was given without a teacher_model of its own")
         if self.teacher_model == SELF and self.teacher_model_path is not None:
             raise ConfigError(f"teacher_model_path was given, but the teacher is {SELF!r}")
         if not isinstance(self.cache_teacher, (TeacherCache, type(None))):

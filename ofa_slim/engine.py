@@ -37,20 +37,24 @@ def train_subnet(
     if distiller is None:
         loss = _checked(loss_fn(run()))
     else:
+        loss = _taught(run, loss_fn, distiller)
+    scaled = loss if scale == 1.0 else loss * scale
+    (scaled if scaler is None else scaler.scale(scaled)).backward()
+    return loss.detach()
+
+
+def _taught(run: Callable[[], Any], loss_fn: LossFn, distiller: Distiller) -> paddle.Tensor:
+    try:
         with distiller.recording() as hidden:
             output = run()
         if distiller.waits:
             loss = _checked(loss_fn(output))
             distiller.take(output, hidden)
-        else:
-            loss = _checked(loss_fn(output, distiller.answered))
-            if distiller.mapping:
-                loss = loss + distiller.loss()
+            return loss
+        loss = _checked(loss_fn(output, distiller.answered))
+        return loss + distiller.loss() if distiller.mapping else loss
+    finally:
         distiller.forget()
-        del output, hidden
-    scaled = loss if scale == 1.0 else loss * scale
-    (scaled if scaler is None else scaler.scale(scaled)).backward()
-    return loss.detach()
 
 
 def _checked(loss: Any) -> paddle.Tensor:

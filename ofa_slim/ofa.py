@@ -299,7 +299,8 @@ class OFA(nn.Layer):
     ) -> list[paddle.Tensor]:
         """Forward and backward of several sub-networks for one batch; their gradients add up.
 
-        The optimizer is the caller's, and nothing is read back from the device. The teacher runs
+        The optimizer is the caller's. Nothing is read back from the device, but by a teacher in Paddle Inference, by
+        the comparison of its first answers, and by `cache_teacher`. The teacher runs
         once, layers that embed the inputs run once for all sub-networks, and of each sub-network's activations
         nothing is left when the next one starts. Inside `paddle.DataParallel` no gradients are exchanged;
         `ofa_slim.parallel.reduce_gradients` does that once per optimizer step.
@@ -343,6 +344,8 @@ class OFA(nn.Layer):
         """The sub-networks of a step."""
         if configs is None:
             return [self._set if self._set is not None else self._sample()]
+        if isinstance(configs, Mapping):
+            raise ConfigError("configs is one config; give a list of them")
         chosen = [self.subnet_config(config) for config in configs]
         if not chosen:
             raise ConfigError("configs is empty; give at least one sub-network")

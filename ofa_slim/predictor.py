@@ -38,9 +38,13 @@ class Predictor:
         self.names: list[str] = list(self._predictor.get_input_names())
 
     def __call__(self, inputs: Mapping[str, np.ndarray | paddle.Tensor]) -> list[np.ndarray]:
-        """The outputs, in order, for inputs by name; of tensors, which are on the CPU, nothing is copied."""
+        """The outputs, in order, for inputs by name; tensors are on the CPU."""
+        # A handle keeps no more than a pointer: what it points to lives until the run is over, and has no gaps.
+        shared = {
+            name: value.contiguous() if isinstance(value, paddle.Tensor) else value for name, value in inputs.items()
+        }
         for name in self.names:
-            value, handle = inputs[name], self._predictor.get_input_handle(name)
+            value, handle = shared[name], self._predictor.get_input_handle(name)
             if isinstance(value, paddle.Tensor):
                 handle.share_external_data(value)
             else:

@@ -16,22 +16,26 @@ import paddle
 from paddle import nn
 
 from ofa_slim.supernet.space import SearchSpace
-from ofa_slim.trees import join, split
+from ofa_slim.trees import join, split, stranger
 
 
 def stem_layers(model: nn.Layer, space: SearchSpace) -> list[nn.Layer]:
     """The topmost layers that hold an embedding and nothing that an axis of the space cuts."""
-    cut = {slot.layer for axis in space.axes for slot in axis.slots}
-    return _topmost(model, "", cut)
+    layers = dict(model.named_sublayers(include_self=True))
+    # By identity: a layer may be in the model under several names.
+    return _topmost(model, {id(layers[slot.layer]) for axis in space.axes for slot in axis.slots})
 
 
-def _topmost(layer: nn.Layer, path: str, cut: Collection[str]) -> list[nn.Layer]:
-    if not any(isinstance(part, nn.Embedding) for part in layer.sublayers(include_self=True)):
+def _topmost(layer: nn.Layer, cut: Collection[int]) -> list[nn.Layer]:
+    parts = layer.sublayers(include_self=True)
+    if not any(isinstance(part, nn.Embedding) for part in parts):
         return []
-    inside = f"{path}." if path else ""
-    if path not in cut and not any(name.startswith(inside) for name in cut):
+    if not any(id(part) in cut for part in parts):
         return [layer]
-    return [found for name, part in layer.named_children() for found in _topmost(part, inside + name, cut)]
+    found: dict[int, nn.Layer] = {}
+    for part in layer.children():
+        found.update({id(one): one for one in _topmost(part, cut)})
+    return list(found.values())
 
 
 @contextmanager
@@ -72,9 +76,13 @@ class SharedLayer:
         tensors, template = split((args, kwargs))
         versions = [tensor.inplace_version for tensor in tensors]
         if self._inputs is None:
+            output = self._forward(*args, **kwargs)
+            outputs, nesting = split(output)
+            if stranger(nesting) or stranger(template):
+                return output  # tensors may be hidden in it, so that it cannot be handed out twice
             self._inputs = (tensors, versions, template)
-            self._outputs, self._template = split(self._forward(*args, **kwargs))
-            self._leaves = [_leaf(tensor) for tensor in self._outputs]
+            self._outputs, self._template = outputs, nesting
+            self._leaves = [_leaf(tensor) for tensor in outputs]
         elif not self._same(tensors, versions, template):
             return self._forward(*args, **kwargs)
         return join(self._template, self._leaves)

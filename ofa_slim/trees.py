@@ -5,11 +5,14 @@ Values of a static graph count as tensors too.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import paddle
+
+PLAIN = (type(None), bool, int, float, str)
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ def split(value: Any) -> tuple[list[paddle.Tensor], Any]:
     """Takes the tensors out of nested lists, tuples and dictionaries.
 
     Returns: the tensors in order, and the same nesting with a `Place` where each was. Anything else, other
-        kinds of containers included, stays where it is.
+        kinds of containers included, stays where it is; `stranger` names it.
     """
     tensors: list[paddle.Tensor] = []
 
@@ -44,12 +47,27 @@ def join(template: Any, values: Sequence[Any]) -> Any:
 
 
 def mapped(change: Callable[[Any], Any], value: Any) -> Any:
-    """The same nesting of lists, tuples and dictionaries with every leaf changed."""
-    if type(value) is dict:
-        return {key: mapped(change, item) for key, item in value.items()}
+    """The same nesting of lists, tuples (named ones too) and dictionaries with every leaf changed."""
+    if type(value) in (dict, OrderedDict):
+        return type(value)((key, mapped(change, item)) for key, item in value.items())
     if type(value) in (list, tuple):
         return type(value)(mapped(change, item) for item in value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(mapped(change, item) for item in value))
     return change(value)
+
+
+def stranger(nesting: Any) -> str | None:
+    """The class of something in a nesting that may hide tensors from `split`; None where all is plain."""
+    found: list[str] = []
+
+    def looked(leaf: Any) -> Any:
+        if not isinstance(leaf, (Place, *PLAIN)):
+            found.append(type(leaf).__name__)
+        return leaf
+
+    mapped(looked, nesting)
+    return found[0] if found else None
 
 
 def first_tensor(output: Any) -> paddle.Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from models import batch, bert, difference, labels
 
-from ofa_slim import SubnetConfig, load_subnet
+from ofa_slim import load_subnet
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -18,7 +18,7 @@ def test_the_training_script_and_the_configs_after_it(tmp_path: Path, monkeypatc
     script, loop, configs, processes, other = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert len([line for line in script.splitlines() if line]) <= 30
     loader = [(*batch(seed=seed), labels(seed=seed)) for seed in range(2)]
-    names = {"model": bert(layers=4, heads=12, head_dim=2, ffn=1000), "loader": loader, "SubnetConfig": SubnetConfig}
+    names = {"model": bert(layers=4, heads=12, head_dim=2, ffn=1000), "loader": loader}
     exec(script, names)
     inputs = batch()
     small = names["small"]

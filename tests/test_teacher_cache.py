@@ -97,14 +97,14 @@ class Cached:
         self.noise = 0.0
         self.engine = CachedEngine(self._run, TeacherCache(folder, **{"rows": 100, **cache}), model, taps)
 
-    def _run(self, args: Any, kwargs: Any, state: paddle.Tensor) -> Answer:
+    def _run(self, args: Any, kwargs: Any, state: Any) -> Answer:
         self.calls += 1
         answer = self.plain(args, kwargs, state)
         return Answer(answer.output + self.noise, answer.hidden) if self.noise else answer
 
     def __call__(self, *args: Any, **kwargs: Any) -> Answer:
         state = paddle.concat([parameter.sum().reshape([1]) for parameter in self.model.parameters()])
-        return self.engine(args, kwargs, state)
+        return self.engine(args, kwargs, lambda: state)
 
 
 def words(answer: Any = pooled) -> Words:
@@ -581,12 +581,19 @@ def test_a_damaged_layout_is_an_error(written: Any) -> None:
             Cached(folder, words())(data[0])
 
 
+def under_one_name(hidden: paddle.Tensor, mask: paddle.Tensor) -> paddle.Tensor:
+    return hidden.sum([1, 2])
+
+
+under_one_name.__qualname__ = pooled.__qualname__
+
+
 def test_mixed_forms_in_one_directory_are_refused(written: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, data = written
     with pytest.raises(ConfigError, match=r"holds rows with the mapped layers \['embed'\], and \[\] are mapped now"):
         Cached(folder, words(), layers=())(data[0])
     with pytest.raises(ConfigError, match=r"the teacher answered with .* all answers in one directory have one form"):
-        Cached(folder, words(lambda hidden, mask: hidden.sum([1, 2])))(full(seed=5)[0])
+        Cached(folder, words(under_one_name))(full(seed=5)[0])
     gc.collect()  # the traceback of the error holds the lock
     monkeypatch.setattr("ofa_slim.teacher.store._FORMAT", 2)
     with pytest.raises(ConfigError, match="is of format 1, not 2"):
@@ -705,3 +712,16 @@ def test_inputs_and_answers_without_rows_are_refused(tmp_path: Path) -> None:
     fussy = words(lambda hidden, mask: hidden.sum(-1) if hidden.shape[1] == 7 else json.loads("{"))
     with pytest.raises(ConfigError, match="as wide as the batch is padded, and whether that is a coincidence"):
         Cached(tmp_path, fussy)(ids)
+
+
+def test_teachers_that_compute_something_else_with_the_same_weights_have_other_keys() -> None:
+    from paddle import nn
+
+    from ofa_slim.teacher.keys import teacher_key
+
+    def encoder(heads: int, activation: str) -> nn.Layer:
+        paddle.seed(0)
+        return nn.TransformerEncoder(nn.TransformerEncoderLayer(16, heads, 24, activation=activation), 1)
+
+    assert teacher_key(encoder(4, "gelu")) == teacher_key(encoder(4, "gelu"))
+    assert len({teacher_key(encoder(*kind)) for kind in ((4, "gelu"), (2, "gelu"), (4, "relu"))}) == 3

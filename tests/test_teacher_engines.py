@@ -100,3 +100,44 @@ def test_a_teacher_that_is_no_program_runs_layer_by_layer_and_says_so(
 def test_an_engine_that_is_none_is_named() -> None:
     with pytest.raises(ConfigError, match=r"teacher_engine 'statik' is not one of .*; did you mean 'static'"):
         DistillConfig(teacher_model=Tagger(), teacher_engine="statik")
+    with pytest.raises(ConfigError, match="teacher_engine 'static' was given without a teacher_model of its own"):
+        DistillConfig(teacher_model="self", teacher_engine="static")
+
+
+@pytest.mark.parametrize("engine", ["static", "inference"])
+def test_inputs_with_gaps_between_their_rows_are_read_right(engine: str) -> None:
+    teacher = Tagger()
+    ofa = taught_by(teacher, engine)
+    for length in (4, 6, 7, 9):  # the first two shapes are checked, the others are not
+        ids = batch(3, 12, seed=length)[0][:, :length]
+        assert difference(ofa(ids)[1], teacher(ids)) < 1e-4
+
+
+def test_an_answer_that_was_wrong_is_not_given_the_next_time() -> None:
+    ids = batch()[0]
+    ofa = taught_by(Counting(), "static")
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="the teacher cannot be a program"):
+            ofa(ids)
+
+
+class Scaling(nn.Layer):
+    """Takes an array that is no tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Tagger()
+
+    def forward(self, ids: paddle.Tensor, scales: Any = None) -> paddle.Tensor:
+        return self.inner(ids) if scales is None else self.inner(ids) * float(scales[1000])
+
+
+def test_inputs_that_no_text_tells_apart_make_no_program() -> None:
+    ids, teacher = batch()[0], Scaling()
+    model = Scaling()
+    Convert(supernet(expand_ratio=[1.0, 0.5])).convert(model)
+    ofa = OFA(model, distill_config=DistillConfig(teacher_model=teacher))
+    for middle in (1.0, 2.0):
+        scales = np.ones(2000)
+        scales[1000] = middle
+        assert difference(ofa(ids, scales)[1], teacher(ids, scales)) == 0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections import OrderedDict
+from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
@@ -14,8 +15,11 @@ from hypothesis import strategies as st
 from models import Tagger, batch, bert, configs, labels, ofa_of
 from paddle import nn
 
-from ofa_slim import OFA, Convert, SubnetConfig, supernet
-from ofa_slim.errors import ConfigError, IllegalSubnetError
+from ofa_slim import OFA, Convert, SearchSpace, SubnetConfig, supernet
+from ofa_slim.errors import ConfigError, DistillError, IllegalSubnetError
+from ofa_slim.stem import stem_layers
+from ofa_slim.supernet.space import Axis, Slot
+from ofa_slim.trees import first_tensor
 
 LAYERS = ["bert.embeddings", "bert.encoder.layers.0", "bert.encoder.layers.1"]
 
@@ -258,3 +262,77 @@ def test_a_copy_of_the_model_can_be_trained_as_well() -> None:
     ofa.train_step(batch(), soft, [ofa.search_space.largest()])
     copied = copy.deepcopy(ofa.model)
     assert copied(*batch()).shape == [3, 3]
+
+
+class Logits(NamedTuple):
+    logits: paddle.Tensor
+
+
+class Tower(nn.Layer):
+    """Embeds with a layer that is the model's own too."""
+
+    def __init__(self, embed: nn.Embedding) -> None:
+        super().__init__()
+        self.embed = embed
+        self.extra = nn.Embedding(50, 16)
+
+    def forward(self, ids: paddle.Tensor) -> paddle.Tensor:
+        return self.embed(ids) + self.extra(ids)
+
+
+class Named(nn.Layer):
+    """Its parts give their output in other containers."""
+
+    def __init__(self, kind: Any) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(50, 16)
+        self.body = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 24, dropout=0.0), 1)
+        self.kind = kind
+
+    def forward(self, ids: paddle.Tensor) -> Any:
+        return self.kind(self.body(self.embed(ids)))
+
+
+def test_a_layer_under_two_names_is_cut_under_both() -> None:
+    class Both(nn.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(50, 16)
+            self.tower = Tower(self.embed)
+
+    model = Both()
+    space = SearchSpace([Axis("width", 16, (8, 16), (Slot("embed", "out"),))])
+    assert stem_layers(model, space) == [model.tower.extra]
+
+
+@pytest.mark.parametrize("kind", [lambda x: OrderedDict(logits=x), lambda x: Logits(x)], ids=["dictionary", "tuple"])
+def test_the_largest_teaches_through_other_containers(kind: Any) -> None:
+    model, ids = Named(kind), batch()[0]
+    ofa = ofa_of(model, "self")
+
+    def loss_fn(student: Any, teacher: Any = None) -> paddle.Tensor:
+        one, other = (first_tensor(answer) for answer in (student, student if teacher is None else teacher))
+        return F.mse_loss(one, other) + (one**2).mean()
+
+    losses = ofa.train_step(ids, loss_fn, [ofa.search_space.largest(), ofa.search_space.smallest()])
+    assert len(losses) == 2
+
+
+class Sealed:
+    """Hides a tensor."""
+
+    def __init__(self, logits: paddle.Tensor) -> None:
+        self.logits = logits
+
+
+def test_an_answer_that_cannot_be_cut_off_is_refused() -> None:
+    ofa, ids = ofa_of(Named(Sealed), "self"), batch()[0]
+    with pytest.raises(DistillError, match="output holds a Sealed, from which its gradients cannot be cut off"):
+        ofa.train_step(ids, lambda one, other=None: one.logits.sum(), [ofa.search_space.largest()])
+    assert ofa._distiller._student_hidden == {}  # type: ignore[union-attr]
+
+
+def test_one_config_in_place_of_a_list_is_named() -> None:
+    ofa = learning()
+    with pytest.raises(ConfigError, match="configs is one config; give a list of them"):
+        ofa.train_step(batch(), soft, ofa.search_space.largest())  # type: ignore[arg-type]

@@ -204,7 +204,7 @@ def train_supernet(ofa: OFA, digits: Digits, settings: Settings, seed: int) -> N
             loss = F.cross_entropy(student, labels) + ofa.calc_distill_loss()
             loss.backward()
             losses.append(loss.detach())
-        return losses[0]
+        return paddle.add_n(losses)
 
     rate = settings.learning_rate
     _train(ofa, step, digits, Course(settings.epochs, settings.batch_size, rate, seed, f"seed {seed}: supernet"))

@@ -68,7 +68,8 @@ class Around:
 
     Attributes:
         scalars: receives loss and learning rate.
-        seed: of dropout; each step and process has its own, derived from it.
+        seed: of dropout; each step and process has its own, derived from it. None: Paddle's random state goes on as
+            it is, which serves one process.
         amp: mixed precision.
         checkpoints: folder for checkpoints; None for none.
         recipe: the settings that checkpoints belong to.
@@ -77,7 +78,7 @@ class Around:
     """
 
     scalars: Scalars = no_scalars
-    seed: int = 0
+    seed: int | None = None
     amp: Literal["off", "bf16", "fp16"] = "off"
     checkpoints: Path | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -177,7 +178,8 @@ def train(
     )
     with bar, stop_on_signals() as stop:
         for number in range(done + 1, feed.steps + 1):
-            paddle.seed(_seed(around.seed, number))
+            if around.seed is not None:
+                paddle.seed(_seed(around.seed, number))
             group = feed.next_group()
             for rows in group:
                 own, weight = parallel.training_rows(len(rows))

@@ -207,12 +207,14 @@ def run_stages(run: Run, names: Sequence[str], overwrite: bool, resume: bool = T
         if target.exists():
             _checked(run, stage, name)
             LOG.info("%s: skipped, its output is in %s", name, target)
-        elif parallel.is_writer():
-            if not resume:
+        else:
+            if not resume and parallel.is_writer():
                 shutil.rmtree(run.checkpoints(name), ignore_errors=True)
-            _run_stage(run, stage, inputs)
-        elif stage.shared:
-            RUNNERS[name](run, target, _seeded(run, stage))
+            parallel.barrier()  # nobody goes on from what is being deleted
+            if parallel.is_writer():
+                _run_stage(run, stage, inputs)
+            elif stage.shared:
+                RUNNERS[name](run, target, _seeded(run, stage))
         parallel.barrier()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ofa_slim.errors import ConfigError
 from ofa_slim.strategies.sampled import Sampled
 from ofa_slim.supernet.space import SearchSpace, SubnetConfig
 
@@ -21,6 +22,8 @@ class Sandwich:
     """
 
     def __init__(self, space: SearchSpace, count: int = 2) -> None:
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise ConfigError(f"count {count!r} is not a whole number of sub-networks of at least 0")
         self._ends = [space.largest(), space.smallest()]
         self._between = Sampled(space, count) if count else None
 

@@ -15,7 +15,7 @@ from paddle import nn
 
 from ofa_slim.errors import ConfigError
 from ofa_slim.taps import Taps
-from ofa_slim.teacher.engines import Answer, Engine
+from ofa_slim.teacher.engines import Answer, Engine, Fingerprint
 from ofa_slim.teacher.keys import Rows, is_cut, rows_of, teacher_key
 from ofa_slim.teacher.layout import Layout, layout_of
 from ofa_slim.teacher.store import ENTRY_SIZE, Row, Store
@@ -95,7 +95,7 @@ class CachedEngine:
         self._store: Store | None = None
         self._seen: set[bytes] = set()
 
-    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any], state: paddle.Tensor) -> Answer:
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any], state: Fingerprint) -> Answer:
         """The answer, on the current device.
 
         Raises: ConfigError for inputs that are not rows, for more rows than there should be, and for answers that
@@ -119,13 +119,14 @@ class CachedEngine:
             self._store.close()
         self._store = self._state = None
 
-    def _store_of(self, state: paddle.Tensor) -> Store:
+    def _store_of(self, state: Fingerprint) -> Store:
         """The rows of the teacher with the weights that it has now."""
-        if self._store is None or self._state is None or not bool(paddle.equal_all(state, self._state)):
+        now = state()
+        if self._store is None or self._state is None or not bool(paddle.equal_all(now, self._state)):
             self.close()
             self._teacher = teacher_key(self._model)
             self._store = Store(Path(self._cache.directory) / self._teacher.hex(), list(self._taps.layers))
-            self._state = state
+            self._state = now
             self._seen.clear()
             logger.info(
                 "the teacher's answers to %d of %d rows are known; %s bytes in %s",
@@ -155,7 +156,7 @@ class CachedEngine:
         missing: set[bytes],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        state: paddle.Tensor,
+        state: Fingerprint,
     ) -> None:
         answer = self._engine(args, kwargs, state)
         layout = store.layout
@@ -176,7 +177,7 @@ class CachedEngine:
         self._check_size(store, layout, {row.key: row.length for row in new})
         store.append(new, layout)
 
-    def _other_padding(self, rows: Rows, args: tuple[Any, ...], kwargs: dict[str, Any], state: paddle.Tensor) -> Answer:
+    def _other_padding(self, rows: Rows, args: tuple[Any, ...], kwargs: dict[str, Any], state: Fingerprint) -> Answer:
         """The answer to the batch with one position less, or where it has but one, more."""
         tensors, nesting = split((args, kwargs))
         for number, tensor in enumerate(tensors):

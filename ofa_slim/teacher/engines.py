@@ -23,7 +23,7 @@ from ofa_slim.errors import ConfigError, OfaSlimError
 from ofa_slim.predictor import Predictor
 from ofa_slim.probes import compare, forwards_kept
 from ofa_slim.taps import Taps
-from ofa_slim.trees import Place, join, mapped, split
+from ofa_slim.trees import Place, join, split, stranger
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +48,10 @@ class Answer:
         return split((self.output, self.hidden))[0]
 
 
-# Computes the answer to `(args, kwargs)` with weights whose fingerprint is the last argument.
-Engine = Callable[[tuple[Any, ...], dict[str, Any], paddle.Tensor], Answer]
+# Computes the answer to `(args, kwargs)`; the last argument gives the fingerprint of the weights, for engines that
+# have a copy of something made from them.
+Fingerprint = Callable[[], paddle.Tensor]
+Engine = Callable[[tuple[Any, ...], dict[str, Any], Fingerprint], Answer]
 
 ENGINES = ("auto", "inference", "static", "dygraph")
 
@@ -79,7 +81,7 @@ class LayerByLayer:
         self._model = model
         self._taps = taps
 
-    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any], state: paddle.Tensor) -> Answer:
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any], state: Fingerprint) -> Answer:
         """The model's answer."""
         with paddle.no_grad(), paddle.amp.auto_cast(enable=False), self._taps.record() as hidden:
             return Answer(self._model(*args, **kwargs), hidden)
@@ -104,7 +106,7 @@ class AsProgram:
         self._programs: dict[str, _Program] = {}
         self._given_up = False
 
-    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any], state: paddle.Tensor) -> Answer:
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any], state: Fingerprint) -> Answer:
         """The model's answer."""
         if self._given_up:
             return self._plain(args, kwargs, state)
@@ -119,8 +121,9 @@ class AsProgram:
             self._programs.clear()
             return self._plain(args, kwargs, state)
 
-    def _checked(self, args: tuple[Any, ...], kwargs: dict[str, Any], state: paddle.Tensor) -> Answer:
+    def _checked(self, args: tuple[Any, ...], kwargs: dict[str, Any], state: Fingerprint) -> Answer:
         tensors, nesting = split((args, kwargs))
+        _check_plain(nesting, "its input")
         specs = [_spec(tensor, number) for number, tensor in enumerate(tensors)]
         kind = repr((nesting, [(spec.shape, spec.dtype) for spec in specs]))
         if kind not in self._programs:
@@ -133,6 +136,7 @@ class AsProgram:
         if program.unchecked(tensors):
             expected = self._plain(args, kwargs, state)
             compare(expected.tensors, answer.tensors, "the teacher as a program")
+            program.passed(tensors)
         return answer
 
 
@@ -182,23 +186,23 @@ class _Program:
         self._flat = _Flat(model, inputs)
         self._taps = taps
         self._traced = paddle.jit.to_static(self._flat, input_spec=[list(specs)], full_graph=True)
-        self._shapes: set[str] = set()
+        self._checked: set[str] = set()
 
-    def __call__(self, tensors: list[paddle.Tensor], state: paddle.Tensor) -> Answer:
+    def __call__(self, tensors: list[paddle.Tensor], state: Fingerprint) -> Answer:
         """The answer to some inputs."""
         found = self._run(tensors, state)
-        mapped(_check_leaf, self._flat.outputs)
+        _check_plain(self._flat.outputs, "its output")
         return Answer(*join(self._flat.outputs, found))
 
     def unchecked(self, tensors: Sequence[paddle.Tensor]) -> bool:
-        """Whether these shapes are among the first, whose answers are checked; then they count as checked."""
-        shapes = repr([tensor.shape for tensor in tensors])
-        if shapes in self._shapes or len(self._shapes) == _CHECKED_SHAPES:
-            return False
-        self._shapes.add(shapes)
-        return True
+        """Whether these shapes are among the first, whose answers are checked."""
+        return _shapes(tensors) not in self._checked and len(self._checked) < _CHECKED_SHAPES
 
-    def _run(self, tensors: list[paddle.Tensor], state: paddle.Tensor) -> list[paddle.Tensor]:
+    def passed(self, tensors: Sequence[paddle.Tensor]) -> None:
+        """Notes that the answer at these shapes was right."""
+        self._checked.add(_shapes(tensors))
+
+    def _run(self, tensors: list[paddle.Tensor], state: Fingerprint) -> list[paddle.Tensor]:
         with self._tapped():
             return list(self._traced(tensors))
 
@@ -216,9 +220,10 @@ class _Predicted(_Program):
     _predictor: Predictor | None = None
     _state: paddle.Tensor | None = None
 
-    def _run(self, tensors: list[paddle.Tensor], state: paddle.Tensor) -> list[paddle.Tensor]:
-        if self._predictor is None or self._state is None or not bool(paddle.equal_all(state, self._state)):
-            self._predictor, self._state = self._opened(), state
+    def _run(self, tensors: list[paddle.Tensor], state: Fingerprint) -> list[paddle.Tensor]:
+        now = state()
+        if self._predictor is None or self._state is None or not bool(paddle.equal_all(now, self._state)):
+            self._predictor, self._state = self._opened(), now
         found = self._predictor({name: tensors[_number(name)] for name in self._predictor.names})
         return [paddle.to_tensor(value) for value in found]
 
@@ -235,11 +240,15 @@ def _spec(tensor: paddle.Tensor, number: int) -> InputSpec:
     return InputSpec([*[None] * free, *shape[free:]], tensor.dtype, name=f"x{number}")
 
 
+def _shapes(tensors: Sequence[paddle.Tensor]) -> str:
+    return repr([tensor.shape for tensor in tensors])
+
+
 def _number(name: str) -> int:
     return int(name[1:])
 
 
-def _check_leaf(leaf: Any) -> Any:
-    if not isinstance(leaf, (Place, type(None), bool, int, float, str)):
-        raise OfaSlimError(f"its output holds a {type(leaf).__name__}")
-    return leaf
+def _check_plain(nesting: Any, what: str) -> None:
+    kind = stranger(nesting)
+    if kind is not None:
+        raise OfaSlimError(f"{what} holds a {kind}")

@@ -13,11 +13,9 @@ import paddle
 from paddle import nn
 
 from ofa_slim.errors import ConfigError
-from ofa_slim.trees import Place, mapped, split
+from ofa_slim.trees import PLAIN, split, stranger
 
 KEY_SIZE = 16
-
-_PLAIN = (type(None), bool, int, float, str)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,14 +34,33 @@ class Rows:
 
 
 def teacher_key(model: nn.Layer) -> bytes:
-    """A hash of a model's parameters and buffers, all bytes of them, and of the classes of its layers."""
+    """A hash of a model's parameters and buffers, all bytes of them, and of what its layers are made of.
+
+    That is their classes, and their public attributes that are numbers, texts or functions (an activation). What the
+    code of a class does is not part of it.
+    """
     digest = blake2b(digest_size=KEY_SIZE)
     for path, layer in model.named_sublayers(include_self=True):
-        digest.update(f"{path} {type(layer).__qualname__}\n".encode())
+        digest.update(f"{path} {type(layer).__qualname__} {_settings(layer)}\n".encode())
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(np.ascontiguousarray(tensor.numpy()).data)
     return digest.digest()
+
+
+def _settings(layer: nn.Layer) -> list[tuple[str, str]]:
+    """A layer's plain public attributes. Its mode is none of its settings, and private ones change while it runs."""
+    found = []
+    for name, value in sorted(vars(layer).items()):
+        if name == "training" or name.startswith("_"):
+            continue
+        if isinstance(value, PLAIN) or (
+            isinstance(value, (list, tuple)) and all(isinstance(item, PLAIN) for item in value)
+        ):
+            found.append((name, repr(value)))
+        elif callable(value) and hasattr(value, "__qualname__"):
+            found.append((name, value.__qualname__))
+    return found
 
 
 def rows_of(
@@ -63,7 +80,12 @@ def rows_of(
     """
     bound = inspect.signature(model.forward).bind(*args, **kwargs)
     tensors, nesting = split(dict(bound.arguments))
-    mapped(_check_leaf, nesting)
+    kind = stranger(nesting)
+    if kind is not None:
+        raise ConfigError(
+            f"cache_teacher: an input is a {kind}; a row is looked up by tensors, numbers, text, and plain lists, "
+            "tuples and dictionaries of them"
+        )
     if not tensors:
         raise ConfigError("cache_teacher: the model was called without a tensor, so there are no rows to look up")
     shapes = [list(tensor.shape) for tensor in tensors]
@@ -114,12 +136,3 @@ def _may_be_ids(tensor: paddle.Tensor) -> bool:
 
 def _whole_numbers(tensor: paddle.Tensor) -> bool:
     return not tensor.is_floating_point() and not tensor.is_complex()
-
-
-def _check_leaf(leaf: Any) -> Any:
-    if not isinstance(leaf, (Place, *_PLAIN)):
-        raise ConfigError(
-            f"cache_teacher: an input is a {type(leaf).__name__}; a row is looked up by tensors, numbers, text, and "
-            "plain lists, tuples and dictionaries of them"
-        )
-    return leaf

@@ -16,8 +16,7 @@ import paddle
 from paddle import nn
 
 from ofa_slim.teacher.engines import Answer, Engine
-
-_PLAIN = (type(None), bool, int, float, str)
+from ofa_slim.trees import PLAIN
 
 
 class Teacher:
@@ -36,26 +35,27 @@ class Teacher:
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Answer:
         """The answer to a batch; computed if it is not the batch, or the weights, of the last call."""
+        self._freeze()
         with paddle.no_grad():
             state = self._state()
             if self._batch is None or self._answer is None or not self._batch.still(args, kwargs, state):
                 # Let go of the last batch before the next one is computed.
                 self._batch = self._answer = None
-                self._answer = self._engine(args, kwargs, state)
+                self._answer = self._engine(args, kwargs, lambda: state)
                 self._batch = _Snapshot(args, kwargs, state)
         return self._answer
 
     def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Answer:
         """The answer to a batch, computed whatever it was before and remembered nowhere."""
         self._batch = self._answer = None
-        return self._engine(args, kwargs, self._state())
+        self._freeze()
+        return self._engine(args, kwargs, self._state)
 
-    def _state(self) -> paddle.Tensor:
+    def _freeze(self) -> None:
         if self.model.training:
             self.model.eval()
-        return self._weights()
 
-    def _weights(self) -> paddle.Tensor:
+    def _state(self) -> paddle.Tensor:
         with paddle.no_grad():
             return _fingerprint([*self.model.parameters(), *self.model.buffers()])
 
@@ -63,8 +63,8 @@ class Teacher:
 class OwnTeacher(Teacher):
     """A model in training that teaches its own sub-networks; its engine sees to the mode that it answers in."""
 
-    def _state(self) -> paddle.Tensor:
-        return self._weights()
+    def _freeze(self) -> None:
+        """Leaves the mode alone."""
 
 
 class _Snapshot:
@@ -88,7 +88,7 @@ class _Snapshot:
         if any(ref() is not tensor for ref, tensor in zip(self._tensors, tensors, strict=True)):
             return False
         if not all(
-            isinstance(new, _PLAIN) and type(new) is type(old) and new == old
+            isinstance(new, PLAIN) and type(new) is type(old) and new == old
             for new, old in zip(rest, self._rest, strict=True)
         ):
             return False
