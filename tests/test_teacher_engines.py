@@ -43,7 +43,8 @@ def test_a_program_follows_the_teachers_weights(engine: str) -> None:
 
 def test_a_program_serves_inputs_by_name_and_several_outputs() -> None:
     teacher = bert()
-    ofa = ofa_of(bert(), teacher, teacher_engine="static")
+    # Paddle 3.0 leaves hidden states out of the program, which is noticed, and then runs layer by layer.
+    ofa = ofa_of(bert(), teacher, teacher_engine="auto")
     ids, types = batch()
     found = ofa(input_ids=ids, token_type_ids=types, output_hidden_states=True)[1]
     expected = teacher(input_ids=ids, token_type_ids=types, output_hidden_states=True)
