@@ -16,7 +16,7 @@ def mean_square(student: paddle.Tensor, teacher: paddle.Tensor) -> paddle.Tensor
         student: float, any shape.
         teacher: float, the same shape.
 
-    Returns: scalar, of the student's dtype.
+    Returns: scalar.
     """
     if paddle.in_dynamic_mode():
         return _MeanSquare.apply(student, teacher)
