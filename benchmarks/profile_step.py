@@ -29,7 +29,7 @@ from train_step import TrainStep
 KINDS = (
     ("the teacher", r"^onednn_op|^pd_op"),
     ("matrix products, backward", r"^Global_Matmul.*Grad|^Global_.*PyLayer__Affine"),
-    ("matrix products, forward", r"^matmul dygraph|^linear"),
+    ("matrix products, forward", r"^(matmul|addmm) dygraph|^linear"),
     ("dropout", r"^dropout dygraph|^Global_Dropout"),
     ("sums", r"^add dygraph|^Global_AddGrad|^add_n"),
     ("reshaping and transposing", r"^(reshape|transpose) dygraph|^Global_(Reshape|Transpose)"),
