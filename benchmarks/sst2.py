@@ -10,7 +10,8 @@ import argparse
 import copy
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples"))
 
 from glue.data import Batches, Examples, tokenise  # noqa: E402  found through the line above
+from glue.folders import check_mark, new_folder  # noqa: E402
 from glue.loop import Schedule  # noqa: E402
 from glue.tasks import TASKS, Rows  # noqa: E402
-from glue.training import evaluate, finetune, importance  # noqa: E402
-from ofa_slim import OFA, dynabert_config, load_subnet, save_subnet  # noqa: E402
+from glue.training import Strategy, build_supernet, evaluate, finetune, importance, train_supernet  # noqa: E402
+from ofa_slim import OFA, SearchSpace, dynabert_config, load_subnet, save_subnet  # noqa: E402
 from ofa_slim.importance import reorder_neuron_head  # noqa: E402
 from ofa_slim.integrations.paddlenlp import load_sequence_classifier  # noqa: E402
 
@@ -93,6 +95,45 @@ def reordered(teacher: nn.Layer, train: Examples, batches: int, rng: np.random.G
     chosen = list(Batches(train, BATCH, rng))[:batches]
     reorder_neuron_head(student, *importance(student, chosen, TASK))
     return student
+
+
+@dataclass(frozen=True)
+class Supernet:
+    """How a supernet is made: what its sub-networks may be, and which of them a batch trains."""
+
+    name: str
+    widths: Sequence[float]
+    depths: Sequence[float]
+    strategy: Callable[[SearchSpace], Strategy]
+
+
+def trained_supernet(
+    kind: Supernet, options: argparse.Namespace, teacher: nn.Layer, train: Examples, epochs: int, seed: int
+) -> OFA:
+    """A supernet of the fine-tuned model, trained once and kept in `output_dir`."""
+    folder = options.output_dir / f"supernet-{kind.name}-{epochs}-epochs-seed-{seed}"
+    settings = {
+        "widths": list(kind.widths),
+        "depths": list(kind.depths),
+        "learning_rate": options.learning_rate,
+        "lambdas": [options.lambda_rep, options.lambda_logit],
+        "importance_batches": options.importance_batches,
+    }
+    if folder.is_dir():
+        check_mark(folder, settings)
+        ofa = build_supernet(load_subnet(folder / "model"), kind.widths, depth_mults=kind.depths)
+    else:
+        paddle.seed(seed)
+        rng = np.random.default_rng(seed)
+        student = reordered(teacher, train, options.importance_batches, rng)
+        ofa = build_supernet(student, kind.widths, teacher, options.lambda_rep, kind.depths)
+        schedule = Schedule(epochs, BATCH, options.learning_rate)
+        strategy = kind.strategy(ofa.search_space)
+        train_supernet(ofa, train, TASK, schedule, rng, strategy, options.lambda_logit, title=kind.name)
+        with new_folder(folder, {"settings": settings}) as aside:
+            save_subnet(ofa.export(config=ofa.search_space.largest()), aside / "model")
+    ofa.eval()
+    return ofa
 
 
 def scores(model: nn.Layer, sets: Mapping[str, Examples]) -> dict[str, float]:

@@ -42,6 +42,14 @@ class ParallelError(OfaSlimError, RuntimeError):
     """Processes that train together and do not agree, or were not joined."""
 
 
+class LatencyError(OfaSlimError, ValueError):
+    """Times that cannot be measured, or that hold for another machine, model or input."""
+
+
+class SearchError(OfaSlimError, ValueError):
+    """A search that cannot begin, or that is not the one whose results are there."""
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """A half sentence that names the closest allowed name, or "" where none is close."""
     close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)

@@ -43,13 +43,21 @@ class Predictor:
         shared = {
             name: value.contiguous() if isinstance(value, paddle.Tensor) else value for name, value in inputs.items()
         }
+        self.feed(shared)
+        with threads_kept():
+            self.run()
+        names = self._predictor.get_output_names()
+        return [np.asarray(self._predictor.get_output_handle(name).copy_to_cpu()) for name in names]
+
+    def feed(self, inputs: Mapping[str, np.ndarray | paddle.Tensor]) -> None:
+        """Gives it the inputs of the next runs; tensors are contiguous, and live until then."""
         for name in self.names:
-            value, handle = shared[name], self._predictor.get_input_handle(name)
+            value, handle = inputs[name], self._predictor.get_input_handle(name)
             if isinstance(value, paddle.Tensor):
                 handle.share_external_data(value)
             else:
                 handle.copy_from_cpu(value)
-        with threads_kept():
-            self._predictor.run()
-        names = self._predictor.get_output_names()
-        return [np.asarray(self._predictor.get_output_handle(name).copy_to_cpu()) for name in names]
+
+    def run(self) -> None:
+        """Runs it once more, and leaves the process with the thread counts that it sets."""
+        self._predictor.run()

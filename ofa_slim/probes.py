@@ -25,6 +25,11 @@ class Probe:
     args: list[Any] = field(default_factory=list)
     kwargs: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def tensors(self) -> list[paddle.Tensor]:
+        """Its inputs, in order."""
+        return [*_tensors([self.args, self.kwargs], None)]
+
     def run(self, model: nn.Layer, **extra: Any) -> list[paddle.Tensor]:
         """The model's floating outputs in eval mode, in order; its mode is that of before."""
         with eval_mode(model), paddle.no_grad():
@@ -191,9 +196,10 @@ def _fit_to_embeddings(model: nn.Layer, probe: Probe, rng: np.random.Generator, 
         tensor.set_value(paddle.to_tensor(values).astype(tensor.dtype))
 
 
-def _tensors(value: Any, floating: bool = True) -> Iterator[paddle.Tensor]:
+def _tensors(value: Any, floating: bool | None = True) -> Iterator[paddle.Tensor]:
+    """The tensors in a nesting, those that are floating or those that are not; None: all."""
     if isinstance(value, paddle.Tensor):
-        if value.is_floating_point() == floating:
+        if floating is None or value.is_floating_point() == floating:
             yield value
     elif isinstance(value, Mapping):
         for item in value.values():

@@ -82,6 +82,9 @@ class LayerSpec:
         own_roles: ``(layer, parameter's name, its roles)`` to the roles in this very layer, where they
             depend on it (a kernel that is not square).
         variants: further elastic classes that share the row.
+        work: multiply-accumulates per position of the output, as `paddle.flops` counts them: of each entry of a parameter,
+            by its name, or of each channel, as ``"out"``.
+        scores: names of the two projections whose outputs are multiplied with each other, head by head (attention).
     """
 
     plain: type[nn.Layer]
@@ -94,6 +97,8 @@ class LayerSpec:
     cut: Callable[[nn.Layer, Sizes], Callable[[], None]] | None = None
     own_roles: Callable[[nn.Layer, str, tuple[str, ...]], tuple[str, ...]] | None = None
     variants: tuple[type[nn.Layer], ...] = ()
+    work: Mapping[str, int] = field(default_factory=dict)
+    scores: tuple[str, str] | None = None
 
     def roles(self, layer: nn.Layer, name: str) -> tuple[str, ...]:
         """The role of each dimension of a layer's parameter `name`."""

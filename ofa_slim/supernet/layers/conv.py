@@ -138,6 +138,7 @@ def _row(plain: type[nn.Layer], elastic: type[nn.Layer], sides: int, *variants: 
         cut=_cut,
         own_roles=own_roles,
         variants=variants,
+        work={"weight": 1, "bias": 1},
     )
 
 

@@ -158,6 +158,7 @@ def _row(plain: type[nn.Layer], elastic: type[nn.Layer], sides: int, *variants: 
         cut=_cut,
         own_roles=_own_roles,
         variants=variants,
+        work={"weight": 1, "bias": 1},
     )
 
 

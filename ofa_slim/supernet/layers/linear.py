@@ -71,5 +71,6 @@ register(
         SuperLinear,
         params={"weight": ("in", "out"), "bias": ("out",)},
         width="out",
+        work={"weight": 1},
     )
 )

@@ -61,6 +61,7 @@ register(
         sizes={"out": "_normalized_shape"},
         width="out",
         follows=True,
+        work={"out": 2},
     )
 )
 
@@ -113,6 +114,7 @@ for plain, elastic in (
             sizes={"out": "_num_features"},
             width="out",
             follows=True,
+            work={"out": 2},
         )
     )
 
@@ -160,5 +162,6 @@ register(
         sizes={"out": "_num_channels"},
         width="out",
         follows=True,
+        work={"out": 2},
     )
 )

@@ -1,0 +1,159 @@
+"""Budgets: what a sub-network may cost, and what the costs are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ofa_slim.errors import SearchError, nearest
+from ofa_slim.search.choices import Choices, Numbers
+from ofa_slim.supernet.space import SubnetConfig
+
+Condition = Mapping[str, float] | Callable[[SubnetConfig], bool] | None
+CostOf = Callable[[SubnetConfig], Mapping[str, float]]
+
+RATIO = "_ratio"
+LATENCY = "latency_ms"
+COSTS = ("params", "flops", "activation_bytes", LATENCY)
+KEYS = (*COSTS, *(cost + RATIO for cost in ("params", "flops", "activation_bytes", "latency")))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a sub-network may cost at most.
+
+    Attributes:
+        limits: ``{cost: most}``, with the keys of `KEYS`: parameters, multiply-accumulates, bytes, milliseconds, or
+            their shares of what the original model needs.
+        accepts: says of a config whether it may be; None where everything within the limits may.
+
+    Raises: SearchError for a key that is no cost, or a limit that is no number above 0.
+    """
+
+    limits: Mapping[str, float] = field(default_factory=dict)
+    accepts: Callable[[SubnetConfig], bool] | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the limits, which come from users."""
+        for key, most in self.limits.items():
+            if key not in KEYS:
+                raise SearchError(f"condition: no cost {key!r}{nearest(str(key), KEYS)}; the costs are {', '.join(KEYS)}")
+            if isinstance(most, bool) or not isinstance(most, (int, float, np.number)) or not 0 < most < math.inf:
+                raise SearchError(f"condition: {key!r} is {most!r}, not a number above 0")
+
+    @classmethod
+    def of(cls, condition: Condition) -> Budget:
+        """The budget of a published condition: limits, a function of the config, or None for no limit."""
+        if condition is None or isinstance(condition, Mapping):
+            return cls(dict(condition or {}))
+        if callable(condition):
+            return cls(accepts=condition)
+        raise SearchError(
+            f"condition is a {type(condition).__name__}; give a dictionary such as {{'latency_ms': 8.0}}, or a function "
+            "of the config"
+        )
+
+    @property
+    def cost(self) -> str:
+        """The cost that is traded for the score: the first one that is limited, or the number of parameters."""
+        return plain_cost(next(iter(self.limits), "params"))
+
+    @property
+    def needs_latency(self) -> bool:
+        """Whether a limit is one of time."""
+        return any(plain_cost(key) == LATENCY for key in self.limits)
+
+    def excess(self, config: SubnetConfig, costs: Mapping[str, float]) -> float:
+        """By how much a sub-network is over the budget: at most 0 where it is within.
+
+        Args:
+            config: the sub-network.
+            costs: its costs, shares included.
+
+        Returns: the largest ``cost / limit - 1``; 1 where `accepts` says no.
+        """
+        over = [costs[key] / most - 1 for key, most in self.limits.items()]
+        if self.accepts is not None and not self.accepts(config):
+            over.append(1.0)
+        return max(over, default=-1.0)
+
+    def describe(self) -> str:
+        """The limits in words."""
+        words = [f"{key} <= {most:g}" for key, most in self.limits.items()]
+        if self.accepts is not None:
+            words.append(f"accepted by {getattr(self.accepts, '__name__', 'the given function')}")
+        return " and ".join(words) or "no limit"
+
+
+def plain_cost(key: str) -> str:
+    """The cost that a key speaks of: ``latency_ratio`` of ``latency_ms``, ``params_ratio`` of ``params``."""
+    name = key.removesuffix(RATIO)
+    return LATENCY if name == "latency" else name
+
+
+def with_ratios(costs: Mapping[str, float], original: Mapping[str, float]) -> dict[str, float]:
+    """Costs, and their shares of those of the original model."""
+    shares = {
+        ("latency" if name == LATENCY else name) + RATIO: value / original[name] if original[name] else 1.0
+        for name, value in costs.items()
+    }
+    return {**costs, **shares}
+
+
+def cheapest(budget: Budget, choices: Choices, cost_of: CostOf, rng: np.random.Generator, tries: int = 1000) -> Numbers:
+    """A sub-network within the budget, before any is scored.
+
+    The smallest one, then the axes one by one at the choice that brings it nearest to the budget (a measured time does not
+    always fall with the size); for a function also random ones.
+
+    Raises: SearchError that names the cheapest sub-network found and its costs, where none is within the budget.
+    """
+    numbers = choices.smallest()
+
+    def excess(those: Numbers) -> float:
+        config = choices.config(those)
+        return budget.excess(config, cost_of(config))
+
+    best = excess(numbers)
+    for axis in choices.axes:
+        if best <= 0:
+            break
+        options = [{**numbers, axis.name: number} for number in range(len(axis.choices))]
+        found = [excess(option) for option in options]
+        if min(found) < best:
+            best, numbers = min(found), options[int(np.argmin(found))]
+    for _ in range(tries if budget.accepts is not None else 0):
+        if best <= 0:
+            break
+        other = choices.sample(rng)
+        over = excess(other)
+        if over < best:
+            best, numbers = over, other
+    if best > 0:
+        config = choices.config(numbers)
+        costs = cost_of(config)
+        wanted = budget.limits or {budget.cost: 0.0}
+        has = ", ".join(f"{key} {costs[key]:.4g}" for key in wanted)
+        raise SearchError(
+            f"condition: no sub-network has {budget.describe()}; the cheapest one found has {has}: {config.to_json()}"
+        )
+    return numbers
+
+
+def within(
+    numbers: Numbers, budget: Budget, choices: Choices, cost_of: CostOf, rng: np.random.Generator
+) -> Numbers | None:
+    """The same sub-network where it is within the budget, else one with random axes made smaller until it is.
+
+    Returns: None where it is over the budget even at its smallest.
+    """
+    current: Numbers | None = numbers
+    while current is not None:
+        config = choices.config(current)
+        if budget.excess(config, cost_of(config)) <= 0:
+            return current
+        current = choices.lower(current, rng)
+    return None

@@ -1,0 +1,129 @@
+"""A search space as optimisers see it: each elastic axis is a number that counts its choices, the smallest first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from optuna.distributions import IntDistribution
+
+from ofa_slim.errors import IllegalSubnetError
+from ofa_slim.supernet.space import DEPTH, WIDTH, Axis, SearchSpace, SubnetConfig
+
+Numbers = dict[str, int]
+"""For each elastic axis, which of its choices; 0 is the smallest."""
+
+
+class Choices:
+    """The elastic axes of a space and the choices of each.
+
+    Args:
+        space: the axes; those with one choice keep it.
+
+    Attributes:
+        axes: the elastic ones.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.space = space
+        self.axes = tuple(axis for axis in space.axes if axis.elastic and len(axis.choices) > 1)
+        self._rest = {axis.name: axis.choices[-1] for axis in space.axes if len(axis.choices) == 1}
+
+    @property
+    def distributions(self) -> dict[str, IntDistribution]:
+        """What an optimiser draws for each axis."""
+        return {axis.name: IntDistribution(0, len(axis.choices) - 1) for axis in self.axes}
+
+    @property
+    def count(self) -> int:
+        """How many sub-networks there are."""
+        return math.prod(len(axis.choices) for axis in self.axes)
+
+    def config(self, numbers: Mapping[str, int]) -> SubnetConfig:
+        """The sub-network of some numbers."""
+        chosen = {axis.name: axis.choices[numbers[axis.name]] for axis in self.axes}
+        return self.space.complete({**self._rest, **chosen})
+
+    def numbers(self, config: Mapping[str, int]) -> Numbers:
+        """The numbers of a sub-network; raises `IllegalSubnetError` where a size is not among the choices."""
+        found = {}
+        for axis in self.axes:
+            if config[axis.name] not in axis.choices:
+                raise IllegalSubnetError(f"axis {axis.name!r}: size {config[axis.name]} is not one of {axis.choices}")
+            found[axis.name] = axis.choices.index(config[axis.name])
+        return found
+
+    def smallest(self) -> Numbers:
+        """The smallest choice of every axis."""
+        return {axis.name: 0 for axis in self.axes}
+
+    def sample(self, rng: np.random.Generator) -> Numbers:
+        """Random numbers, every choice equally likely."""
+        return {axis.name: int(rng.integers(len(axis.choices))) for axis in self.axes}
+
+    def mutated(self, numbers: Mapping[str, int], rng: np.random.Generator) -> Numbers:
+        """The same with one axis at another of its choices."""
+        axis = self.axes[rng.integers(len(self.axes))]
+        others = [number for number in range(len(axis.choices)) if number != numbers[axis.name]]
+        return {**numbers, axis.name: int(rng.choice(others))}
+
+    def lower(self, numbers: Mapping[str, int], rng: np.random.Generator) -> Numbers | None:
+        """The same with a random axis one choice smaller; None where all are at their smallest."""
+        able = [axis.name for axis in self.axes if numbers[axis.name] > 0]
+        if not able:
+            return None
+        name = able[rng.integers(len(able))]
+        return {**numbers, name: numbers[name] - 1}
+
+    def encoded(self, configs: Sequence[Mapping[str, int]]) -> np.ndarray:
+        """What a regressor learns from: the share of its full size that each axis keeps, float64 [configs, axes]."""
+        return np.array([[config[axis.name] / axis.full for axis in self.axes] for config in configs], dtype=float)
+
+    def uniform(self) -> Iterator[SubnetConfig]:
+        """Every sub-network of one share for all widths at one share for all depths, the largest first."""
+        widths = _common(self.axes, WIDTH)
+        depths = _common(self.axes, DEPTH)
+        kept = dict(self.space.largest())
+        for depth in depths:
+            for width in widths:
+                yield self.space.complete({**kept, **depth, **width})
+
+
+def _common(axes: Sequence[Axis], task: str) -> list[Numbers]:
+    """The sizes at which all axes of a task keep the same share, the largest first; no sizes where there are none."""
+    own = [axis for axis in axes if axis.task == task]
+    if not own:
+        return [{}]
+    shares = {size / axis.full for axis in own for size in axis.choices}
+    found = []
+    for share in sorted(shares, reverse=True):
+        sizes = {axis.name: max(1, math.floor(share * axis.full + 1e-6)) for axis in own}
+        if all(sizes[axis.name] in axis.choices for axis in own):
+            found.append(sizes)
+    return found
+
+
+def rounded(space: SearchSpace, multiple: int) -> SearchSpace:
+    """The same space with widths that are multiples of `multiple` channels, as hardware likes them.
+
+    Every choice is moved to the nearest multiple that the axis can have; the full size stays as it is, and so does an
+    axis where no multiple fits.
+
+    Args:
+        space: the axes with their choices.
+        multiple: channels, at least 1.
+    """
+    changed = {}
+    for axis in space.axes:
+        if axis.task == WIDTH and axis.elastic:
+            changed[axis.name] = sorted({_nearest_multiple(axis, size, multiple) for size in axis.choices})
+    return space.with_choices(changed)
+
+
+def _nearest_multiple(axis: Axis, size: int, multiple: int) -> int:
+    unit = axis.slots[0].unit if axis.slots else 1
+    step = multiple // math.gcd(unit, multiple)
+    if size == axis.full or step > axis.full:
+        return size
+    return min(max(step, step * round(size / step)), axis.full // step * step)

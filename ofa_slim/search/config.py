@@ -1,0 +1,110 @@
+"""`SearchConfig`: how a search goes about it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from optuna.storages import BaseStorage
+
+from ofa_slim.errors import SearchError
+from ofa_slim.latency import LatencyTable
+from ofa_slim.search.proposals import ALGORITHMS
+
+EvalFunc = Callable[[Any], float | Mapping[str, float]]
+"""``eval_func(ofa_model)`` with the sub-network set -> its score, the higher the better, or several by name."""
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """How `OFA.search` goes about it.
+
+    Args:
+        candidates: how many sub-networks are scored, the uniform ones among them.
+        screen: a cheaper function of the kind of `eval_func`, such as the same on a fixed part of the rows (see
+            `stratified`). Where it is given it scores the candidates, and `eval_func` the `survivors` alone.
+        survivors: how many candidates `eval_func` scores then: those nearest the front, beside the uniform ones.
+        metric: which of several scores counts; the first by default.
+        algorithm: Optuna's ``"nsga2"``, ``"tpe"`` or ``"random"``.
+        regressor: whether scores are also predicted, by a Gaussian process on the sizes, to propose candidates.
+        warm_up: how many are scored before it proposes; by default twice the number of elastic axes, at least 30.
+        multiple_of: widths are multiples of so many channels.
+        choices: other sizes than those that training samples, ``{axis name: sizes}``.
+        seed: of all randomness.
+        latency: measured times; where a budget speaks of time and none is given, they are measured first.
+        input_shapes: of one call, for costs and times; as in `OFA.export`.
+        input_dtypes: as in `OFA.export`.
+        calibration: batches of inputs to re-estimate batch-norm statistics with before each is scored.
+        calibration_batches: how many of them; None: all.
+        directory: receives the search itself (SQLite), the times, the winners and the report; None: nothing is kept.
+        storage: another storage of Optuna or its URL, so that several machines can work on one search.
+        study_name: of the search in that storage.
+        winners: how many sub-networks of the front are exported, measured and scored again, the best one first.
+        progress: whether to show a bar.
+
+    Raises: SearchError for values that cannot mean anything.
+    """
+
+    candidates: int = 200
+    screen: EvalFunc | None = None
+    survivors: int = 24
+    metric: str | None = None
+    algorithm: str = "nsga2"
+    regressor: bool = True
+    warm_up: int | None = None
+    multiple_of: int | None = None
+    choices: Mapping[str, Iterable[int]] | None = None
+    seed: int = 0
+    latency: LatencyTable | None = None
+    input_shapes: Any = None
+    input_dtypes: Any = None
+    calibration: Iterable[Any] | None = None
+    calibration_batches: int | None = None
+    directory: str | os.PathLike[str] | None = "search"
+    storage: str | BaseStorage | None = None
+    study_name: str = "search"
+    winners: int = 1
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        """Checks what can be checked without a model."""
+        least = {"candidates": 1, "survivors": 1, "warm_up": 4, "multiple_of": 1, "seed": 0, "winners": 0}
+        for name, smallest in least.items():
+            value = getattr(self, name)
+            optional = name in ("warm_up", "multiple_of")
+            if optional and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < smallest:
+                raise SearchError(f"{name} is {value!r}, not a whole number of at least {smallest}")
+        if self.algorithm not in ALGORITHMS:
+            raise SearchError(f"algorithm {self.algorithm!r} is not one of {', '.join(ALGORITHMS)}")
+        for name in ("screen",):
+            if getattr(self, name) is not None and not callable(getattr(self, name)):
+                raise SearchError(f"{name} is a {type(getattr(self, name)).__name__}, not a function of the OFA model")
+        if self.latency is not None and not isinstance(self.latency, LatencyTable):
+            raise SearchError(f"latency is a {type(self.latency).__name__}, not a LatencyTable")
+
+
+def stratified(labels: Iterable[Any], count: int, seed: int = 0) -> np.ndarray:
+    """A fixed part of some rows in which every class has the share that it has in all of them.
+
+    Args:
+        labels: the class of each row; for regression, groups of values.
+        count: how many rows.
+        seed: chooses among the rows of a class.
+
+    Returns: int64 [count], the numbers of the rows, ascending.
+
+    Raises: SearchError where there are not that many rows.
+    """
+    values = np.asarray(list(labels))
+    if isinstance(count, bool) or not 1 <= count <= len(values):
+        raise SearchError(f"count is {count!r}, not between 1 and the {len(values)} rows that there are")
+    order = np.random.default_rng(seed).permutation(len(values))
+    # Rows in the order of their class, at equal distances: each class gets its share, to within one row.
+    by_class = order[np.argsort(values[order], kind="stable")]
+    places = ((np.arange(count) + 0.5) * len(values) / count).astype(np.int64)
+    return np.sort(by_class[places])

@@ -1,0 +1,89 @@
+"""What every sub-network of a search costs: counted, and timed where a budget speaks of time."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ofa_slim.cost import CostModel
+from ofa_slim.latency import LatencyTable
+from ofa_slim.search.budget import LATENCY, with_ratios
+from ofa_slim.search.config import SearchConfig
+from ofa_slim.supernet.space import SearchSpace, SubnetConfig
+
+if TYPE_CHECKING:
+    from ofa_slim.ofa import OFA
+
+logger = logging.getLogger(__name__)
+
+TABLE = "latency.json"
+
+
+class Costs:
+    """The costs of a config by name, shares of the original's included; each is worked out once.
+
+    Args:
+        counts: parameters, multiply-accumulates and bytes.
+        table: measured times; None for none.
+        original: the config that shares are of.
+    """
+
+    def __init__(self, counts: CostModel, table: LatencyTable | None, original: SubnetConfig) -> None:
+        self._counts = counts
+        self.table = table
+        self._known: dict[SubnetConfig, dict[str, float]] = {}
+        self._original = self._plain(original)
+
+    def __call__(self, config: SubnetConfig) -> dict[str, float]:
+        """``{"params": ..., "params_ratio": ..., ...}``."""
+        if config not in self._known:
+            self._known[config] = with_ratios(self._plain(config), self._original)
+        return self._known[config]
+
+    def _plain(self, config: SubnetConfig) -> dict[str, float]:
+        counted = self._counts(config)
+        found: dict[str, float] = {
+            "params": counted.params,
+            "flops": counted.flops,
+            "activation_bytes": counted.activation_bytes,
+        }
+        if self.table is not None:
+            found[LATENCY] = self.table.predict(config)
+        return found
+
+
+def costs_of(ofa: OFA, space: SearchSpace, config: SearchConfig, timed: bool, directory: Path | None) -> Costs:
+    """The costs of a supernet's sub-networks.
+
+    Args:
+        ofa: the supernet.
+        space: its axes with the choices of the search.
+        config: says at which inputs, and may have a table of times.
+        timed: whether times are needed.
+        directory: where a table is kept; None for nowhere.
+    """
+    counts = CostModel.of(ofa, config.input_shapes, config.input_dtypes)
+    table = config.latency
+    if table is not None:
+        table.check(ofa, config.input_shapes, config.input_dtypes)
+    elif timed:
+        table = _kept_table(ofa, space, config, directory)
+    return Costs(counts, table, ofa.search_space.original())
+
+
+def _kept_table(ofa: OFA, space: SearchSpace, config: SearchConfig, directory: Path | None) -> LatencyTable:
+    """The table in the directory; it is measured where there is none."""
+    file = None if directory is None else directory / TABLE
+    if file is not None and file.is_file():
+        table = LatencyTable.load(file)
+        table.check(ofa, config.input_shapes, config.input_dtypes)
+        return table
+    logger.info("measuring how long each block of the model takes")
+    choices = {axis.name: axis.choices for axis in space.axes}
+    table = LatencyTable.build(
+        ofa, input_shapes=config.input_shapes, input_dtypes=config.input_dtypes, choices=choices, progress=config.progress
+    )
+    if file is not None:
+        table.save(file)
+    return table

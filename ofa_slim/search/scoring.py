@@ -1,0 +1,119 @@
+"""Scoring one sub-network with the caller's function."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import paddle
+from paddle import nn
+
+from ofa_slim.errors import SearchError
+from ofa_slim.probes import eval_mode
+from ofa_slim.recalibration import BATCH_NORMS
+from ofa_slim.search.config import EvalFunc
+from ofa_slim.supernet.space import SubnetConfig
+
+if TYPE_CHECKING:
+    from ofa_slim.ofa import OFA
+
+SCORE = "score"
+
+
+class Scorer:
+    """Scores sub-networks of a supernet; it is in eval mode and without gradients meanwhile.
+
+    Args:
+        ofa: the supernet.
+        metric: which of several scores counts; None: the first.
+        calibration: batches to re-estimate batch-norm statistics with before each score; None: they stay.
+        batches: how many of them; None: all.
+
+    Attributes:
+        metric: the name of the score, once one is known.
+    """
+
+    def __init__(
+        self, ofa: OFA, metric: str | None, calibration: Iterable[Any] | None = None, batches: int | None = None
+    ) -> None:
+        self._ofa = ofa
+        self._calibration = calibration
+        self._batches = batches
+        self.metric = metric
+
+    def __call__(self, function: EvalFunc, config: SubnetConfig) -> dict[str, float]:
+        """Every score of a sub-network by name."""
+        with self._ofa.subnet(config), _quietly(self._ofa):
+            if self._calibration is not None:
+                self._ofa.recalibrate(self._calibration, self._batches)
+            return self._named(function(self._ofa), f"sub-network {config.to_json()}")
+
+    def exported(self, function: EvalFunc, model: nn.Layer) -> dict[str, float]:
+        """Every score of an exported model by name."""
+        with _quietly(model):
+            return self._named(function(Exported(model)), "the exported model")
+
+    def score(self, metrics: Mapping[str, float]) -> float:
+        """The one that counts."""
+        return metrics[str(self.metric)]
+
+    def _named(self, found: Any, what: str) -> dict[str, float]:
+        values = dict(found) if isinstance(found, Mapping) else {SCORE: found}
+        if not values:
+            raise SearchError(f"eval_func returned no score for {what}")
+        metrics = {str(name): _number(value, str(name), what) for name, value in values.items()}
+        if self.metric is None:
+            self.metric = next(iter(metrics))
+        if self.metric not in metrics:
+            raise SearchError(f"metric {self.metric!r} is not among the scores of eval_func: {', '.join(metrics)}")
+        return metrics
+
+
+class Exported(nn.Layer):
+    """An exported model in the place of the supernet: what a function of the OFA model is called with at the end.
+
+    Attributes:
+        model: the exported model, as `OFA.model` is the supernet.
+    """
+
+    def __init__(self, model: nn.Layer) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: Any, **kwargs: Any) -> Any:
+        """The model's output; there is no teacher."""
+        return self.model(*inputs, **kwargs)
+
+
+@contextmanager
+def statistics_kept(model: nn.Layer) -> Iterator[None]:
+    """Whatever is estimated inside the block, behind it the running statistics of batch norms are as before."""
+    layers = [layer for layer in model.sublayers(include_self=True) if isinstance(layer, BATCH_NORMS)]
+    tensors = [tensor for layer in layers for tensor in layer.buffers()]
+    before = [tensor.clone() for tensor in tensors]
+    try:
+        yield
+    finally:
+        for tensor, value in zip(tensors, before, strict=True):
+            tensor.set_value(value)
+
+
+@contextmanager
+def _quietly(model: nn.Layer) -> Iterator[None]:
+    with eval_mode(model), paddle.no_grad():
+        yield
+
+
+def _number(value: Any, name: str, what: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise SearchError(
+            f"eval_func returned a {type(value).__name__} as {name!r}; it has to be a number, or a dictionary of numbers"
+        ) from error
+    if not math.isfinite(number):
+        raise SearchError(f"eval_func returned {number} as {name!r} for {what}")
+    return number
+

@@ -1,0 +1,69 @@
+"""Where a search is kept, and how its processes take turns there."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+
+import optuna
+from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
+from sqlalchemy.engine import make_url
+
+from ofa_slim.errors import SearchError
+
+DATABASE = "search.db"
+
+Turn = Callable[[], AbstractContextManager[None]]
+"""Inside the block no other process is inside of its own."""
+
+
+def open_storage(storage: str | BaseStorage | None, directory: Path | None) -> tuple[BaseStorage, Turn]:
+    """A storage of Optuna or its URL, or a SQLite file in the directory, or the memory.
+
+    Returns: it, and what processes that share it take turns by. A database server locks rows itself; two processes
+        that read and write a SQLite file (4.9) can take the same waiting trial, so these lock a file beside it.
+
+    Raises: SearchError for a storage that cannot be opened.
+    """
+    if isinstance(storage, BaseStorage):
+        return storage, nullcontext
+    if storage is None and directory is None:
+        return InMemoryStorage(), nullcontext
+    url = storage if storage is not None else f"sqlite:///{directory / DATABASE}"  # type: ignore[operator]
+    try:
+        address = make_url(url)
+        file = address.database if address.get_backend_name() == "sqlite" else None
+        options = {} if file is None else {"connect_args": {"timeout": 120}}
+        turn = nullcontext if file is None else _file_turn(Path(f"{file}.lock"))
+        with turn():  # the first process makes the tables
+            return RDBStorage(url, engine_kwargs=options), turn
+    except Exception as error:  # SQLAlchemy's and the drivers' own, for a URL or a file that cannot be opened
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SearchError(f"storage {url!r} cannot be opened: {said}") from error
+
+
+def _file_turn(file: Path) -> Turn:
+    @contextmanager
+    def turn() -> Iterator[None]:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)  # which lets go of the lock, as the end of the process does
+
+    return turn
+
+
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Inside the block Optuna says nothing of single trials."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
