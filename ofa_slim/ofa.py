@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import paddle
@@ -33,6 +33,11 @@ from ofa_slim.taps import Taps
 from ofa_slim.teacher import Answer, CachedEngine
 from ofa_slim.tokens import Entry, decoded, entries_of_space, numbered
 from ofa_slim.unwrap import unwrap
+
+if TYPE_CHECKING:
+    from ofa_slim.search import SearchConfig, SearchResult
+    from ofa_slim.search.budget import Condition
+    from ofa_slim.search.config import EvalFunc
 
 __all__ = ["OFA", "DistillConfig", "RunConfig", "dynabert_config"]
 
@@ -424,6 +429,35 @@ class OFA(nn.Layer):
             self._discover(Example(tuple(probe.args), probe.kwargs))
         config = self.subnet_config(given.pop("config"))
         return export_subnet(unwrap(self.model), self._found.space, config, **given)
+
+    def search(
+        self, eval_func: EvalFunc, condition: Condition = None, search_config: SearchConfig | None = None
+    ) -> SearchResult:
+        """Finds the best sub-network within a budget.
+
+        Sub-networks with a size of their own in every layer are proposed, scored and, at the end, the best is exported and
+        measured. The search is kept in a directory, so the same call goes on where it was killed, and several processes
+        with the same directory (or storage) work on one search. Ctrl-C returns what was found.
+
+        Args:
+            eval_func: ``eval_func(ofa_model)``, called in eval mode with the sub-network set: its score, the higher the
+                better, or several by name. At the end it is called with the exported model, as ``ofa_model.model``.
+                ``ofa_model(...)`` runs a teacher as well where there is one; ``ofa_model.model(...)`` does not.
+            condition: the budget: ``{"latency_ms": 8.0}``, ``{"params": 15e6, "flops": 2e9}``, ``{"params_ratio": 0.5}``, or
+                a function of the `SubnetConfig` that says whether it may be. None: no limit.
+            search_config: how to go about it.
+
+        Returns: the best sub-network, the Pareto front and every scored one.
+
+        Raises: SearchError for a budget that no sub-network is within, before any is scored, and for a directory that holds
+            another search.
+
+        Source: NSGA-II of Deb et al. 2002, doi:10.1109/4235.996017, in Optuna.
+        """
+        # Optuna, scikit-learn and Matplotlib take a second to import.
+        from ofa_slim.search.run import search
+
+        return search(self, eval_func, condition, search_config)
 
     def recalibrate(self, loader: Iterable[Any], batches: int | None = None) -> int:
         """Re-estimates the batch-norm statistics of the sub-network that was set, in the supernet itself.

@@ -19,6 +19,7 @@ from paddle import nn
 
 from ofa_slim.errors import LatencyError
 from ofa_slim.latency.blocks import Block, Dimension, Dropped
+from ofa_slim.supernet.space import SubnetConfig
 from ofa_slim.threads import threads
 from ofa_slim.unwrap import unwrap
 
@@ -98,7 +99,8 @@ class LatencyTable:
     """The time of each distinct block of a supernet's sub-networks, and of what is left.
 
     What is predicted for a sub-network is ``fixed + scale * (sum of its blocks)``. Both numbers are fitted to some whole
-    sub-networks, the largest and the smallest among them: `scale` is 1 where blocks take as long in a model as alone.
+    sub-networks that were measured: `scale` is 1 where blocks take as long in a model as alone. Of these, the original among
+    them, the measured time is known and needs no prediction.
 
     Args:
         about: what the times hold for.
@@ -106,16 +108,24 @@ class LatencyTable:
         times: by kind of block.
         fixed: milliseconds.
         scale: see above.
+        wholes: milliseconds of sub-networks that were measured, by their configs as JSON.
     """
 
     def __init__(
-        self, about: Conditions, blocks: Sequence[Block], times: Mapping[str, Times], fixed: float, scale: float
+        self,
+        about: Conditions,
+        blocks: Sequence[Block],
+        times: Mapping[str, Times],
+        fixed: float,
+        scale: float,
+        wholes: Mapping[str, float] | None = None,
     ) -> None:
         self.about = about
         self.blocks = tuple(blocks)
         self.times = dict(times)
         self.fixed = fixed
         self.scale = scale
+        self.wholes = dict(wholes or {})
         self._known: dict[tuple[str, tuple[int, ...]], float] = {}
 
     @classmethod
@@ -154,7 +164,8 @@ class LatencyTable:
 
     def predict(self, config: Mapping[str, int]) -> float:
         """Milliseconds of one forward of a sub-network."""
-        return self.fixed + self.scale * self.blocks_ms(config)
+        known = self.wholes.get(SubnetConfig(config).to_json())
+        return self.fixed + self.scale * self.blocks_ms(config) if known is None else known
 
     def blocks_ms(self, config: Mapping[str, int]) -> float:
         """Milliseconds of its blocks alone."""
@@ -203,6 +214,7 @@ class LatencyTable:
             "about": asdict(self.about),
             "fixed_ms": self.fixed,
             "scale": self.scale,
+            "wholes": self.wholes,
             "kinds": [{"kind": kind, **asdict(times)} for kind, times in self.times.items()],
             "blocks": blocks,
         }
@@ -230,7 +242,7 @@ class LatencyTable:
             ]
             blocks = [_block(entry, kinds[entry["kind"]][0]) for entry in content["blocks"]]
             about = Conditions(**content["about"])
-            return cls(about, blocks, dict(kinds), float(content["fixed_ms"]), float(content["scale"]))
+            return cls(about, blocks, dict(kinds), float(content["fixed_ms"]), float(content["scale"]), content["wholes"])
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise LatencyError(f"{path} is no sound latency table: {type(error).__name__} {error}") from error
 

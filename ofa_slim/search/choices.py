@@ -9,6 +9,7 @@ import numpy as np
 from optuna.distributions import IntDistribution
 
 from ofa_slim.errors import IllegalSubnetError
+from ofa_slim.supernet.layers import kept_layers
 from ofa_slim.supernet.space import DEPTH, WIDTH, Axis, SearchSpace, SubnetConfig
 
 Numbers = dict[str, int]
@@ -29,6 +30,7 @@ class Choices:
         self.space = space
         self.axes = tuple(axis for axis in space.axes if axis.elastic and len(axis.choices) > 1)
         self._rest = {axis.name: axis.choices[-1] for axis in space.axes if len(axis.choices) == 1}
+        self._inside = dict(_inside_stacks(space))
 
     @property
     def distributions(self) -> dict[str, IntDistribution]:
@@ -41,9 +43,18 @@ class Choices:
         return math.prod(len(axis.choices) for axis in self.axes)
 
     def config(self, numbers: Mapping[str, int]) -> SubnetConfig:
-        """The sub-network of some numbers."""
+        """The sub-network of some numbers.
+
+        Layers that its depth drops have their smallest sizes, so that configs which run the same are the same.
+        """
         chosen = {axis.name: axis.choices[numbers[axis.name]] for axis in self.axes}
-        return self.space.complete({**self._rest, **chosen})
+        config = self.space.complete({**self._rest, **chosen})
+        idle = {
+            name: self.space[name].choices[0]
+            for name, (depth, number) in self._inside.items()
+            if number not in kept_layers(config[depth.name], depth.size)
+        }
+        return SubnetConfig({**config, **idle}) if idle else config
 
     def numbers(self, config: Mapping[str, int]) -> Numbers:
         """The numbers of a sub-network; raises `IllegalSubnetError` where a size is not among the choices."""
@@ -87,7 +98,18 @@ class Choices:
         kept = dict(self.space.largest())
         for depth in depths:
             for width in widths:
-                yield self.space.complete({**kept, **depth, **width})
+                yield self.config(self.numbers({**kept, **depth, **width}))
+
+
+def _inside_stacks(space: SearchSpace) -> Iterator[tuple[str, tuple[Axis, int]]]:
+    """The axes that cut a single layer of a stack: their names, with the stack's depth and the number of the layer."""
+    for depth in (axis for axis in space.axes if axis.task == DEPTH):
+        for stack in (slot.layer for slot in depth.slots):
+            for axis in space.axes:
+                places = {slot.layer.removeprefix(f"{stack}.").partition(".")[0] for slot in axis.slots}
+                within = all(slot.layer.startswith(f"{stack}.") for slot in axis.slots)
+                if within and len(places) == 1 and (number := places.pop()).isdigit():
+                    yield axis.name, (depth, int(number))
 
 
 def _common(axes: Sequence[Axis], task: str) -> list[Numbers]:

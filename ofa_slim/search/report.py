@@ -78,7 +78,8 @@ def _row(result: SearchResult, point: Point) -> str:
 def _number(name: str, value: float) -> str:
     if name == LATENCY:
         return f"{value:.2f} ms"
-    return f"{value / 2**20:.1f} MiB" if name == "activation_bytes" else f"{value / 1e6:.2f} M"
+    unit, word = (2**20, "MiB") if name == "activation_bytes" else (1e6, "M")
+    return f"{value:,.0f}" if value < unit else f"{value / unit:.2f} {word}"
 
 
 def _measured(result: SearchResult, winner: Winner) -> str:

@@ -23,10 +23,10 @@ from ofa_slim.search.front import ranks
 from ofa_slim.search.ledger import Ledger, excess_of
 from ofa_slim.search.proposals import Proposal, Proposer, Scored
 from ofa_slim.search.report import write_report
-from ofa_slim.search.result import Point, SearchResult
+from ofa_slim.search.result import Point, SearchResult, Winner
 from ofa_slim.search.scoring import Scorer, statistics_kept
 from ofa_slim.search.storage import Turn, open_storage, quiet_optuna
-from ofa_slim.search.winners import exported_winners
+from ofa_slim.search.winners import chosen, export_winners
 from ofa_slim.supernet.space import SearchSpace, SubnetConfig
 from ofa_slim.teacher.keys import teacher_key
 from ofa_slim.unwrap import unwrap
@@ -97,11 +97,16 @@ class Search:
                 complete = False
                 logger.warning("interrupted: this is what was found so far; the same call goes on")
             result = self._result(candidates.done(), [] if final is None else final.done(), complete)
-        if complete and self.config.winners:
-            result = replace(result, winners=exported_winners(self, result))
+        if complete and self.config.winners and result.front:
+            result = replace(result, winners=self._winners(result))
         if self.directory is not None and result.points:
             write_report(result, self.choices.space, self.directory)
         return result
+
+    def _winners(self, result: SearchResult) -> list[Winner]:
+        timed = self.costs.table is not None
+        points = chosen(result, self.config.winners)
+        return export_winners(self.ofa, self.eval_func, self.scorer, points, self.config, timed, self.directory)
 
     def _ledger(self, storage: BaseStorage, turn: Turn, suffix: str, limit: int) -> Ledger:
         name = self.config.study_name + suffix

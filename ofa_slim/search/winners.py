@@ -1,0 +1,84 @@
+"""The winners of a search, exported: what they really score and take."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paddle import nn
+
+from ofa_slim.latency import measure_latency
+from ofa_slim.search.config import EvalFunc, SearchConfig
+from ofa_slim.search.result import Point, SearchResult, Winner
+from ofa_slim.search.scoring import Scorer
+from ofa_slim.storage import save_subnet
+from ofa_slim.supernet.space import SubnetConfig
+
+if TYPE_CHECKING:
+    from ofa_slim.ofa import OFA
+
+logger = logging.getLogger(__name__)
+
+_FOLDER = "winners"
+
+
+def chosen(result: SearchResult, count: int) -> list[Point]:
+    """The best one, then those of the front that score next."""
+    others = sorted(result.front, key=lambda point: -point.score)
+    points = {point.config: point for point in (result.best, *others)}
+    return list(points.values())[:count]
+
+
+def export_winners(
+    ofa: OFA,
+    eval_func: EvalFunc,
+    scorer: Scorer,
+    points: Sequence[Point],
+    config: SearchConfig,
+    timed: bool,
+    directory: Path | None,
+) -> list[Winner]:
+    """Exports sub-networks, scores the exported models, and times them in turns with the original.
+
+    Args:
+        ofa: the supernet.
+        eval_func: scores a model.
+        scorer: calls it.
+        points: the sub-networks.
+        config: the inputs, and the batches that batch norms are estimated with.
+        timed: whether times are wanted.
+        directory: where models are written to; None for nowhere.
+    """
+    logger.info("exporting the best of %d sub-networks", len(points))
+    models = [_exported(ofa, point.config, config) for point in points]
+    scores = [scorer.score(scorer.exported(eval_func, model)) for model in models]
+    original = _exported(ofa, ofa.search_space.original(), config) if timed else None
+    folders: list[str | None] = [None] * len(points)
+    if directory is not None:
+        for number, model in enumerate(models):
+            folder = directory / _FOLDER / str(number + 1)
+            save_subnet(model, folder)
+            folders[number] = str(folder.relative_to(directory))
+    winners = []
+    for point, model, score, folder in zip(points, models, scores, folders, strict=True):
+        taken = (None, None)
+        if original is not None:
+            times = measure_latency({"original": original, "own": model}, config.input_shapes, config.input_dtypes)
+            taken = (times["own"].median, times["original"].median)
+        winners.append(Winner(point, score, *taken, directory=folder))
+    return winners
+
+
+def _exported(ofa: OFA, config: SubnetConfig, how: SearchConfig) -> nn.Layer:
+    loader: Iterable[Any] | None = how.calibration
+    model = ofa.export(
+        config=config,
+        input_shapes=how.input_shapes,
+        input_dtypes=how.input_dtypes,
+        loader=loader,
+        batches=how.calibration_batches,
+    )
+    model.eval()
+    return model
