@@ -21,6 +21,8 @@ _TENSORS = (
     "float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "complex64",
     "int64", "int32", "int16", "int8", "uint8", "bool",
 )  # fmt: skip
+# Of these, the ones that NumPy does not have, through which safetensors reads before Paddle 3.3: written as their bits.
+_BITS = {"bfloat16": "int16", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8"}
 _ARRAYS = (
     "float64", "float32", "float16", "complex64",
     "int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8", "bool",
@@ -75,7 +77,10 @@ def _encode(value: Any, path: str, where: str, out: Encoded) -> Any:
         if dtype in _TENSORS and value.is_dense():
             if value.size == 0:  # safetensors' Paddle half neither writes nor reads these
                 return {"$empty": {"dtype": dtype, "shape": list(value.shape)}}
-            return {"$tensor": _put(out.tensors, path, value.detach().contiguous())}
+            plain = value.detach().contiguous()
+            if dtype in _BITS:
+                return {"$bits": {"dtype": dtype, "of": _put(out.tensors, path, _viewed(plain, _BITS[dtype]))}}
+            return {"$tensor": _put(out.tensors, path, plain)}
     if isinstance(value, (np.ndarray, np.generic)) and value.dtype.name in _ARRAYS and value.dtype.isnative:
         marker = "$array" if isinstance(value, np.ndarray) else "$scalar"
         return {marker: _put(out.arrays, path, np.ascontiguousarray(value).reshape(value.shape))}
@@ -120,10 +125,16 @@ _READERS: dict[str, Callable[[Any, Encoded], Any]] = {
     "$tuple": lambda value, parts: tuple(_decode(item, parts) for item in value),
     "$dict": lambda value, parts: {key: _decode(item, parts) for key, item in value},
     "$empty": lambda value, parts: paddle.empty(value["shape"], dtype=value["dtype"]),
+    "$bits": lambda value, parts: _viewed(parts.tensors[value["of"]], value["dtype"]),
     "$tensor": lambda value, parts: parts.tensors[value],
     "$array": lambda value, parts: parts.arrays[value],
     "$scalar": lambda value, parts: parts.arrays[value][()],
 }
+
+
+def _viewed(tensor: paddle.Tensor, dtype: Any) -> paddle.Tensor:
+    """A copy of the same bits as another type of as many: a view itself forgets where its tensor begins (3.2)."""
+    return tensor.clone().view(dtype)
 
 
 def copied(state: object, where: str) -> Any:

@@ -207,8 +207,10 @@ class OptimizerPart(Part):
             yield
         finally:
             for tensor, stopped, gradient in before:
-                if tensor.grad is not None or gradient is not None:
+                if gradient is not None:
                     tensor.grad = gradient
+                elif tensor.grad is not None:
+                    tensor.clear_gradient(False)  # before 3.3 a gradient cannot be set to None
                 tensor.stop_gradient = stopped
 
 

@@ -42,9 +42,17 @@ def random_problems(saved: dict[str, list[dict[str, Any]]]) -> list[str]:
 
 def set_paddle_state(saved: dict[str, list[dict[str, Any]]]) -> None:
     """Sets what `random_problems` had nothing against."""
-    for device, states in saved.items():
-        if device in ("cpu", _device()):
-            paddle.set_rng_state([_made(state) for state in states], device)
+    own = paddle.device.get_device()
+    try:
+        for device, states in saved.items():
+            if device in ("cpu", _device()):
+                # Those of the device in use: before 3.3 `set_rng_state` fails where it is told of another.
+                if device != _device():
+                    paddle.device.set_device(device)
+                paddle.set_rng_state([_made(state) for state in states])
+                paddle.device.set_device(own)
+    finally:
+        paddle.device.set_device(own)
 
 
 def _device() -> str:

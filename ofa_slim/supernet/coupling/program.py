@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -105,7 +106,13 @@ def trace(model: nn.Layer, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
     specs = [
         InputSpec(tensor.shape, tensor.dtype, name=f"input_{i}") for i, tensor in enumerate(tensors_in([args, kwargs]))
     ]
-    wrapped = _Traced(model, args, kwargs)
+    # Before 3.2 the translation of a forward loses the defaults of its keyword-only arguments.
+    defaults = {
+        name: one.default
+        for name, one in inspect.signature(model.forward).parameters.items()
+        if one.kind is one.KEYWORD_ONLY and one.default is not one.empty and name not in kwargs
+    }
+    wrapped = _Traced(model, args, {**kwargs, **defaults})
     training = wrapped.training
     with eval_mode(model), forwards_kept(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")
