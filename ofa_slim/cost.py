@@ -1,7 +1,7 @@
 """What a sub-network costs: parameters, multiply-accumulates and activations, counted without building it.
 
-Everything is counted against the rows of the layers (`LayerSpec`), so a sub-network in the supernet and the model that is
-exported from it are counted by the same sums; only where the sizes come from differs.
+Everything is counted against the rows of the layers (`LayerSpec`), so a sub-network in the supernet and the model that
+is exported from it are counted by the same sums; only where the sizes come from differs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import paddle
 from paddle import nn
@@ -33,8 +33,9 @@ class Cost:
 
     Attributes:
         params: its weights and biases; running statistics of batch norms are none.
-        flops: multiply-accumulates of one forward, each counted as one, by the rules of `paddle.flops`: a linear layer's
-            inputs per output; a convolution's inputs times kernel, and its bias, per output; 2 per output of a norm. Beyond
+        flops: multiply-accumulates of one forward, each counted as one, by the rules of `paddle.flops`: a linear
+            layer's inputs per output; a convolution's inputs times kernel, and its bias, per output; 2 per output of a
+            norm. Beyond
             what that counts: norms other than batch norms, and attention's two products. Activation functions, pooling
             and what a forward computes by itself count nothing.
         activation_bytes: the outputs of all linear layers, convolutions, norms and embeddings in one forward, and the
@@ -65,8 +66,8 @@ _Uses = Mapping[str, _Use]
 class CostModel:
     """The cost of every sub-network of a supernet, each worked out from sizes alone.
 
-    The supernet runs twice, at full size and as its smallest sub-network, to see at how many positions each layer works.
-    Where that follows a width (a linear layer over what were channels), every config is run once instead.
+    The supernet runs twice, at full size and as its smallest sub-network, to see at how many positions each layer
+    works. Where that follows a width (a linear layer over what were channels), every config is run once instead.
 
     Args:
         model: the supernet.
@@ -233,12 +234,10 @@ def _counted_layers(model: nn.Layer) -> dict[str, _Counted]:
 
 
 def _uncounted_params(model: nn.Layer, layers: Mapping[str, _Counted]) -> int:
-    """How many parameters there are in no layer with a row; matrices that transform kernels are none of a plain model's."""
+    """How many parameters are in no layer with a row; kernel transforms, which export merges, are in one."""
     by_path = dict(model.named_sublayers(include_self=True))
     rows = {id(by_path[path]) for path in layers}
-    counted = {
-        id(tensor) for path in layers for tensor in by_path[path].parameters(include_sublayers=False)
-    }
+    counted = {id(tensor) for path in layers for tensor in by_path[path].parameters(include_sublayers=False)}
     found = {
         id(tensor): int(tensor.size)
         for layer in by_path.values()
@@ -270,7 +269,7 @@ def _watched(model: nn.Layer, layers: Mapping[str, _Counted]) -> Iterator[dict[s
         def note(layer: nn.Layer, inputs: Any, output: Any, path: str = path) -> None:
             noted.setdefault(path, []).extend(split(output)[0][:1])
 
-        hooks.append(by_path[path].register_forward_post_hook(note))
+        hooks.append(by_path[path].register_forward_post_hook(cast(Any, note)))
     try:
         yield noted
     finally:

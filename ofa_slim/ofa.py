@@ -435,21 +435,22 @@ class OFA(nn.Layer):
     ) -> SearchResult:
         """Finds the best sub-network within a budget.
 
-        Sub-networks with a size of their own in every layer are proposed, scored and, at the end, the best is exported and
-        measured. The search is kept in a directory, so the same call goes on where it was killed, and several processes
-        with the same directory (or storage) work on one search. Ctrl-C returns what was found.
+        Sub-networks with a size of their own in every layer are proposed, scored and, at the end, the best is exported
+        and measured. The search is kept in a directory, so the same call goes on where it was killed, and several
+        processes with the same directory (or storage) work on one search. Ctrl-C returns what was found.
 
         Args:
             eval_func: ``eval_func(ofa_model)``, called in eval mode with the sub-network set: its score, the higher the
                 better, or several by name. At the end it is called with the exported model, as ``ofa_model.model``.
                 ``ofa_model(...)`` runs a teacher as well where there is one; ``ofa_model.model(...)`` does not.
-            condition: the budget: ``{"latency_ms": 8.0}``, ``{"params": 15e6, "flops": 2e9}``, ``{"params_ratio": 0.5}``, or
-                a function of the `SubnetConfig` that says whether it may be. None: no limit.
+            condition: the budget: ``{"latency_ms": 8.0}``, ``{"params": 15e6, "flops": 2e9}``, ``{"params_ratio":
+                0.5}``, or a function of the `SubnetConfig` that says whether it may be. None: no limit.
             search_config: how to go about it.
 
         Returns: the best sub-network, the Pareto front and every scored one.
 
-        Raises: SearchError for a budget that no sub-network is within, before any is scored, and for a directory that holds
+        Raises: SearchError for a budget that no sub-network is within, before any is scored, and for a directory that
+        holds
             another search.
 
         Source: NSGA-II of Deb et al. 2002, doi:10.1109/4235.996017, in Optuna.

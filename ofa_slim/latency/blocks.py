@@ -1,6 +1,7 @@
 """The parts of a supernet whose time depends on its sizes: blocks of a stack, and elastic layers outside of stacks.
 
-A *dimension* of a block is a set of axes that cut the same of its roles; the block's time is a function of its dimensions.
+A *dimension* of a block is a set of axes that cut the same of its roles; the block's time is a function of its
+dimensions.
 """
 
 from __future__ import annotations
@@ -68,8 +69,8 @@ class Block:
         path: of the layer.
         kind: blocks of one kind take the same time at the same sizes.
         dimensions: what its time depends on.
-        apart: whether the dimensions' times add up (the parts of a transformer block), or depend on each other (the inputs
-            and outputs of a convolution).
+        apart: whether the dimensions' times add up (the parts of a transformer block), or depend on each other (the
+            inputs and outputs of a convolution).
         dropped: for a block of a stack that gets shorter.
     """
 
@@ -123,7 +124,9 @@ def find_blocks(model: nn.Layer, space: SearchSpace, probe: Probe) -> list[Seen]
         inside = {path for path in stacks for slot in axis.slots if slot.layer.startswith(f"{path}.")}
         outside = {slot.layer for slot in axis.slots if not any(slot.layer.startswith(f"{path}.") for path in inside)}
         if inside and (outside or len(inside) > 1):
-            raise LatencyError(f"axis {axis.name!r} cuts more than one block of a stack, so blocks cannot be timed alone")
+            raise LatencyError(
+                f"axis {axis.name!r} cuts more than one block of a stack, so blocks cannot be timed alone"
+            )
         for path in inside or outside:
             places.setdefault(path, []).append(axis)
     for path, dropped in stacks.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from tqdm import tqdm
 
 from ofa_slim.export import cut, transformed_weights
 from ofa_slim.latency.blocks import COPIES, Block, Seen, empty_program, find_blocks, program_of
-from ofa_slim.latency.programs import Called, Run, engine_of
+from ofa_slim.latency.programs import Called, Make, Run, engine_of
 from ofa_slim.latency.table import Conditions, LatencyTable, Times
 from ofa_slim.latency.timing import Rule, in_turns, ratio
 from ofa_slim.probes import Probe, make_probe
@@ -36,7 +37,7 @@ _MOST_TOGETHER = 3
 def probe_of(ofa: OFA, input_shapes: Any, input_dtypes: Any) -> Probe:
     """One call of a supernet."""
     space = ofa.search_space
-    call = {DEPTH: axis.size for axis in space.axes if axis.task == DEPTH and not axis.slots}
+    call = {axis.name: axis.size for axis in space.axes if axis.task == DEPTH and not axis.slots}
     return make_probe(unwrap(ofa.model), input_shapes, input_dtypes, **call)
 
 
@@ -67,13 +68,14 @@ def build(
     shares: dict[Any, float] = {}
     anchors = _anchors(space)
     with threads_kept(), _bar(len(wanted) + len(anchors), progress) as bar:
-        reference = _Reference(lambda: make(_whole(model, space, anchors[0], probe)), rule)
+        reference = _Reference(partial(_made_whole, make, model, space, anchors[0], probe), rule)
         for config in anchors[1:]:
-            shares |= reference.shares({config: lambda config=config: make(_whole(model, space, config, probe))})
+            shares |= reference.shares({config: partial(_made_whole, make, model, space, config, probe)})
             bar.update()
         shares |= reference.shares({_EMPTY: lambda: make(empty_program(found[0]))})
         for keys in _batches(list(wanted)):
-            shares |= reference.shares({key: lambda key=key: make(program_of(model, space, *wanted[key])) for key in keys})
+            makes = {key: partial(_made_block, make, model, space, *wanted[key]) for key in keys}
+            shares |= reference.shares(makes)
             bar.update(len(keys))
     whole_ms = [reference.ms * shares.get(config, 1.0) for config in anchors]
     measured = {
@@ -83,7 +85,8 @@ def build(
     times = {kind: _times(space, seen.block, measured) for kind, seen in kinds.items()}
     blocks = [seen.block for seen in found]
     alone = LatencyTable(about, blocks, times, 0.0, 1.0)
-    # The whole model is left out: sizes that libraries are tuned for make it faster than its blocks say (3 % for MiniLM).
+    # The whole model is left out: sizes that libraries are tuned for make it faster than its blocks say (3 % for
+    # MiniLM).
     fixed, scale = _fitted([alone.blocks_ms(config) for config in anchors[1:]], whole_ms[1:])
     wholes = {config.to_json(): milliseconds for config, milliseconds in zip(anchors, whole_ms, strict=True)}
     return LatencyTable(about, blocks, times, fixed, scale, wholes)
@@ -147,6 +150,14 @@ def _batches(keys: list[Any]) -> Iterator[list[Any]]:
         yield keys[start : start + _AT_ONCE]
 
 
+def _made_block(make: Make, model: nn.Layer, space: SearchSpace, seen: Seen, config: SubnetConfig) -> Run:
+    return make(program_of(model, space, seen, config))
+
+
+def _made_whole(make: Make, model: nn.Layer, space: SearchSpace, config: SubnetConfig, probe: Probe) -> Run:
+    return make(_whole(model, space, config, probe))
+
+
 def _whole(model: nn.Layer, space: SearchSpace, config: SubnetConfig, probe: Probe) -> Called:
     """A whole sub-network with its inputs."""
     call = {axis.name: config[axis.name] for axis in space.axes if axis.task == DEPTH and not axis.slots}
@@ -167,7 +178,8 @@ def _levels(space: SearchSpace, block: Block) -> list[list[dict[str, int]]]:
         count = min(most, max(len(axis.choices) for axis in axes))
         shares = np.linspace(0, 1, count) if count > 1 else [1.0]
         levels = [
-            {axis.name: axis.choices[round(float(share) * (len(axis.choices) - 1))] for axis in axes} for share in shares
+            {axis.name: axis.choices[round(float(share) * (len(axis.choices) - 1))] for axis in axes}
+            for share in shares
         ]
         found.append(list({dimension.size(level): level for level in levels}.values()))
     return found
@@ -193,8 +205,8 @@ def _configs(space: SearchSpace, block: Block) -> Iterator[SubnetConfig]:
 def _middle(space: SearchSpace, block: Block) -> SubnetConfig:
     """The config with each dimension of a block in the middle.
 
-    The effects of two dimensions are added, and add up best around the middle: at full size a cache may be too small for a
-    block, which any cut mends, so that two cuts would count it twice.
+    The effects of two dimensions are added, and add up best around the middle: at full size a cache may be too small
+    for a block, which any cut mends, so that two cuts would count it twice.
     """
     sizes = dict(space.largest())
     for levels in _levels(space, block):
@@ -213,6 +225,7 @@ def _times(space: SearchSpace, block: Block, measured: Mapping[tuple[str, tuple[
     if not block.apart:
         return Times(grid, (tuple(found[sizes] for sizes in itertools.product(*grid)),), 0.0, apart=False)
     rows = [
-        tuple(found[(*middle[:number], size, *middle[number + 1 :])] for size in sizes) for number, sizes in enumerate(grid)
+        tuple(found[(*middle[:number], size, *middle[number + 1 :])] for size in sizes)
+        for number, sizes in enumerate(grid)
     ]
     return Times(grid, tuple(rows), found[middle], apart=True)

@@ -74,10 +74,12 @@ def paddle_inference(called: Called) -> Run:
     return predictor.run
 
 
-ENGINES: dict[str, Callable[[Called], Run]] = {"inference": paddle_inference}
+Make = Callable[[Called], Run]
+
+ENGINES: dict[str, Make] = {"inference": paddle_inference}
 
 
-def engine_of(name: str) -> Callable[[Called], Run]:
+def engine_of(name: str) -> Make:
     """The engine of a name; raises `LatencyError` where there is none."""
     if name not in ENGINES:
         raise LatencyError(f"engine {name!r} is not one of {', '.join(ENGINES)}")

@@ -40,7 +40,7 @@ class Conditions:
         device: the processor's name.
         threads: that Paddle was told to use.
         engine: a name in `ENGINES`.
-        paddle: its version.
+        version: of Paddle.
         model: a hash of the model's structure: its layers and shapes, not its weights.
         inputs: the shape and dtype of each input.
         measured: the day.
@@ -49,7 +49,7 @@ class Conditions:
     device: str
     threads: int
     engine: str
-    paddle: str
+    version: str
     model: str
     inputs: str
     measured: str = field(default="", compare=False)
@@ -98,9 +98,9 @@ class Times:
 class LatencyTable:
     """The time of each distinct block of a supernet's sub-networks, and of what is left.
 
-    What is predicted for a sub-network is ``fixed + scale * (sum of its blocks)``. Both numbers are fitted to some whole
-    sub-networks that were measured: `scale` is 1 where blocks take as long in a model as alone. Of these, the original among
-    them, the measured time is known and needs no prediction.
+    What is predicted for a sub-network is ``fixed + scale * (sum of its blocks)``. Both numbers are fitted to some
+    whole sub-networks that were measured: `scale` is 1 where blocks take as long in a model as alone. Of these, the
+    original among them, the measured time is known and needs no prediction.
 
     Args:
         about: what the times hold for.
@@ -142,16 +142,16 @@ class LatencyTable:
     ) -> LatencyTable:
         """Measures the blocks of a supernet on this machine.
 
-        Each distinct block is timed alone, in turns with others and with the whole model, until the medians are steady; blocks
-        of a stack at up to 12 choices of each axis, other layers at up to 3 of each dimension. What lies between is
-        interpolated.
+        Each distinct block is timed alone, in turns with others and with the whole model, until the medians are steady;
+        blocks of a stack at up to 12 choices of each axis, other layers at up to 3 of each dimension. What lies between
+        is interpolated.
 
         Args:
             ofa: the supernet.
             input_shapes: of one call, as in `OFA.export`: a time holds for one batch size and length.
             input_dtypes: as in `OFA.export`.
-            engine: that will serve: ``"inference"`` is Paddle Inference with oneDNN, on as many threads as Paddle was told
-                to use (`OMP_NUM_THREADS`).
+            engine: that will serve: ``"inference"`` is Paddle Inference with oneDNN, on as many threads as Paddle was
+                told to use (`OMP_NUM_THREADS`).
             choices: other choices than those of the search space, ``{axis name: sizes}``.
             rule: when enough was measured.
             progress: whether to show a bar.
@@ -237,12 +237,17 @@ class LatencyTable:
             raise LatencyError(f"{path} is no latency table of format {_FORMAT}")
         try:
             kinds = [
-                (entry["kind"], Times(_tuples(entry["grid"]), _tuples(entry["values"]), float(entry["base"]), entry["apart"]))
+                (
+                    entry["kind"],
+                    Times(_tuples(entry["grid"]), _tuples(entry["values"]), float(entry["base"]), entry["apart"]),
+                )
                 for entry in content["kinds"]
             ]
             blocks = [_block(entry, kinds[entry["kind"]][0]) for entry in content["blocks"]]
             about = Conditions(**content["about"])
-            return cls(about, blocks, dict(kinds), float(content["fixed_ms"]), float(content["scale"]), content["wholes"])
+            return cls(
+                about, blocks, dict(kinds), float(content["fixed_ms"]), float(content["scale"]), content["wholes"]
+            )
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise LatencyError(f"{path} is no sound latency table: {type(error).__name__} {error}") from error
 
@@ -277,5 +282,3 @@ def _device() -> str:
                 name = line.partition(":")[2].strip()
                 break
     return f"{name}, {len(os.sched_getaffinity(0))} cores"
-
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,8 @@ class Rule:
         warm_up: rounds that do not count.
         least: rounds that are measured at least.
         most: rounds that are measured at most.
-        spread: done once the medians of the odd and the even rounds differ by no more than this share, for every program.
+        spread: done once the medians of the odd and the even rounds differ by no more than this share, for every
+            program.
         seconds: no round begins after so much time, once `least` have been.
     """
 
@@ -32,17 +34,17 @@ class Rule:
 
 
 def in_turns(
-    programs: Mapping[str, Callable[[], None]], rule: Rule, clock: Clock = time.perf_counter
-) -> dict[str, np.ndarray]:
+    programs: Mapping[Any, Callable[[], None]], rule: Rule, clock: Clock = time.perf_counter
+) -> dict[Any, np.ndarray]:
     """Runs each program once per round, in a new random order each time.
 
-    What else the machine does then falls on all of them alike, and none finds its weights in the cache because it has just
-    run, or always finds them driven out by the same other one.
+    What else the machine does then falls on all of them alike, and none finds its weights in the cache because it has
+    just run, or always finds them driven out by the same other one.
 
     Returns: the seconds of every run that counts, float64 [rounds], by program.
     """
     names = list(programs)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    seconds: dict[Any, list[float]] = {name: [] for name in names}
     rng = np.random.default_rng(0)
     begin = clock()
     for number in range(rule.warm_up + rule.most):

@@ -40,7 +40,9 @@ class Budget:
         """Checks the limits, which come from users."""
         for key, most in self.limits.items():
             if key not in KEYS:
-                raise SearchError(f"condition: no cost {key!r}{nearest(str(key), KEYS)}; the costs are {', '.join(KEYS)}")
+                raise SearchError(
+                    f"condition: no cost {key!r}{nearest(str(key), KEYS)}; the costs are {', '.join(KEYS)}"
+                )
             if isinstance(most, bool) or not isinstance(most, (int, float, np.number)) or not 0 < most < math.inf:
                 raise SearchError(f"condition: {key!r} is {most!r}, not a number above 0")
 
@@ -52,8 +54,8 @@ class Budget:
         if callable(condition):
             return cls(accepts=condition)
         raise SearchError(
-            f"condition is a {type(condition).__name__}; give a dictionary such as {{'latency_ms': 8.0}}, or a function "
-            "of the config"
+            f"condition is a {type(condition).__name__}; give a dictionary such as {{'latency_ms': 8.0}}, or a "
+            "function of the config"
         )
 
     @property
@@ -106,8 +108,8 @@ def with_ratios(costs: Mapping[str, float], original: Mapping[str, float]) -> di
 def cheapest(budget: Budget, choices: Choices, cost_of: CostOf, rng: np.random.Generator, tries: int = 1000) -> Numbers:
     """A sub-network within the budget, before any is scored.
 
-    The smallest one, then the axes one by one at the choice that brings it nearest to the budget (a measured time does not
-    always fall with the size); for a function also random ones.
+    The smallest one, then the axes one by one at the choice that brings it nearest to the budget (a measured time does
+    not always fall with the size); for a function also random ones.
 
     Raises: SearchError that names the cheapest sub-network found and its costs, where none is within the budget.
     """

@@ -82,7 +82,11 @@ def _kept_table(ofa: OFA, space: SearchSpace, config: SearchConfig, directory: P
     logger.info("measuring how long each block of the model takes")
     choices = {axis.name: axis.choices for axis in space.axes}
     table = LatencyTable.build(
-        ofa, input_shapes=config.input_shapes, input_dtypes=config.input_dtypes, choices=choices, progress=config.progress
+        ofa,
+        input_shapes=config.input_shapes,
+        input_dtypes=config.input_dtypes,
+        choices=choices,
+        progress=config.progress,
     )
     if file is not None:
         table.save(file)

@@ -1,9 +1,9 @@
 """The scored sub-networks of a search in an Optuna study, which several processes may fill together.
 
-Processes take turns in taking points. Where their storage has no turns but transactions, a point is written down as waiting
-before anybody works on it, and whoever takes it gives it up where an earlier trial has the same config, or the search has
-enough without it: trials are numbered by the storage, so exactly one process keeps each config. A point whose process has
-died is put back.
+Processes take turns in taking points. Where their storage has no turns but transactions, a point is written down as
+waiting before anybody works on it, and whoever takes it gives it up where an earlier trial has the same config, or the
+search has enough without it: trials are numbered by the storage, so exactly one process keeps each config. A point
+whose process has died is put back.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class Ledger:
         if differing:
             changes = ", ".join(f"{key} ({known.get(key)!r} there, {settings.get(key)!r} now)" for key in differing)
             raise SearchError(
-                f"the search {self.study.study_name!r} in this storage was begun with other settings: {changes}; choose "
-                "another directory (or study_name), or delete it"
+                f"the search {self.study.study_name!r} in this storage was begun with other settings: {changes}; choose"
+                " another directory (or study_name), or delete it"
             )
 
     def done(self) -> list[FrozenTrial]:
@@ -156,9 +156,7 @@ class Ledger:
         config = trial.user_attrs.get("config")
         if config is None:  # nothing was waiting any more when it was asked for, so it was drawn at random
             return True
-        earlier = [
-            other for other in self._trials() if other.number < trial.number and other.state != TrialState.FAIL
-        ]
+        earlier = [other for other in self._trials() if other.number < trial.number and other.state != TrialState.FAIL]
         return config in _configs(earlier) or len(earlier) >= self.limit
 
     def _put_back_abandoned(self) -> None:
@@ -169,6 +167,7 @@ class Ledger:
                     self._again(trial.number, dict(trial.user_attrs))
                 else:
                     self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+
 
 def _configs(trials: Sequence[FrozenTrial]) -> set[str]:
     return {trial.user_attrs["config"] for trial in trials if "config" in trial.user_attrs}

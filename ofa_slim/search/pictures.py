@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ def draw_subnet(space: SearchSpace, config: SubnetConfig, file: Path) -> None:
     """
     groups = _groups(space)
     figure = Figure(figsize=(8, 0.6 + 1.9 * len(groups)), layout="constrained")
-    panels: Sequence[Axes] = np.atleast_1d(figure.subplots(len(groups)))
+    panels: list[Axes] = list(np.atleast_1d(figure.subplots(len(groups))))
     for panel, (kind, axes) in zip(panels, groups.items(), strict=True):
         kept = [config[name] if _runs(space, name, config) else 0 for name in axes]
         places = np.arange(len(axes))

@@ -101,10 +101,12 @@ class Scored:
 class Proposer:
     """Proposes sub-networks that were not scored yet, within the budget where any is.
 
-    First the uniform ones come, whatever they cost. Then an optimiser proposes, and once `warm_up` are scored, three of four
-    come from a regressor: an inner search over what it expects finds the front, and of that the best and some spread over
-    the costs are taken. The next proposal depends on the scored ones and the seed alone, so a search that was killed goes on
-    as if it had not been.
+    First the uniform ones come, whatever they cost. Then an optimiser proposes, and once `warm_up` are scored, three of
+    four
+    come from a regressor: an inner search over what it expects finds the front, and of that the best and some spread
+        over
+    the costs are taken. The next proposal depends on the scored ones and the seed alone, so a search that was killed
+    goes on as if it had not been.
 
     Args:
         choices: the elastic axes.
@@ -152,8 +154,8 @@ class Proposer:
                 if config.to_json() not in scored.taken:
                     return Proposal(config, "regressor", expected)
         rng = np.random.default_rng([self._seed, position])
-        config = self._new(scored, self._drawn(scored.trials, rng), rng)
-        return None if config is None else Proposal(config, "optimiser")
+        new = self._new(scored, self._drawn(scored.trials, rng), rng)
+        return None if new is None else Proposal(new, "optimiser")
 
     def _new(self, scored: Scored, draws: Iterator[Numbers], rng: np.random.Generator) -> SubnetConfig | None:
         """The first of the draws, made to fit the budget, that was not scored."""
@@ -178,9 +180,7 @@ class Proposer:
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
             yield drawn
 
-    def _expected_best(
-        self, trials: Sequence[FrozenTrial], taken: Collection[str]
-    ) -> list[tuple[SubnetConfig, float]]:
+    def _expected_best(self, trials: Sequence[FrozenTrial], taken: Collection[str]) -> list[tuple[SubnetConfig, float]]:
         """Sub-networks that a regressor trained on some trials expects much of, the next to score first."""
         if self._batch[0] != len(trials):
             regressor = self._trained(trials)

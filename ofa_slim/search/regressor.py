@@ -24,8 +24,8 @@ class ScoreRegressor:
         seed: of the folds.
 
     Attributes:
-        rank_correlation: Spearman's, of scores with what the others predict of each fifth of the points; NaN where all are
-            equal.
+        rank_correlation: Spearman's, of scores with what the others predict of each fifth of the points; NaN where all
+            are equal.
     """
 
     def __init__(self, shares: np.ndarray, scores: Sequence[float], seed: int = 0) -> None:

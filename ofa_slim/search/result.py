@@ -72,7 +72,8 @@ class SearchResult:
         cost: which cost is traded for the score.
         metric: the name of the score.
         complete: whether the search came to its end; False where it was interrupted.
-        rank_correlation: of the regressor's predictions with the scores of points that it had not seen; NaN without one.
+        rank_correlation: of the regressor's predictions with the scores of points that it had not seen; NaN without
+            one.
         winners: the front's best ones, exported and measured.
     """
 

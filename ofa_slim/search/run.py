@@ -40,7 +40,9 @@ _LEAST_WARM_UP = 30
 _FINAL = "-final"
 
 
-def search(ofa: OFA, eval_func: EvalFunc, condition: Condition = None, config: SearchConfig | None = None) -> SearchResult:
+def search(
+    ofa: OFA, eval_func: EvalFunc, condition: Condition = None, config: SearchConfig | None = None
+) -> SearchResult:
     """Finds the best sub-network of a supernet within a budget; see `OFA.search`."""
     return Search(ofa, eval_func, condition, config or SearchConfig()).run()
 
@@ -76,11 +78,18 @@ class Search:
         cheapest(self.budget, self.choices, self.costs, np.random.default_rng(config.seed))
         self.scorer = Scorer(ofa, config.metric, config.calibration, config.calibration_batches)
         self.proposer = Proposer(
-            self.choices, self.budget, self.costs, self.cost, config.algorithm, config.seed, self._warm_up(), self._first()
+            self.choices,
+            self.budget,
+            self.costs,
+            self.cost,
+            config.algorithm,
+            config.seed,
+            self._warm_up(),
+            self._first(),
         )
 
     def run(self) -> SearchResult:
-        """Scores the candidates, then the survivors, and exports the best; a report is written where there is a directory."""
+        """Scores the candidates, then the survivors, exports the best, and writes a report into the directory."""
         with quiet_optuna(), statistics_kept(self.ofa):
             storage, turn = open_storage(self.config.storage, self.directory)
             screen = self.config.screen or self.eval_func

@@ -111,9 +111,8 @@ def _number(value: Any, name: str, what: str) -> float:
         number = float(value)
     except (TypeError, ValueError) as error:
         raise SearchError(
-            f"eval_func returned a {type(value).__name__} as {name!r}; it has to be a number, or a dictionary of numbers"
+            f"eval_func returned a {type(value).__name__} as {name!r}; it has to be a number, or a dictionary of them"
         ) from error
     if not math.isfinite(number):
         raise SearchError(f"eval_func returned {number} as {name!r} for {what}")
     return number
-

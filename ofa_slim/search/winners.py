@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,16 +59,16 @@ def export_winners(
     folders: list[str | None] = [None] * len(points)
     if directory is not None:
         for number, model in enumerate(models):
-            folder = directory / _FOLDER / str(number + 1)
-            save_subnet(model, folder)
-            folders[number] = str(folder.relative_to(directory))
+            folders[number] = f"{_FOLDER}/{number + 1}"
+            save_subnet(model, directory / _FOLDER / str(number + 1))
     winners = []
     for point, model, score, folder in zip(points, models, scores, folders, strict=True):
-        taken = (None, None)
+        winner = Winner(point, score, directory=folder)
         if original is not None:
             times = measure_latency({"original": original, "own": model}, config.input_shapes, config.input_dtypes)
-            taken = (times["own"].median, times["original"].median)
-        winners.append(Winner(point, score, *taken, directory=folder))
+            taken = {name: latency.median for name, latency in times.items()}
+            winner = replace(winner, latency_ms=taken["own"], original_latency_ms=taken["original"])
+        winners.append(winner)
     return winners
 
 

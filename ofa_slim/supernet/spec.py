@@ -82,8 +82,8 @@ class LayerSpec:
         own_roles: ``(layer, parameter's name, its roles)`` to the roles in this very layer, where they
             depend on it (a kernel that is not square).
         variants: further elastic classes that share the row.
-        work: multiply-accumulates per position of the output, as `paddle.flops` counts them: of each entry of a parameter,
-            by its name, or of each channel, as ``"out"``.
+        work: multiply-accumulates per position of the output, as `paddle.flops` counts them: of each entry of a
+            parameter, by its name, or of each channel, as ``"out"``.
         scores: names of the two projections whose outputs are multiplied with each other, head by head (attention).
     """
 
