@@ -30,7 +30,6 @@ class Predictor:
         config = inference.Config(str(folder / MODEL_FILE), str(folder / PARAMS_FILE))
         config.disable_gpu()
         config.disable_glog_info()
-        config.enable_memory_optim(True)  # else it keeps every intermediate value: some 200 MiB of a small BERT's batch
         if onednn:
             config.enable_mkldnn()
             config.set_cpu_math_library_num_threads(threads())
