@@ -32,7 +32,7 @@ class Cost:
     """What a model costs.
 
     Attributes:
-        params: its weights and biases; running statistics of batch norms are none.
+        params: what its `parameters()` hold; Paddle counts the running statistics of batch norms among them.
         flops: multiply-accumulates of one forward, each counted as one, by the rules of `paddle.flops`: a linear
             layer's inputs per output; a convolution's inputs times kernel, and its bias, per output; 2 per output of a
             norm. Beyond

@@ -89,8 +89,8 @@ def _measured(result: SearchResult, winner: Winner) -> str:
     if winner.latency_ms is not None and winner.original_latency_ms is not None:
         share = winner.original_latency_ms / winner.latency_ms
         words.append(
-            f"{winner.latency_ms:.2f} ms (predicted {winner.point.costs[LATENCY]:.2f} ms), {share:.2f} times as fast as "
-            f"the original's {winner.original_latency_ms:.2f} ms"
+            f"{winner.latency_ms:.2f} ms (predicted {winner.point.costs[LATENCY]:.2f} ms), {share:.2f} times as fast "
+            f"as the original's {winner.original_latency_ms:.2f} ms"
         )
     if winner.directory is not None:
         words.append(f"in `{winner.directory}`")

@@ -52,8 +52,9 @@ class Scorer:
 
     def exported(self, function: EvalFunc, model: nn.Layer) -> dict[str, float]:
         """Every score of an exported model by name."""
-        with _quietly(model):
-            return self._named(function(Exported(model)), "the exported model")
+        exported = Exported(model)
+        with _quietly(exported):
+            return self._named(function(exported), "the exported model")
 
     def score(self, metrics: Mapping[str, float]) -> float:
         """The one that counts."""
@@ -91,7 +92,8 @@ class Exported(nn.Layer):
 def statistics_kept(model: nn.Layer) -> Iterator[None]:
     """Whatever is estimated inside the block, behind it the running statistics of batch norms are as before."""
     layers = [layer for layer in model.sublayers(include_self=True) if isinstance(layer, BATCH_NORMS)]
-    tensors = [tensor for layer in layers for tensor in layer.buffers()]
+    # They are among its parameters, those that do not train.
+    tensors = [tensor for layer in layers for tensor in layer.parameters() if tensor.stop_gradient]
     before = [tensor.clone() for tensor in tensors]
     try:
         yield
