@@ -1,8 +1,8 @@
 """Predicted against measured latency of sub-networks that took no part in making the table.
 
-MiniLM's shape with random weights, one row of 64 tokens, heads 1 to 12 and 12 widths of each of six layers, 4 to 6 layers.
-Each random sub-network is exported and timed in turns with the whole model, both loaded anew each time; what is compared
-is the ratio of the two times. Two loads whose ratios differ by more than 5 % are unsteady: two more follow.
+MiniLM's shape with random weights, one row of 64 tokens, heads 1 to 12 and 12 widths in each of six layers, 4 to 6
+layers. Each random sub-network is exported and timed in turns with the whole model, both loaded anew each time; what is
+compared is the ratio of the two times. Two loads whose ratios differ by over 5 % are unsteady: two more follow.
 """
 
 from __future__ import annotations

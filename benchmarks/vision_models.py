@@ -2,8 +2,8 @@
 
 Each model is converted with three widths and three kernels and traced on one random image. Its smallest and some
 seeded random sub-networks are tried: forward and backward in train mode with finite gradients, then an export
-whose output must be the supernet's in eval mode, within 1e-4 of the largest, with exactly as many parameters as
-the config says. In plain chains and residual networks the smallest sub-network has at most 15 % of the model's
+whose output must be the supernet's in eval mode, within 1e-4 of the largest, with exactly the parameters, operations
+and activations that its config costs. In plain chains and residual networks the smallest sub-network has at most 15 % of the model's
 convolution weights. A model that fails stops the run.
 """
 
@@ -23,7 +23,8 @@ from paddle import nn
 from paddle.vision import models
 
 from ofa_slim import OFA, Convert, SearchSpace, SubnetConfig, supernet
-from ofa_slim.supernet.spec import length, spec_of
+from ofa_slim.cost import CostModel, measured_cost
+from ofa_slim.probes import make_probe
 
 WIDTHS, KERNELS = [0.25, 0.5, 1.0], (3, 5, 7)
 TOLERANCE = 1e-4
@@ -75,21 +76,6 @@ def first_output(output: Any) -> paddle.Tensor:
     return output[0] if isinstance(output, (list, tuple)) else output
 
 
-def parameters_of(model: nn.Layer, space: SearchSpace, config: SubnetConfig) -> int:
-    """How many numbers a sub-network holds, counted from its config."""
-    sizes = space.layer_sizes(config)
-    total = 0
-    for path, layer in model.named_sublayers(include_self=True):
-        spec = spec_of(layer)
-        for name, parameter in layer.named_parameters(include_sublayers=False):
-            shape = list(parameter.shape)
-            if spec is not None and name in spec.params:
-                roles = spec.roles(layer, name)
-                shape = [length(sizes.get(path, {}).get(role, size)) for role, size in zip(roles, shape, strict=True)]
-            total += math.prod(shape)
-    return total
-
-
 def convolution_weights(model: nn.Layer) -> int:
     return sum(math.prod(parameter.shape) for parameter in model.parameters() if parameter.ndim == 4)
 
@@ -112,16 +98,17 @@ def check(name: str, configs: int, seed: int = 0) -> Outcome:
     with ofa.subnet(space.original()):
         _same(name, "the model's own size", expected, first_output(ofa.model(image)))
     rng = np.random.default_rng(seed)
-    smallest, worst = _exported(ofa, name, space.smallest())
+    costs = CostModel.of(ofa, list(image.shape))
+    smallest, worst = _exported(ofa, name, space.smallest(), costs)
     share = convolution_weights(smallest) / weights
     if name in CHAINS and share > SMALLEST_SHARE:
         raise WrongSubnetError(f"{name}: the smallest sub-network has {share:.1%} of the convolution weights")
     for _ in range(configs):
-        worst = max(worst, _exported(ofa, name, space.sample(rng))[1])
+        worst = max(worst, _exported(ofa, name, space.sample(rng), costs)[1])
     return Outcome(name, space, converted - start, found - converted, share, worst)
 
 
-def _exported(ofa: OFA, name: str, config: SubnetConfig) -> tuple[nn.Layer, float]:
+def _exported(ofa: OFA, name: str, config: SubnetConfig, cost_model: CostModel) -> tuple[nn.Layer, float]:
     """The exported sub-network, and how far its output is from the supernet's."""
     model, image = ofa.model, images(name)
     with ofa.subnet(config):
@@ -136,9 +123,9 @@ def _exported(ofa: OFA, name: str, config: SubnetConfig) -> tuple[nn.Layer, floa
             expected = first_output(model(image))
     plain = ofa.export(config=config, input_shapes=list(image.shape), input_dtypes="float32")
     plain.eval()
-    counted = sum(math.prod(parameter.shape) for parameter in plain.parameters())
-    if counted != parameters_of(model, ofa.search_space, config):
-        raise WrongSubnetError(f"{name}: {counted} parameters under {config}")
+    counted, costs = measured_cost(plain, make_probe(plain, list(image.shape))), cost_model(config)
+    if counted != costs or counted.params != sum(math.prod(parameter.shape) for parameter in plain.parameters()):
+        raise WrongSubnetError(f"{name}: {counted}, and not {costs}, under {config}")
     with paddle.no_grad():
         return plain, _same(name, config, expected, first_output(plain(image)))
 
