@@ -3,8 +3,8 @@
 Each model is converted with three widths and three kernels and traced on one random image. Its smallest and some
 seeded random sub-networks are tried: forward and backward in train mode with finite gradients, then an export
 whose output must be the supernet's in eval mode, within 1e-4 of the largest, with exactly the parameters, operations
-and activations that its config costs. In plain chains and residual networks the smallest sub-network has at most 15 % of the model's
-convolution weights. A model that fails stops the run.
+and activations that its config costs. In plain chains and residual networks the smallest sub-network has at most 15 %
+of the model's convolution weights. A model that fails stops the run.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from paddle import nn
+from scipy.optimize import nnls
 from tqdm import tqdm
 
 from ofa_slim.export import cut, transformed_weights
@@ -137,7 +138,8 @@ def _fitted(blocks_ms: Sequence[float], whole_ms: Sequence[float]) -> tuple[floa
     x, y = np.array(blocks_ms), np.array(whole_ms)
     if len(x) < 2 or np.ptp(x) == 0:
         return float(y.mean() - x.mean()), 1.0
-    fixed, scale = np.linalg.lstsq(np.stack([1 / y, x / y], axis=1), np.ones_like(y), rcond=None)[0]
+    # Noise in the times must not make the fixed part negative, which no part of a model is.
+    fixed, scale = nnls(np.stack([1 / y, x / y], axis=1), np.ones_like(y))[0]
     return float(fixed), float(scale)
 
 

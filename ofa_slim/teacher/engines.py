@@ -231,12 +231,24 @@ class _Predicted(_Program):
         now = state()
         if self._predictor is None or self._state is None or not bool(paddle.equal_all(now, self._state)):
             self._predictor, self._state = self._opened(), now
-        names, pieces = self._predictor.names, [slice(None)] if self._whole else _pieces(tensors)
-        found = [self._predictor({name: tensors[_number(name)][piece] for name in names}) for piece in pieces]
-        if len(pieces) > 1 and not _have_rows(found, pieces):
-            self._whole = True
-            found = [self._predictor({name: tensors[_number(name)] for name in names})]
-        return [from_dlpack(np.concatenate(parts).__dlpack__()) for parts in zip(*found, strict=True)]
+        rows = len(tensors[0]) if tensors and tensors[0].ndim else 0
+        pieces = [slice(None)] if self._whole else _pieces(tensors)
+        first = _answered(self._predictor, tensors, pieces[0])
+        if len(pieces) > 1 and any(value.shape[:1] != (pieces[0].stop,) for value in first):
+            self._whole, pieces = True, [slice(None)]  # an output without the rows of its inputs
+            first = _answered(self._predictor, tensors, pieces[0])
+        if len(pieces) == 1:
+            return [from_dlpack(value.__dlpack__()) for value in first]
+        found = [np.empty((rows, *value.shape[1:]), value.dtype) for value in first]
+        for number, piece in enumerate(pieces):
+            values = self._piece(tensors, piece) if number else first
+            for whole, value in zip(found, values, strict=True):
+                whole[piece] = value
+        return [from_dlpack(value.__dlpack__()) for value in found]
+
+    def _piece(self, tensors: list[paddle.Tensor], rows: slice) -> list[np.ndarray]:
+        assert self._predictor is not None
+        return self._predictor({name: tensors[_number(name)][rows] for name in self._predictor.names})
 
     def _opened(self) -> Predictor:
         with tempfile.TemporaryDirectory() as folder, self._tapped():
@@ -259,15 +271,6 @@ def _pieces(tensors: Sequence[paddle.Tensor]) -> list[slice]:
     ((rows, length),) = shapes
     step = max(1, _TOKENS // max(1, length))
     return [slice(start, min(start + step, rows)) for start in range(0, rows, step)] or [slice(None)]
-
-
-def _have_rows(found: Sequence[Sequence[np.ndarray]], pieces: Sequence[slice]) -> bool:
-    """Whether every output has the rows of its inputs."""
-    return all(
-        value.ndim > 0 and len(value) == piece.stop - piece.start
-        for values, piece in zip(found, pieces, strict=True)
-        for value in values
-    )
 
 
 def _shapes(tensors: Sequence[paddle.Tensor]) -> str:
