@@ -49,9 +49,11 @@ def draw_points(result: SearchResult, file: Path) -> None:
             *places([result.original]), "*", color="black", markerfacecolor="white", markersize=15, label="original"
         )
     for winner in result.winners[:1]:
-        if winner.latency_ms is not None and result.cost == LATENCY:
+        if winner.share is not None and result.original is not None and result.cost == LATENCY:
+            # In units of the original that was timed in turns with it: the machine may be slower than it was.
+            measured = winner.share * result.original.costs[LATENCY]
             axes.plot(
-                [winner.latency_ms], [winner.score], "D", color=_FRONT, markerfacecolor="none", markersize=10,
+                [measured], [winner.score], "D", color=_FRONT, markerfacecolor="none", markersize=10,
                 label="the best, exported and measured",
             )  # fmt: skip
     for key, most in result.budget.limits.items():

@@ -86,11 +86,10 @@ def _number(name: str, value: float) -> str:
 def _measured(result: SearchResult, winner: Winner) -> str:
     """What an exported sub-network was seen to be, beside what was expected of it."""
     words = [f"{result.metric} {winner.score:.4f} (in the supernet {winner.point.score:.4f})"]
-    if winner.latency_ms is not None and winner.original_latency_ms is not None:
-        share = winner.original_latency_ms / winner.latency_ms
+    if winner.share is not None:
         words.append(
-            f"{winner.latency_ms:.2f} ms (predicted {winner.point.costs[LATENCY]:.2f} ms), {share:.2f} times as fast "
-            f"as the original's {winner.original_latency_ms:.2f} ms"
+            f"{winner.latency_ms:.2f} ms in turns with the original's {winner.original_latency_ms:.2f} ms: "
+            f"{winner.share:.3f} of its time (predicted {winner.point.costs['latency_ratio']:.3f})"
         )
     if winner.directory is not None:
         words.append(f"in `{winner.directory}`")

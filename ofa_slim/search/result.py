@@ -61,6 +61,13 @@ class Winner:
     original_latency_ms: float | None = None
     directory: str | None = None
 
+    @property
+    def share(self) -> float | None:
+        """Its measured time as a share of the original's; None where no time was asked for."""
+        if self.latency_ms is None or self.original_latency_ms is None:
+            return None
+        return self.latency_ms / self.original_latency_ms
+
 
 @dataclass(frozen=True)
 class SearchResult:
