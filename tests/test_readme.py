@@ -9,15 +9,12 @@ import pytest
 from models import batch, bert, difference, labels
 
 from ofa_slim import load_subnet
-from ofa_slim.latency.timing import Rule
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_training_script_and_the_configs_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ofa_slim.latency.build.Rule", lambda: Rule(warm_up=1, least=10, most=10))
-    monkeypatch.setattr("ofa_slim.latency.build._LOADS", 1)
     script, loop, configs, search, processes, other = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert len([line for line in script.splitlines() if line]) <= 30
     loader = [(*batch(seed=seed), labels(seed=seed)) for seed in range(2)]
@@ -32,7 +29,7 @@ def test_the_training_script_and_the_configs_after_it(tmp_path: Path, monkeypatc
     exec(loop, names)
     exec(configs, {**names, "input_ids": inputs[0]})
     exec(search, names)
-    assert names["result"].best.costs["latency_ratio"] <= 0.9
+    assert names["result"].best.costs["params_ratio"] <= 0.8
     assert Path("search/report.md").is_file()
     exec(processes, names)
     exec(other, names)
