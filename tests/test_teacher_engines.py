@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from paddle import nn
 
 from ofa_slim import OFA, Convert, DistillConfig, supernet
 from ofa_slim.errors import ConfigError
+from ofa_slim.teacher import engines
 
 LAYERS = ["bert.embeddings", "bert.encoder.layers.0", "bert.encoder.layers.1", "bert.encoder"]
 
@@ -142,3 +144,35 @@ def test_inputs_that_no_text_tells_apart_make_no_program() -> None:
         scales = np.ones(2000)
         scales[1000] = middle
         assert difference(ofa(ids, scales)[1], teacher(ids, scales)) == 0
+
+
+class Offset(nn.Layer):
+    """Looks large tables up by what it was given, by something made from that, and twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.direct, self.derived, self.twice = (nn.Embedding(1 << 16, 16) for _ in range(3))
+        self.linear1, self.linear2 = nn.Linear(16, 8), nn.Linear(8, 4)
+
+    def forward(self, ids: paddle.Tensor, types: paddle.Tensor) -> paddle.Tensor:
+        found = self.direct(ids) + self.derived(ids + 1) + self.twice(ids) + self.twice(types)
+        return self.linear2(self.linear1(found))
+
+
+def test_large_tables_are_not_copied_into_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    plain = engines.Predictor
+
+    def opened(folder: Path, onednn: bool) -> engines.Predictor:
+        sizes.append((folder / "model.pdiparams").stat().st_size)
+        return plain(folder, onednn=onednn)
+
+    monkeypatch.setattr(engines, "Predictor", opened)
+    teacher, model = Offset(), Offset()
+    Convert(supernet(expand_ratio=[1.0, 0.5])).convert(model)
+    distilling = DistillConfig(teacher_model=teacher, teacher_engine="inference")
+    ofa = OFA(model, distill_config=distilling)
+    for rows, length in ((3, 7), (300, 5)):
+        inputs = batch(rows, length, seed=rows)
+        assert difference(ofa(*inputs)[1], teacher(*inputs)) < 1e-4
+    assert 2 * 2**22 < sizes[0] < 2.1 * 2**22  # float32: `derived` and `twice`

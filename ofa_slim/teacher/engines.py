@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ ENGINES = ("auto", "inference", "static", "dygraph")
 
 _CHECKED_SHAPES = 2
 _MOST_PROGRAMS = 4
+_LARGE_TABLE = 1 << 20  # numbers
 _TOKENS = 512  # per run in Paddle Inference: 90 MiB less than 2,048 for MiniLM's size, at 1.04 of their time
 
 
@@ -148,22 +149,31 @@ class _Flat(nn.Layer):
 
     Attributes:
         inputs: the nesting of the inputs.
+        given: the inputs of the call that is being traced; those that the nesting does not name are left alone.
         hidden: the tapped outputs, which somebody records while it is traced.
         outputs: after that, the nesting of the output and of the tapped outputs.
+        touching: whether the last output is one that depends on all inputs: files refuse inputs that nothing needs.
     """
 
-    def __init__(self, model: nn.Layer, inputs: Any) -> None:
+    def __init__(self, model: nn.Layer, inputs: Any, touching: bool = False) -> None:
         super().__init__()
         self.model = model
         self.inputs = inputs
+        self.given: list[paddle.Tensor] = []
         self.hidden: dict[str, paddle.Tensor] = {}
         self.outputs: Any = None
+        self.touching = touching
         self.eval()
 
     def forward(self, tensors: list[paddle.Tensor]) -> list[paddle.Tensor]:
         """The tensors of the answer."""
-        args, kwargs = join(self.inputs, tensors)
+        args, kwargs = self._arguments(tensors)
         return self._flattened(self.model(*args, **kwargs))
+
+    @paddle.jit.not_to_static
+    def _arguments(self, tensors: list[paddle.Tensor]) -> Any:
+        self.given = tensors
+        return join(self.inputs, tensors)
 
     @paddle.jit.not_to_static
     def _flattened(self, output: Any) -> list[paddle.Tensor]:
@@ -172,7 +182,8 @@ class _Flat(nn.Layer):
         once = {id(tensor): tensor for tensor in found}
         number = {key: number for number, key in enumerate(once)}
         self.outputs = join(nesting, [Place(number[id(tensor)]) for tensor in found])
-        return list(once.values())
+        touched = [paddle.concat([one.reshape([-1])[:1].astype("float32") for one in self.given])] * self.touching
+        return [*once.values(), *touched]
 
 
 class _Program:
@@ -185,8 +196,10 @@ class _Program:
         specs: of each tensor among them.
     """
 
+    _touching = False
+
     def __init__(self, model: nn.Layer, taps: Taps, inputs: Any, specs: Sequence[InputSpec]) -> None:
-        self._flat = _Flat(model, inputs)
+        self._flat = _Flat(model, inputs, self._touching)
         self._taps = taps
         self._traced = paddle.jit.to_static(self._flat, input_spec=[list(specs)], full_graph=True)
         self._checked: set[str] = set()
@@ -220,12 +233,20 @@ class _Program:
 class _Predicted(_Program):
     """A program in Paddle Inference with oneDNN, on the CPU; it has a copy of the weights, renewed when they change.
 
-    It keeps the memory of its largest run, so token ids go in by some rows at a time.
+    It keeps the memory of its largest run, so token ids go in by some rows at a time. Large embedding tables stay out
+    of the copy: what they say of the ids among the inputs is looked up before, and is an input of its own.
     """
 
-    _predictor: Predictor | None = None
-    _state: paddle.Tensor | None = None
-    _whole = False
+    _touching = True
+
+    def __init__(self, model: nn.Layer, taps: Taps, inputs: Any, specs: Sequence[InputSpec]) -> None:
+        layers = _large_tables(model) if _all_ids(specs) else []
+        tables = [_LookUp(layer, len(specs) + number) for number, layer in enumerate(layers)]
+        super().__init__(model, taps, inputs, [*specs, *(table.spec for table in tables)])
+        self._tables = {table.number: table for table in tables}
+        self._predictor: Predictor | None = None
+        self._state: paddle.Tensor | None = None
+        self._whole = False
 
     def _run(self, tensors: list[paddle.Tensor], state: Fingerprint) -> list[paddle.Tensor]:
         now = state()
@@ -233,23 +254,83 @@ class _Predicted(_Program):
             self._predictor, self._state = self._opened(), now
         rows = len(tensors[0]) if tensors and tensors[0].ndim else 0
         pieces = [slice(None)] if self._whole else _pieces(tensors)
-        first = _answered(self._predictor, tensors, pieces[0])
+        first = self._answered(self._predictor, tensors, pieces[0])
         if len(pieces) > 1 and any(value.shape[:1] != (pieces[0].stop,) for value in first):
             self._whole, pieces = True, [slice(None)]  # an output without the rows of its inputs
-            first = _answered(self._predictor, tensors, pieces[0])
+            first = self._answered(self._predictor, tensors, pieces[0])
         if len(pieces) == 1:
             return [from_dlpack(value.__dlpack__()) for value in first]
         found = [np.empty((rows, *value.shape[1:]), value.dtype) for value in first]
         for number, piece in enumerate(pieces):
-            values = _answered(self._predictor, tensors, piece) if number else first
+            values = self._answered(self._predictor, tensors, piece) if number else first
             for whole, value in zip(found, values, strict=True):
                 whole[piece] = value
         return [from_dlpack(value.__dlpack__()) for value in found]
 
     def _opened(self) -> Predictor:
-        with tempfile.TemporaryDirectory() as folder, self._tapped():
+        with tempfile.TemporaryDirectory() as folder, self._tapped(), ExitStack() as hooks:
+            for table in self._tables.values():
+                hooks.callback(table.layer.register_forward_post_hook(table.stand_in(self._flat)).remove)
             paddle.jit.save(self._traced, str(Path(folder) / "model"))
             return Predictor(Path(folder), onednn=True)
+
+    def _answered(self, predictor: Predictor, tensors: Sequence[paddle.Tensor], rows: slice) -> list[np.ndarray]:
+        """The outputs for some rows of the inputs."""
+        parts = list(tensors) if rows == slice(None) else [tensor[rows] for tensor in tensors]
+        inputs = {}
+        for name in predictor.names:
+            table = self._tables.get(_number(name))
+            inputs[name] = parts[_number(name)] if table is None else table(parts)
+        return predictor(inputs)[:-1]
+
+
+class _LookUp:
+    """An embedding table and the inputs of a program that go with it.
+
+    Args:
+        layer: the embedding.
+        number: of the input that holds what it says.
+
+    Attributes:
+        source: number of the input that holds its ids; None until one was seen.
+    """
+
+    def __init__(self, layer: nn.Embedding, number: int) -> None:
+        self.layer = layer
+        self.number = number
+        self.source: int | None = None
+
+    def __call__(self, inputs: Sequence[paddle.Tensor]) -> paddle.Tensor:
+        """What it says of its ids, [rows, length, features]; a row that nobody reads where it has none."""
+        if self.source is None:
+            return paddle.zeros([1, 1, self.layer.weight.shape[1]], self.layer.weight.dtype)
+        return self.layer(inputs[self.source])
+
+    @property
+    def spec(self) -> InputSpec:
+        """Of the input that holds what it says."""
+        return InputSpec([None, None, self.layer.weight.shape[1]], self.layer.weight.dtype, name=f"x{self.number}")
+
+    def stand_in(self, flat: _Flat) -> Callable[[nn.Layer, Any, paddle.Tensor], paddle.Tensor]:
+        """A hook that puts the input in the place of what the layer says of one of the other inputs."""
+
+        def hook(layer: nn.Layer, called_with: Any, output: paddle.Tensor) -> paddle.Tensor:
+            for source, given in enumerate(flat.given):
+                if called_with[0] is given and self.source in (None, source):
+                    self.source = source
+                    return flat.given[self.number]
+            return output
+
+        return hook
+
+
+def _all_ids(specs: Sequence[InputSpec]) -> bool:
+    return bool(specs) and all(len(spec.shape) == 2 and "int" in str(spec.dtype) for spec in specs)
+
+
+def _large_tables(model: nn.Layer) -> list[nn.Embedding]:
+    layers = model.sublayers(include_self=True)
+    return [layer for layer in layers if type(layer) is nn.Embedding and layer.weight.size >= _LARGE_TABLE]
 
 
 def _spec(tensor: paddle.Tensor, number: int) -> InputSpec:
@@ -257,12 +338,6 @@ def _spec(tensor: paddle.Tensor, number: int) -> InputSpec:
     shape = list(tensor.shape)
     free = min(1, len(shape)) if tensor.is_floating_point() else len(shape)
     return InputSpec([*[None] * free, *shape[free:]], tensor.dtype, name=f"x{number}")
-
-
-def _answered(predictor: Predictor, tensors: Sequence[paddle.Tensor], rows: slice) -> list[np.ndarray]:
-    """The outputs for some rows of the inputs."""
-    inputs = {name: tensors[_number(name)] for name in predictor.names}
-    return predictor(inputs if rows == slice(None) else {name: value[rows] for name, value in inputs.items()})
 
 
 def _pieces(tensors: Sequence[paddle.Tensor]) -> list[slice]:
