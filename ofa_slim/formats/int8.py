@@ -1,0 +1,115 @@
+"""8-bit ONNX models by ONNX Runtime's quantiser, after its fusions."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ofa_slim.errors import ExportError
+from ofa_slim.formats.onnx import needed
+from ofa_slim.formats.proof import Sample
+
+FLOAT = 1  # onnx.TensorProto.FLOAT: of what follows operators that shape inference does not know
+
+
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+def quantise_dynamic(file: Path, target: Path) -> None:
+    """Weights in 8 bits; the ranges of activations are found at each run. For models of matrix products.
+
+    Args:
+        file: an ONNX model with 32-bit weights.
+        target: receives the 8-bit one.
+    """
+    quantization = needed("onnxruntime.quantization")
+    with _quiet(), fused(file) as graph:
+        quantization.quantize_dynamic(
+            str(graph),
+            str(target),
+            per_channel=True,
+            weight_type=quantization.QuantType.QInt8,
+            extra_options={"MatMulConstBOnly": True, "DefaultTensorType": FLOAT},
+        )
+
+
+def quantise_static(file: Path, target: Path, samples: Sequence[Sample]) -> None:
+    """Weights and activations in 8 bits, with ranges that were measured on some inputs. For convolutions.
+
+    Args:
+        file: an ONNX model with 32-bit weights.
+        target: receives the 8-bit one.
+        samples: inputs that are like those to come.
+
+    Raises: ExportError without samples.
+    """
+    if not samples:
+        raise ExportError("calibration: static quantisation needs inputs to measure ranges on")
+    quantization = needed("onnxruntime.quantization")
+    with _quiet(), _folded(file) as graph:
+        quantization.quantize_static(
+            str(graph),
+            str(target),
+            _reader(quantization, samples),
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            op_types_to_quantize=list(WEIGHTED),
+        )
+
+
+@contextlib.contextmanager
+def fused(file: Path) -> Iterator[Path]:
+    """A copy of a model after ONNX Runtime's fusions for transformers, where they find what they know.
+
+    Without those that join a sum, or a bias, to the layer norm or the GELU behind it: on CPUs the joined operators take
+    longer than the two (``benchmarks/README.md``).
+    """
+    needed("sympy")
+    optimizer = needed("onnxruntime.transformers.optimizer")
+    options = needed("onnxruntime.transformers.fusion_options").FusionOptions("bert")
+    options.enable_skip_layer_norm = options.enable_bias_skip_layer_norm = options.enable_bias_gelu = False
+    with tempfile.TemporaryDirectory() as name:
+        target = Path(name) / "fused.onnx"
+        model = optimizer.optimize_model(str(file), model_type="bert", opt_level=0, optimization_options=options)
+        model.save_model_to_file(str(target))
+        yield target
+
+
+@contextlib.contextmanager
+def _folded(file: Path) -> Iterator[Path]:
+    """A copy with batch norms folded into convolutions, and with the shapes that the quantiser asks for."""
+    shape_inference = needed("onnxruntime.quantization.shape_inference")
+    with tempfile.TemporaryDirectory() as name:
+        target = Path(name) / "folded.onnx"
+        shape_inference.quant_pre_process(str(file), str(target), skip_symbolic_shape=True)
+        yield target
+
+
+def _reader(quantization: Any, samples: Sequence[Sample]) -> Any:
+    class Reader(quantization.CalibrationDataReader):
+        def __init__(self) -> None:
+            self._samples = iter(samples)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next((dict(sample) for sample in self._samples), None)
+
+    return Reader()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the quantiser's advice on the root logger, which is meant for who writes the graph."""
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(before)
