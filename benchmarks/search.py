@@ -25,9 +25,9 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from sst2 import Supernet, add_options, missing, prepare, trained_supernet  # isort: skip  finds glue
-from glue.data import Batches, Examples
+from sst2 import Supernet, add_options, missing, prepare, trained_supernet  # isort: skip
 from ofa_slim import OFA
+from ofa_slim.compress.data import Batches, Examples
 from ofa_slim.latency import LatencyTable
 from ofa_slim.search import SearchConfig, SearchResult, stratified
 from ofa_slim.search.front import hypervolume

@@ -21,12 +21,12 @@ from paddle import nn
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples"))
 
-from glue.data import Batches, Examples, tokenise  # noqa: E402  found through the line above
-from glue.folders import check_mark, new_folder  # noqa: E402
-from glue.loop import Schedule  # noqa: E402
-from glue.tasks import TASKS, Rows  # noqa: E402
-from glue.training import Strategy, build_supernet, evaluate, finetune, importance, train_supernet  # noqa: E402
 from ofa_slim import OFA, SearchSpace, dynabert_config, load_subnet, save_subnet  # noqa: E402
+from ofa_slim.compress.data import Batches, Examples, tokenise  # noqa: E402
+from ofa_slim.compress.folders import check_mark, new_folder  # noqa: E402
+from ofa_slim.compress.loop import Schedule  # noqa: E402
+from ofa_slim.compress.tasks import TASKS, Rows  # noqa: E402
+from ofa_slim.compress.training import Strategy, build_supernet, evaluate, finetune, importance, train_supernet  # noqa: E402
 from ofa_slim.importance import reorder_neuron_head  # noqa: E402
 from ofa_slim.integrations.paddlenlp import load_sequence_classifier  # noqa: E402
 

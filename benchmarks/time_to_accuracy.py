@@ -27,11 +27,11 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from sst2 import BATCH, TASK, add_options, missing, prepare, reordered, scores, width_scores  # isort: skip  finds glue
-from glue.data import Examples
-from glue.loop import Around, Schedule
-from glue.training import build_supernet, train_supernet
+from sst2 import BATCH, TASK, add_options, missing, prepare, reordered, scores, width_scores  # isort: skip
 from minilm import MAPPABLE
+from ofa_slim.compress.data import Examples
+from ofa_slim.compress.loop import Around, Schedule
+from ofa_slim.compress.training import build_supernet, train_supernet
 from ofa_slim.strategies import Uniform
 from paddleslim_env import Worker, paddleslim_worker
 

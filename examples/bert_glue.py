@@ -18,8 +18,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from glue.plan import STAGES
-from glue.recipe import Recipe, RecipeError, add_options, load_recipe, options_to_overrides, unknown_options
+from ofa_slim.compress.plan import STAGES
+from ofa_slim.compress.recipe import (
+    Recipe,
+    RecipeError,
+    add_options,
+    load_recipe,
+    options_to_overrides,
+    unknown_options,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,13 +82,13 @@ def run(recipe: Recipe, stages: Sequence[str], overwrite: bool, resume: bool) ->
     # Paddle and PaddleNLP take seconds to import: not before the recipe is known to be right.
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from glue.folders import StageError
-    from glue.loop import DivergedError, StoppedError
-    from glue.report import write_report
-    from glue.run import Run
-    from glue.stages import run_stages
-    from glue.tasks import DataError
     from ofa_slim import parallel
+    from ofa_slim.compress.folders import StageError
+    from ofa_slim.compress.loop import DivergedError, StoppedError
+    from ofa_slim.compress.report import write_report
+    from ofa_slim.compress.run import Run
+    from ofa_slim.compress.stages import run_stages
+    from ofa_slim.compress.tasks import DataError
     from ofa_slim.errors import OfaSlimError
 
     check_precision(recipe.amp)
@@ -155,7 +162,7 @@ def logged(path: Path | None) -> Iterator[logging.Logger]:
         log.propagate = False
         log.handlers = handlers
     try:
-        yield logging.getLogger("glue")
+        yield logging.getLogger("ofa_slim")
     finally:
         for name in ("glue", "ofa_slim"):
             logging.getLogger(name).handlers = []

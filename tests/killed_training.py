@@ -22,11 +22,11 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from glue.data import Examples
-from glue.loop import Around, Schedule
-from glue.tasks import TASKS
-from glue.training import train_supernet
 from ofa_slim import OFA, Convert, DistillConfig, RunConfig, parallel, supernet
+from ofa_slim.compress.data import Examples
+from ofa_slim.compress.loop import Around, Schedule
+from ofa_slim.compress.tasks import TASKS
+from ofa_slim.compress.training import train_supernet
 from ofa_slim.strategies import Sandwich
 
 STEPS_PER_EPOCH, EPOCHS = 16, 4

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from models import VOCABULARY, bert
 
-from glue.data import Batches, Examples, batch_rows
-from glue.loop import DivergedError, Schedule
-from glue.tasks import TASKS
-from glue.training import build_supernet, evaluate, finetune, train_supernet
 from ofa_slim import dynabert_config
+from ofa_slim.compress.data import Batches, Examples, batch_rows
+from ofa_slim.compress.loop import DivergedError, Schedule
+from ofa_slim.compress.tasks import TASKS
+from ofa_slim.compress.training import build_supernet, evaluate, finetune, train_supernet
 from ofa_slim.strategies import Uniform
 
 ROOT = Path(__file__).parent.parent

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glue.tasks import TASKS, DataError
+from ofa_slim.compress.tasks import TASKS, DataError
 
 # Per task: folder, header, a row of the file, and the texts and the label that it holds.
 LAYOUTS = {

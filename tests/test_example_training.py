@@ -15,9 +15,9 @@ import pytest
 from example_runs import run
 from safetensors.numpy import load_file
 
-from glue.data import Batches, Examples
-from glue.loop import Around, Feed
-from glue.run import Run
+from ofa_slim.compress.data import Batches, Examples
+from ofa_slim.compress.loop import Around, Feed
+from ofa_slim.compress.run import Run
 
 ROOT = Path(__file__).parent.parent
 

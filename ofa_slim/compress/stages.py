@@ -16,19 +16,19 @@ import paddle
 from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
-from glue import latency
-from glue.data import Batches
-from glue.folders import MARK, StageError, check_mark, new_folder, read_json, write_json
-from glue.plan import STAGES, Stage, settings
-from glue.run import Run, count_parameters, describe, subnet_name
-from glue.training import Strategy, build_supernet, finetune, importance, train_supernet
 from ofa_slim import OFA, TeacherCache, dynabert_config, load_subnet, parallel, save_subnet, to_static
+from ofa_slim.compress import latency
+from ofa_slim.compress.data import Batches
+from ofa_slim.compress.folders import MARK, StageError, check_mark, new_folder, read_json, write_json
+from ofa_slim.compress.plan import STAGES, Stage, settings
+from ofa_slim.compress.run import Run, count_parameters, describe, subnet_name
+from ofa_slim.compress.training import Strategy, build_supernet, finetune, importance, train_supernet
 from ofa_slim.importance import reorder_neuron_head
 from ofa_slim.integrations.paddlenlp import load_sequence_classifier
 from ofa_slim.predictor import Predictor
 from ofa_slim.strategies import Sampled, Sandwich, Uniform
 
-LOG = logging.getLogger("glue")
+LOG = logging.getLogger(__name__)
 
 RESULTS = "results.json"
 ORIGINAL = "original"

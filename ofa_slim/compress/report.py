@@ -10,10 +10,10 @@ import matplotlib
 import matplotlib.pyplot as plt
 import paddle
 
-from glue.folders import MARK, StageError, read_json, write_json, write_text
-from glue.plan import STAGES, settings
-from glue.run import Run
-from glue.stages import RESULTS
+from ofa_slim.compress.folders import MARK, StageError, read_json, write_json, write_text
+from ofa_slim.compress.plan import STAGES, settings
+from ofa_slim.compress.run import Run
+from ofa_slim.compress.stages import RESULTS
 from ofa_slim.threads import threads
 
 matplotlib.use("Agg")

@@ -12,16 +12,16 @@ import numpy as np
 import paddle
 from visualdl import LogWriter
 
-from glue.data import Batches, Examples, tokenise
-from glue.loop import Around, Scalars, Schedule, no_scalars
-from glue.plan import STAGES, settings
-from glue.recipe import Recipe
-from glue.tasks import TASKS
-from glue.training import evaluate
 from ofa_slim import parallel
+from ofa_slim.compress.data import Batches, Examples, tokenise
+from ofa_slim.compress.loop import Around, Scalars, Schedule, no_scalars
+from ofa_slim.compress.plan import STAGES, settings
+from ofa_slim.compress.recipe import Recipe
+from ofa_slim.compress.tasks import TASKS
+from ofa_slim.compress.training import evaluate
 from ofa_slim.integrations.paddlenlp import load_sequence_classifier
 
-LOG = logging.getLogger("glue")
+LOG = logging.getLogger(__name__)
 
 Scores = dict[str, dict[str, float]]
 

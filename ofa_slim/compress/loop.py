@@ -14,8 +14,8 @@ import paddle
 from paddle import nn
 from tqdm import tqdm
 
-from glue.data import Batch, Batches, Examples
 from ofa_slim import CheckpointManager, parallel, stop_on_signals
+from ofa_slim.compress.data import Batch, Batches, Examples
 
 Scalars = Callable[[str, float, int], None]
 
@@ -112,7 +112,7 @@ class Feed:
 
     def next_group(self) -> list[np.ndarray]:
         """The rows of the next batches: as many as make a step, fewer at the very end."""
-        group = []
+        group: list[np.ndarray] = []
         while len(group) < self._group and self._taken < self._total:
             place = self._taken % len(self._batches)
             if place == 0:
@@ -200,7 +200,7 @@ def train(
                 around.scalars(f"{title}/learning_rate", optimizer.get_lr(), number)
                 around.scalars(f"{title}/loss", loss, number)
                 bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-            if saves:
+            if kept is not None and saves:
                 _save(kept, number, parts)
             if around.after_step is not None:
                 around.after_step(number)

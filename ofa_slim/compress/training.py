@@ -10,10 +10,10 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from glue.data import Batch, Examples
-from glue.loop import Around, Schedule, train
-from glue.tasks import Task
 from ofa_slim import OFA, Convert, DistillConfig, RunConfig, SubnetConfig, TeacherCache, parallel, supernet
+from ofa_slim.compress.data import Batch, Examples
+from ofa_slim.compress.loop import Around, Schedule, train
+from ofa_slim.compress.tasks import Task
 from ofa_slim.importance import compute_neuron_head_importance
 
 Loss = Callable[[paddle.Tensor, paddle.Tensor], paddle.Tensor]
@@ -145,7 +145,8 @@ def evaluate(model: nn.Layer, batches: Iterable[Batch], task: Task) -> dict[str,
     finally:
         if training:
             model.train()
-    columns = list(zip(*scored, strict=True)) or [[np.empty(0)], [np.empty(0)]]
+    empty = [(np.empty(0), np.empty(0))]  # of a process without a batch
+    columns = zip(*(scored or empty), strict=True)
     logits, labels = (parallel.gather_rows(np.concatenate(column)) for column in columns)
     return task.score(logits, labels)
 

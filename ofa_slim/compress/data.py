@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import paddle
 
-from glue.tasks import Rows
+from ofa_slim.compress.tasks import Rows
 
 POOL_BATCHES = 50
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from glue.recipe import Recipe
+from ofa_slim.compress.recipe import Recipe
 
 DATA_KEYS = ("task", "data_dir", "max_length", "train_rows", "eval_rows", "seed")
 

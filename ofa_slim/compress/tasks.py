@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from glue.metrics import METRICS
+from ofa_slim.compress.metrics import METRICS
 
 LOG = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""From a recipe to written models: data, training, stages and report."""
