@@ -100,7 +100,7 @@ def run(recipe: Recipe, stages: Sequence[str], overwrite: bool, resume: bool) ->
             current = Run(recipe)
             with logging_redirect_tqdm():
                 run_stages(current, stages, overwrite, resume)
-            if "rescore" in stages and parallel.is_writer():
+            if {"rescore", "formats"} & set(stages) and parallel.is_writer():
                 print(write_report(current))
                 log.info("the report is in %s: report.md, report.json and a picture", folder)
         except (DataError, DivergedError, StageError, OfaSlimError) as error:

@@ -8,6 +8,7 @@ from ofa_slim.checkpoint import CheckpointManager, stop_on_signals
 from ofa_slim.distill_config import DistillConfig
 from ofa_slim.errors import OfaSlimError
 from ofa_slim.ofa import OFA, dynabert_config
+from ofa_slim.pipeline import pipeline
 from ofa_slim.run_config import RunConfig
 from ofa_slim.static import to_static
 from ofa_slim.storage import load_subnet, save_subnet
@@ -28,6 +29,7 @@ __all__ = [
     "TeacherCache",
     "dynabert_config",
     "load_subnet",
+    "pipeline",
     "save_subnet",
     "set_state_dict",
     "stop_on_signals",

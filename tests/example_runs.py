@@ -17,7 +17,7 @@ WORDS = ["good", "bad", "film", "plot", "the", "a"]
 def text_files(folder: Path) -> None:
     rng = np.random.default_rng(0)
     lines = []
-    for number in range(60):
+    for number in range(80):
         word = "good" if number % 2 else "bad"
         rest = " ".join(rng.choice(WORDS[2:], 4)) + f" {number}"
         lines.append(f"{number}\t{1.5 if number % 2 else -1.5}\t{word} {rest}\n")
@@ -52,6 +52,12 @@ def recipe_file(folder: Path) -> Path:
         "depth_mults": [1.0, 0.67],
         "supernet_rows": 16,
         "depth_epochs": 1,
+        "search_rows": 12,
+        "search_part": 8,
+        "search_candidates": 14,
+        "search_survivors": 3,
+        "budget": {"params_ratio": 0.9},
+        "tolerance": 0.5,
         "latency_length": 8,
         "latency_rounds": 3,
     }

@@ -61,6 +61,11 @@ def tokenise(tokenizer: Any, rows: Rows, max_length: int) -> Examples:
     )
 
 
+def arrays(batch: Batch) -> dict[str, np.ndarray]:
+    """A batch's inputs by name, without its labels."""
+    return {"input_ids": batch[0].numpy(), "token_type_ids": batch[1].numpy()}
+
+
 class Batches:
     """Batches of examples; can be gone through many times.
 

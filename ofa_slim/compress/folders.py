@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ofa_slim.errors import OfaSlimError
+
 MARK = "stage.json"
 
 
-class StageError(Exception):
+class StageError(OfaSlimError, RuntimeError):
     """A stage whose output cannot be used or made."""
 
 

@@ -12,9 +12,9 @@ from ofa_slim.predictor import Predictor
 WARM_UP = 3  # the first runs of a model set things up
 
 
-def random_input(vocab_size: int, length: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """One row without padding."""
-    ids = rng.integers(min(1000, vocab_size // 2), vocab_size, size=(1, length), dtype=np.int64)
+def random_input(vocab_size: int, length: int, rng: np.random.Generator, rows: int = 1) -> dict[str, np.ndarray]:
+    """Rows without padding."""
+    ids = rng.integers(min(1000, vocab_size // 2), vocab_size, size=(rows, length), dtype=np.int64)
     return {"input_ids": ids, "token_type_ids": np.zeros_like(ids)}
 
 

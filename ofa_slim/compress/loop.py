@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from ofa_slim import CheckpointManager, parallel, stop_on_signals
 from ofa_slim.compress.data import Batch, Batches, Examples
+from ofa_slim.errors import OfaSlimError
 
 Scalars = Callable[[str, float, int], None]
 
@@ -25,11 +26,11 @@ Step = Callable[[Batch, float, paddle.amp.GradScaler | None], Sequence[tuple[Any
 READ_EVERY = 10  # steps between two looks at the loss
 
 
-class DivergedError(Exception):
+class DivergedError(OfaSlimError, ArithmeticError):
     """A training whose loss is no number any more."""
 
 
-class StoppedError(Exception):
+class StoppedError(OfaSlimError, RuntimeError):
     """A training that a signal stopped; `signal` says which."""
 
     def __init__(self, message: str, number: int) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ofa_slim.compress.recipe import Recipe
 
-DATA_KEYS = ("task", "data_dir", "max_length", "train_rows", "eval_rows", "seed")
+DATA_KEYS = ("task", "data_dir", "max_length", "train_rows", "eval_rows", "search_rows", "seed")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,11 @@ TRAIN_KEYS = (
     "depth_learning_rate", "lambda_logit", "lambda_rep", "strategy", "random_subnets", "cache_teacher",
 )  # fmt: skip
 
+SEARCH_KEYS = (
+    "budget", "search_candidates", "search_part", "search_survivors", "multiple_of", "latency_length",
+)  # fmt: skip
+FORMAT_KEYS = ("formats", "format_widths", "tolerance", "latency_length")
+
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
@@ -45,6 +50,8 @@ STAGES: dict[str, Stage] = {
         Stage("evaluate", ("train",), shared=True),
         Stage("export", ("finetune", "train")),
         Stage("rescore", ("finetune", "export"), ("latency_length", "latency_rounds")),
+        Stage("search", ("train",), SEARCH_KEYS),
+        Stage("formats", ("finetune", "train", "search"), FORMAT_KEYS),
     )
 }
 

@@ -13,10 +13,12 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from ofa_slim.errors import OfaSlimError
+
 TaskName = Literal["movie-polarity", "sst-2", "cola", "mrpc", "sts-b", "qnli", "rte", "qqp", "mnli"]
 
 
-class RecipeError(Exception):
+class RecipeError(OfaSlimError, ValueError):
     """A recipe that cannot be meant; the message names the key."""
 
 
@@ -31,6 +33,11 @@ def _number(value: object) -> object:
 
 
 Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Cost = Literal[
+    "params", "flops", "activation_bytes", "latency_ms", "params_ratio", "flops_ratio", "activation_bytes_ratio",
+    "latency_ratio",
+]  # fmt: skip
+FormatName = Literal["plain", "inference", "onnx", "onnx-int8", "onnx-int8-static"]
 Share = Annotated[Real, Field(gt=0, le=1)]
 Rate = Annotated[Real, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -104,6 +111,29 @@ class Recipe(BaseModel):
     depth_learning_rate: Rate = Field(3e-5, description="highest learning rate of phase 2")
     lambda_logit: Annotated[Real, Field(ge=0)] = Field(1.0, description="weight of the teacher's soft labels")
     lambda_rep: Annotated[Real, Field(ge=0)] = Field(1.0, description="weight of the teacher's hidden states")
+
+    search_rows: Annotated[int, Field(ge=8)] = Field(
+        1000, description="training rows that are held out of training, for the search to score on"
+    )
+    budget: dict[Cost, Annotated[Real, Field(gt=0)]] = Field(
+        {"latency_ratio": 0.5},
+        description="what the searched sub-network may cost at most: any of params, flops, activation_bytes and "
+        "latency_ms, or with _ratio (latency_ratio) as a share of what the original takes",
+    )
+    search_candidates: Count = Field(200, description="sub-networks that the search scores, on a part of its rows")
+    search_part: Annotated[int, Field(ge=8)] = Field(500, description="rows of that part; every class has its share")
+    search_survivors: Count = Field(24, description="of those, how many it then scores on all of its rows")
+    multiple_of: Count | None = Field(None, description="searched widths are multiples of so many neurons")
+
+    formats: Annotated[list[FormatName], Field(min_length=1)] = Field(
+        ["plain", "inference", "onnx", "onnx-int8"],
+        description="what the original and the searched sub-network are written as: plain (safetensors and JSON), "
+        "inference (Paddle Inference), onnx, onnx-int8 (dynamic quantisation), onnx-int8-static",
+    )
+    format_widths: list[Share] = Field([], description="uniform widths that are written in these formats too")
+    tolerance: Annotated[Real, Field(ge=0, le=1)] = Field(
+        0.015, description="how much of the metric an 8-bit format may lose, as a share"
+    )
 
     latency_length: Annotated[int, Field(ge=2)] = Field(64, description="tokens of the input that is timed")
     latency_rounds: Annotated[int, Field(ge=3)] = Field(40, description="timed runs of each exported model")

@@ -11,7 +11,8 @@ import matplotlib.pyplot as plt
 import paddle
 
 from ofa_slim.compress.folders import MARK, StageError, read_json, write_json, write_text
-from ofa_slim.compress.plan import STAGES, settings
+from ofa_slim.compress.page import lead, markdown_rows, results, write_page
+from ofa_slim.compress.plan import STAGES
 from ofa_slim.compress.run import Run
 from ofa_slim.compress.stages import RESULTS
 from ofa_slim.threads import threads
@@ -30,7 +31,13 @@ def write_report(run: Run) -> str:
     table = markdown_table(report)
     write_json(run.folder / "report.json", report)
     draw(report, run.folder / PICTURE)
-    write_text(run.folder / "report.md", markdown(report, table))
+    text = markdown(report, table)
+    if "formats" in report:
+        formats = markdown_rows(report["formats"], report["metric"])
+        text = text.replace("## Settings", f"## In every format\n\n{formats}\n\n## Settings")
+        table = f"{table}\n\n{formats}\n\n{lead(report)}"
+    write_text(run.folder / "report.md", text)
+    write_page(run, report, cells(report), run.folder / PICTURE)
     return table
 
 
@@ -54,7 +61,9 @@ def collect(run: Run) -> dict[str, Any]:
         "metrics": list(run.task.metrics),
         "original": original,
         "subnets": subnets,
-        "settings": settings(run.recipe, STAGES["rescore"]),
+        "settings": run.recipe.model_dump(mode="json"),
+        "scored_on": f"the {next(iter(original['scores']))} rows",
+        **results(run),
         "seconds": {mark["stage"]: mark["seconds"] for mark in marks},
         "peak_memory_mib": max(mark["peak_memory_mib"] for mark in marks),
         "environment": {
@@ -68,6 +77,16 @@ def collect(run: Run) -> dict[str, Any]:
 
 def markdown_table(report: dict[str, Any]) -> str:
     """One row per sub-network, the original first; columns are aligned, so it also reads well as text."""
+    rows = cells(report)
+    wide = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["| " + " | ".join(_aligned(row, wide)) + " |" for row in rows]
+    rule = ["-" * wide[0], *("-" * (width - 1) + ":" for width in wide[1:])]
+    lines.insert(1, "| " + " | ".join(rule) + " |")
+    return "\n".join(lines)
+
+
+def cells(report: dict[str, Any]) -> list[list[str]]:
+    """The table's cells, its titles first."""
     sets = list(report["original"]["scores"])
     columns = [(name, metric) for name in sets for metric in report["metrics"]]
     titles = [metric if len(sets) == 1 else f"{metric} ({name})" for name, metric in columns]
@@ -88,11 +107,7 @@ def markdown_table(report: dict[str, Any]) -> str:
              percents(subnet["scores_in_supernet"])[0], f"{subnet['latency_ms']:.2f} ms",
              f"{subnet['speed_up']:.2f}"]
         )  # fmt: skip
-    wide = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["| " + " | ".join(_aligned(row, wide)) + " |" for row in rows]
-    rule = ["-" * wide[0], *("-" * (width - 1) + ":" for width in wide[1:])]
-    lines.insert(1, "| " + " | ".join(rule) + " |")
-    return "\n".join(lines)
+    return rows
 
 
 def markdown(report: dict[str, Any], table: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from ofa_slim.integrations.paddlenlp import load_sequence_classifier
 
 LOG = logging.getLogger(__name__)
 
+SCALARS = "scalars.jsonl"
+
 Scores = dict[str, dict[str, float]]
 
 
@@ -35,21 +38,31 @@ class Run:
         self.folder = Path(recipe.output_dir)
         self.task = TASKS[recipe.task]
         self._examples: tuple[Examples, dict[str, Examples]] | None = None
+        self._apart: Examples | None = None
 
     def examples(self, tokenizer: Any) -> tuple[Examples, dict[str, Examples]]:
         """Training examples and the named sets to score on; tokenised once, all stages share a tokenizer."""
         if self._examples is None:
-            train, dev = self.task.read(Path(self.recipe.data_dir))
-            train = train.limited(self.recipe.train_rows)
+            rows, dev = self.task.read(Path(self.recipe.data_dir))
+            rows, apart = rows.without(self.recipe.search_rows)
+            train = rows.limited(self.recipe.train_rows)
             dev = {name: rows.limited(self.recipe.eval_rows) for name, rows in dev.items()}
-            sizes = ", ".join(f"{len(rows)} {name} rows" for name, rows in {"training": train, **dev}.items())
+            counts = {"training": train, "search": apart, **dev}
+            sizes = ", ".join(f"{len(rows)} {name} rows" for name, rows in counts.items())
             LOG.info("%s: tokenising %s", self.task.name, sizes)
             cut = self.recipe.max_length
+            self._apart = tokenise(tokenizer, apart, cut)
             self._examples = (
                 tokenise(tokenizer, train, cut),
                 {name: tokenise(tokenizer, rows, cut) for name, rows in dev.items()},
             )
         return self._examples
+
+    def search_examples(self, tokenizer: Any) -> Examples:
+        """Rows that neither training nor the report's scores have seen."""
+        self.examples(tokenizer)
+        assert self._apart is not None
+        return self._apart
 
     def classifier(self, stage: str) -> tuple[paddle.nn.Layer, Any]:
         """The model, in eval mode, and tokenizer that a stage left."""
@@ -88,12 +101,21 @@ class Run:
 
     @contextmanager
     def scalars(self) -> Iterator[Scalars]:
-        """Writes scalars for VisualDL, in the process that writes."""
+        """Writes scalars for VisualDL and as lines of JSON, in the process that writes."""
         if not parallel.is_writer():
             yield no_scalars
             return
-        with LogWriter(logdir=str(self.folder / "vdl")) as writer:
-            yield lambda name, value, step: writer.add_scalar(tag=name, value=value, step=step)
+        with (
+            LogWriter(logdir=str(self.folder / "vdl")) as writer,
+            (self.folder / SCALARS).open("a", encoding="utf-8") as lines,
+        ):
+
+            def add(name: str, value: float, step: int) -> None:
+                writer.add_scalar(tag=name, value=value, step=step)
+                lines.write(json.dumps({"name": name, "step": step, "value": float(value)}) + "\n")
+                lines.flush()
+
+            yield add
 
 
 def subnet_name(width: float, depth: float) -> str:

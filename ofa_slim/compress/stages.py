@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import resource
 import shutil
+import signal
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -18,20 +19,25 @@ from tqdm import tqdm
 
 from ofa_slim import OFA, TeacherCache, dynabert_config, load_subnet, parallel, save_subnet, to_static
 from ofa_slim.compress import latency
-from ofa_slim.compress.data import Batches
+from ofa_slim.compress.data import Batches, Examples, arrays
 from ofa_slim.compress.folders import MARK, StageError, check_mark, new_folder, read_json, write_json
+from ofa_slim.compress.loop import StoppedError
 from ofa_slim.compress.plan import STAGES, Stage, settings
 from ofa_slim.compress.run import Run, count_parameters, describe, subnet_name
-from ofa_slim.compress.training import Strategy, build_supernet, finetune, importance, train_supernet
+from ofa_slim.compress.training import Strategy, build_supernet, finetune, importance, predicted, train_supernet
+from ofa_slim.formats import time_models, write_formats
 from ofa_slim.importance import reorder_neuron_head
 from ofa_slim.integrations.paddlenlp import load_sequence_classifier
+from ofa_slim.pipeline import TextTask
 from ofa_slim.predictor import Predictor
+from ofa_slim.search import SearchConfig, stratified
 from ofa_slim.strategies import Sampled, Sandwich, Uniform
+from ofa_slim.supernet import SubnetConfig
 
 LOG = logging.getLogger(__name__)
 
 RESULTS = "results.json"
-ORIGINAL = "original"
+ORIGINAL, SEARCHED = "original", "searched"
 
 
 def run_finetune(run: Run, folder: Path, rng: np.random.Generator) -> None:
@@ -171,6 +177,106 @@ def run_rescore(run: Run, folder: Path, rng: np.random.Generator) -> None:
     write_json(folder / RESULTS, {"original_latency_ms": milliseconds[ORIGINAL], "subnets": results})
 
 
+def run_search(run: Run, folder: Path, rng: np.random.Generator) -> None:
+    """Finds the best sub-network within the budget, on rows that nothing has trained on."""
+    recipe = run.recipe
+    ofa, tokenizer = load_supernet(run)
+    rows = run.search_examples(tokenizer)
+    part = rows.take(stratified(_strata(rows.labels), min(recipe.search_part, len(rows))))
+    directory = run.checkpoints("search")
+    shape = [1, recipe.latency_length]
+    config = SearchConfig(
+        candidates=recipe.search_candidates, survivors=recipe.search_survivors, multiple_of=recipe.multiple_of,
+        screen=search_score(run, part) if len(part) < len(rows) else None, seed=recipe.seed, directory=directory,
+        input_shapes=[shape, shape], input_dtypes=["int64", "int64"], winners=0,
+    )  # fmt: skip
+    result = ofa.search(search_score(run, rows), {str(cost): most for cost, most in recipe.budget.items()}, config)
+    if not result.complete:
+        raise StoppedError("search: stopped; what it scored is kept, the same command goes on", signal.SIGINT)
+    for name in ("report.md", "report.json", "pareto.png", "winner.png"):
+        shutil.copyfile(directory / name, folder / name)
+    best = result.best
+    found = {"config": dict(best.config), "costs": dict(best.costs), "metrics": dict(best.metrics)}
+    LOG.info("search: %d sub-networks scored; the best within the budget: %s", len(result.points), best.metrics)
+    write_json(folder / RESULTS, found)
+
+
+def search_score(run: Run, examples: Examples) -> Callable[[Any], dict[str, float]]:
+    """Scores for a search: the mean probability of the right label, which depends less on luck; then the metrics."""
+
+    def score(ofa: Any) -> dict[str, float]:
+        logits, labels = predicted(ofa.model, Batches(examples, run.recipe.eval_batch_size))
+        metrics = run.task.score(logits, labels)
+        if run.task.regression:
+            return metrics
+        chances = np.exp(logits - logits.max(-1, keepdims=True))
+        right = chances[np.arange(len(labels)), labels] / chances.sum(-1)
+        return {"probability": float(right.mean()), **metrics}
+
+    return score
+
+
+def _strata(labels: np.ndarray) -> np.ndarray:
+    """Classes, or for regression ten groups of values."""
+    if np.issubdtype(labels.dtype, np.integer):
+        return labels
+    return np.digitize(labels, np.quantile(labels, np.linspace(0.1, 0.9, 9)))
+
+
+def run_formats(run: Run, folder: Path, rng: np.random.Generator) -> None:
+    """Writes the original and the searched sub-network in every format, proves each, and times all in turns."""
+    recipe = run.recipe
+    original, tokenizer = run.classifier("finetune")
+    ofa, _ = load_supernet(run)
+    train, dev = run.examples(tokenizer)
+    examples = next(iter(dev.values()))
+    calibration = _spread(train)
+    samples = _spread(examples) + calibration
+    task = TextTask(run.task.name, run.task.labels, recipe.max_length, run.task.pairs)
+
+    def score(model: Any) -> float:
+        batches = Batches(examples, recipe.eval_batch_size)
+        logits = np.concatenate([np.asarray(model(arrays(batch))[0]) for batch in batches])
+        labels = np.concatenate([batch[2].numpy() for batch in batches])
+        return run.task.score(logits, labels)[run.task.metrics[0]]
+
+    searched = read_json(run.folder / "search" / RESULTS)["config"]
+    configs: dict[str, Any] = {f"width-{width:g}": dynabert_config(ofa, width) for width in recipe.format_widths}
+    configs[SEARCHED] = SubnetConfig(searched)
+    shared = {
+        "formats": recipe.formats, "calibration": calibration, "score": score, "tolerance": recipe.tolerance,
+        "tokenizer": tokenizer, "task": task.to_dict(),
+    }  # fmt: skip
+    records = {ORIGINAL: write_formats(original, folder / ORIGINAL, samples, **shared)}
+    for name, chosen in configs.items():
+        LOG.info("formats: writing %s", name)
+        config = ofa.subnet_config(chosen)
+        with ofa.subnet(config):
+            records[name] = write_formats(
+                ofa.export(config=config), folder / name, samples, reference=ofa.model, config=config, **shared
+            )
+    inputs = [latency.random_input(original.config.vocab_size, recipe.latency_length, rng, rows) for rows in (1, 32)]
+    LOG.info("formats: timing %d models in turns", len(records) * len(recipe.formats))
+    paths = {(name, form): folder / name / form for name in records for form in recipe.formats}
+    times = time_models(paths, inputs)
+    for name, record in records.items():
+        for form, entry in record["formats"].items():
+            entry["latency_ms"] = times[name, form]
+        write_json(folder / name / "export.json", record)
+    rows = [
+        {"model": name, "format": form, "parameters": records[name]["parameters"], "latency_ms": times[name, form]}
+        | {key: records[name]["formats"][form][key] for key in ("score", "bytes", "difference")}
+        for name, form in paths
+    ]
+    write_json(folder / RESULTS, {"metric": run.task.metrics[0], "config": dict(searched), "rows": rows})
+
+
+def _spread(examples: Examples, rows: int = 96, size: int = 16) -> list[dict[str, np.ndarray]]:
+    """Batches of several lengths, with padding."""
+    chosen = examples.take(np.arange(len(examples))[:rows])
+    return [arrays(batch) for batch in Batches(chosen, size)]
+
+
 RUNNERS: dict[str, Callable[[Run, Path, np.random.Generator], None]] = {
     "finetune": run_finetune,
     "importance": run_importance,
@@ -179,6 +285,8 @@ RUNNERS: dict[str, Callable[[Run, Path, np.random.Generator], None]] = {
     "evaluate": run_evaluate,
     "export": run_export,
     "rescore": run_rescore,
+    "search": run_search,
+    "formats": run_formats,
 }
 
 
@@ -263,7 +371,7 @@ def _checked(run: Run, stage: Stage, asked_by: str) -> str:
 def load_supernet(run: Run) -> tuple[OFA, Any]:
     """The trained supernet, without a teacher, and the tokenizer."""
     model, tokenizer = run.classifier("train")
-    return build_supernet(model, run.recipe.widths), tokenizer
+    return build_supernet(model, run.recipe.widths, depth_mults=run.recipe.depth_mults), tokenizer
 
 
 def save_classifier(model: paddle.nn.Layer, tokenizer: Any, folder: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ofa_slim.compress.metrics import METRICS
+from ofa_slim.errors import OfaSlimError
 
 LOG = logging.getLogger(__name__)
 
@@ -19,7 +20,7 @@ MOVIE_TRAIN_SHARE = 0.8
 MOVIE_LEAST_SCORE = 0.5
 
 
-class DataError(Exception):
+class DataError(OfaSlimError, ValueError):
     """A data file that is not there, or not as the task needs it."""
 
 
@@ -45,9 +46,19 @@ class Rows:
         """At most this many rows; the same ones at each call, whatever the recipe's seed."""
         if rows is None or rows >= len(self):
             return self
-        kept = np.random.default_rng(SPLIT_SEED).permutation(len(self))[:rows]
-        second = [self.second[row] for row in kept] if self.second else []
-        return Rows([self.first[row] for row in kept], second, self.labels[kept])
+        return self.taken(np.random.default_rng(SPLIT_SEED).permutation(len(self))[:rows])
+
+    def taken(self, rows: np.ndarray) -> Rows:
+        """Some of the rows, in the order given."""
+        second = [self.second[row] for row in rows] if self.second else []
+        return Rows([self.first[row] for row in rows], second, self.labels[rows])
+
+    def without(self, count: int) -> tuple[Rows, Rows]:
+        """All rows but some, in their order, and those: the last ones of the permutation that `limited` takes from."""
+        if not 0 < count < len(self):
+            raise DataError(f"search_rows is {count}, but there are {len(self)} training rows to hold them out of")
+        apart = np.random.default_rng(SPLIT_SEED).permutation(len(self))[-count:]
+        return self.taken(np.setdiff1d(np.arange(len(self)), apart)), self.taken(np.sort(apart))
 
 
 @dataclass(frozen=True)
@@ -59,12 +70,16 @@ class Task:
         num_classes: 1 for regression.
         metrics: names of its metrics; the first is the one that is plotted.
         read: data folder → training rows and named sets of rows to score on; the first is the main one.
+        labels: the name of each class; empty for regression.
+        pairs: whether a row is two sentences.
     """
 
     name: str
     num_classes: int
     metrics: tuple[str, ...]
     read: Callable[[Path], tuple[Rows, dict[str, Rows]]]
+    labels: tuple[str, ...] = ()
+    pairs: bool = False
 
     @property
     def regression(self) -> bool:
@@ -193,17 +208,21 @@ RTE = GlueFiles("RTE", ("sentence1", "sentence2", "label"), ENTAILED)
 QQP = GlueFiles("QQP", ("question1", "question2", "is_duplicate"), BINARY)
 MNLI = GlueFiles("MNLI", ("sentence1", "sentence2", "gold_label"), MNLI_LABELS, MNLI_DEV)
 
+POLARITY = ("negative", "positive")
+ALIKE = ("different", "the same")
+ENTAILMENT = ("entailment", "not entailment")
+
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        Task("movie-polarity", 2, ("accuracy",), read_movie_polarity),
-        Task("sst-2", 2, ("accuracy",), SST2.read),
-        Task("cola", 2, ("matthews",), COLA.read),
-        Task("mrpc", 2, ("f1", "accuracy"), MRPC.read),
-        Task("sts-b", 1, ("pearson", "spearman"), STSB.read),
-        Task("qnli", 2, ("accuracy",), QNLI.read),
-        Task("rte", 2, ("accuracy",), RTE.read),
-        Task("qqp", 2, ("f1", "accuracy"), QQP.read),
-        Task("mnli", 3, ("accuracy",), MNLI.read),
+        Task("movie-polarity", 2, ("accuracy",), read_movie_polarity, POLARITY),
+        Task("sst-2", 2, ("accuracy",), SST2.read, POLARITY),
+        Task("cola", 2, ("matthews",), COLA.read, ("unacceptable", "acceptable")),
+        Task("mrpc", 2, ("f1", "accuracy"), MRPC.read, ALIKE, pairs=True),
+        Task("sts-b", 1, ("pearson", "spearman"), STSB.read, pairs=True),
+        Task("qnli", 2, ("accuracy",), QNLI.read, ENTAILMENT, pairs=True),
+        Task("rte", 2, ("accuracy",), RTE.read, ENTAILMENT, pairs=True),
+        Task("qqp", 2, ("f1", "accuracy"), QQP.read, ALIKE, pairs=True),
+        Task("mnli", 3, ("accuracy",), MNLI.read, ("contradiction", "entailment", "neutral"), pairs=True),
     )
 }

@@ -133,9 +133,14 @@ def importance(model: nn.Layer, batches: Iterable[Batch], task: Task) -> tuple[p
     )
 
 
-@paddle.no_grad()
 def evaluate(model: nn.Layer, batches: Iterable[Batch], task: Task) -> dict[str, float]:
     """The task's metrics, over the batches that all processes share; the model's mode is left as it was."""
+    return task.score(*predicted(model, batches))
+
+
+@paddle.no_grad()
+def predicted(model: nn.Layer, batches: Iterable[Batch]) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and labels of all rows, from the batches that all processes share, in eval mode."""
     training = model.training
     model.eval()
     ranks = paddle.distributed.get_world_size()
@@ -148,7 +153,7 @@ def evaluate(model: nn.Layer, batches: Iterable[Batch], task: Task) -> dict[str,
     empty = [(np.empty(0), np.empty(0))]  # of a process without a batch
     columns = zip(*(scored or empty), strict=True)
     logits, labels = (parallel.gather_rows(np.concatenate(column)) for column in columns)
-    return task.score(logits, labels)
+    return logits, labels
 
 
 def task_loss(task: Task) -> Loss:

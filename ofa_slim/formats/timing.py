@@ -54,6 +54,8 @@ def time_models(
         file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "inputs.npz"
         write_samples(file, inputs)
         workers = {name: stack.enter_context(_served(folder, file)) for name, folder in models.items()}
+        for served in workers.values():
+            served.ask()
         for number, given in enumerate(inputs):
             seconds: dict[Name, list[float]] = {name: [] for name in names}
             for _ in range(rounds):
@@ -108,7 +110,6 @@ def _served(folder: Path, file: Path) -> Iterator[_Worker]:
     ):  # fmt: skip
         served = _Worker(folder, process, errors)
         try:
-            served.ask()
             yield served
         finally:
             if process.stdin is not None:
