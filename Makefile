@@ -46,7 +46,7 @@ style: $(STAMP) ## format the code and apply ruff's safe fixes
 
 demo: $(STAMP) ## compress a BERT on movie-review snippets, end to end (about 10 minutes)
 	$(PY) examples/fetch_demo_data.py
-	$(PY) examples/bert_glue.py --recipe examples/recipes/movie-polarity.yaml --output_dir runs/demo $(ARGS)
+	$(PY) -m ofa_slim.cli compress examples/recipes/movie-polarity.yaml --output_dir runs/demo $(ARGS)
 
 bench: $(STAMP) ## run the benchmarks; those on SST-2 only where its files are
 	$(PY) examples/fetch_demo_data.py

@@ -67,4 +67,4 @@ def recipe_file(folder: Path) -> Path:
 
 
 def run(recipe: Path, *arguments: str) -> int:
-    return bert_glue.main(["--recipe", str(recipe), *arguments])
+    return bert_glue.main([str(recipe), *arguments])

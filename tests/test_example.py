@@ -69,7 +69,7 @@ def test_a_loss_that_is_no_number_stops_the_training() -> None:
     [
         (["--learning_rat", "1"], "learning_rate"),
         (["--epochs", "many"], "epochs"),
-        (["--recipe", "nowhere.yaml"], "nowhere.yaml"),
+        (["nowhere.yaml"], "nowhere.yaml"),
     ],
 )
 def test_mistakes_in_a_recipe_are_one_or_two_lines(arguments: list[str], message: str, tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_two_processes_train_what_one_trains(recipe: Path) -> None:
     stages = ["--stages", "finetune,importance,reorder,train,evaluate"]
     one, two = recipe.parent / "one", recipe.parent / "two"
     script = str(ROOT / "examples" / "bert_glue.py")
-    shared = [script, "--recipe", str(recipe), *stages, "--batch_size", "7"]
+    shared = [script, str(recipe), *stages, "--batch_size", "7"]
     launch = ["-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--backend", "gloo"]
     launch += ["--log_dir", str(recipe.parent / "logs")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
+import textwrap
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -156,40 +156,30 @@ def load_recipe(path: str | None, overrides: Mapping[str, object]) -> Recipe:
     return recipe
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds one option for every key of the recipe."""
-    group = parser.add_argument_group("keys of the recipe (each replaces the recipe file's value)")
+def texts_to_values(texts: Mapping[str, str]) -> dict[str, object]:
+    """Reads the texts of command-line options as values of the recipe's keys; lists are separated by commas."""
+    values: dict[str, object] = {}
+    for name, text in texts.items():
+        annotation = Recipe.model_fields[name].annotation
+        if typing.get_origin(annotation) is list:
+            values[name] = [_scalar(part.strip()) for part in text.split(",") if part.strip()]
+        elif typing.get_origin(annotation) is dict:
+            pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+            values[name] = {key.strip(): _scalar(value) for key, _, value in pairs}
+        else:
+            values[name] = text if _holds_text(annotation) else _scalar(text)
+    return values
+
+
+def commented(task: str | None = None) -> str:
+    """A recipe with every key, its default and what it is for."""
+    lines = ["# A recipe of ofa-slim: every key with its default. Run it with: ofa-slim compress FILE"]
     for name, field in Recipe.model_fields.items():
-        default = "none" if field.default is None else field.default
-        many = typing.get_origin(field.annotation) is list
-        group.add_argument(
-            f"--{name}",
-            metavar="VALUE",
-            default=argparse.SUPPRESS,
-            nargs="+" if many else None,
-            help=f"{field.description} (default: {default})",
-        )
-
-
-def options_to_overrides(options: Mapping[str, Any]) -> dict[str, object]:
-    """Reads the texts of command-line options as values of the recipe's keys."""
-    overrides: dict[str, object] = {}
-    for name, field in Recipe.model_fields.items():
-        if name in options:
-            text = options[name]
-            if isinstance(text, list):
-                overrides[name] = [_scalar(part) for item in text for part in item.split(",") if part]
-            else:
-                overrides[name] = text if _holds_text(field.annotation) else _scalar(text)
-    return overrides
-
-
-def unknown_options(arguments: Sequence[str], known: Sequence[str]) -> str:
-    """The message for options that do not exist."""
-    names = [argument.split("=")[0] for argument in arguments if argument.startswith("-")]
-    if not names:
-        return f"unexpected argument {arguments[0]!r}"
-    return f"no option {names[0]!r}{_suggestion(names[0].lstrip('-'), known, '--')}"
+        value = task if name == "task" and task is not None else field.default
+        lines += ["", *textwrap.wrap(f"{field.description}", 110, initial_indent="# ", subsequent_indent="# ")]
+        text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=200)
+        lines.append(f"{name}: {text.removesuffix('...' + chr(10)).rstrip()}")
+    return "\n".join(lines) + "\n"
 
 
 def _check(values: Mapping[str, object], source: str) -> Recipe:
@@ -204,8 +194,14 @@ def _check(values: Mapping[str, object], source: str) -> Recipe:
                 lines.append(f"{source}: no key {key!r}{_suggestion(key, list(Recipe.model_fields))}")
             else:
                 wanted = problem["msg"].replace("Input should be", "it should be", 1)
-                lines.append(f"{source}: key {key!r} is {values.get(key)!r}; {wanted}")
+                lines.append(f"{source}: key {key!r} is {values.get(key)!r}; {_which(problem['loc'])}{wanted}")
         raise RecipeError("\n".join(dict.fromkeys(lines))) from error
+
+
+def _which(place: Sequence[int | str]) -> str:
+    """Which part of a list or dictionary is wrong."""
+    inner = [part for part in place[1:] if part != "[key]"]
+    return f"of {inner[0]!r} " if inner and isinstance(inner[0], str) else ""
 
 
 def _read_yaml(path: Path) -> dict[str, object]:

@@ -154,6 +154,14 @@ class GlueFiles:
             raise DataError(f"{path}, line {number}: label {text!r} is not a number") from error
 
 
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of a text file, those with nothing but space left out."""
+    for cells in read_tsv(path):
+        line = "\t".join(cells)
+        if line.strip():
+            yield line
+
+
 def read_tsv(path: Path) -> Iterator[list[str]]:
     """The cells of each line. Quotes are text, and only a line feed ends a line."""
     if not path.is_file():

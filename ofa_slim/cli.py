@@ -1,0 +1,226 @@
+"""`ofa-slim`: from a recipe to written models, on the command line.
+
+Exit statuses: 0 done, 1 the job failed, 2 a wrong command line or recipe, 130 interrupted, 128 + n stopped by signal n.
+What went wrong is one or two lines on standard error; ``--debug`` shows where as well.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ofa_slim.compress.loop import StoppedError
+from ofa_slim.compress.recipe import Recipe, RecipeError, commented, load_recipe, texts_to_values
+from ofa_slim.compress.tasks import TASKS
+from ofa_slim.errors import OfaSlimError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command line; returns the exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    try:
+        cli.main(args=[one for one in given if one != "--debug"], prog_name="ofa-slim", standalone_mode=False)
+    except BaseException as error:
+        if debug and not isinstance(error, (SystemExit, click.exceptions.Exit)):
+            traceback.print_exc()
+        return _status(error)
+    return 0
+
+
+def _status(error: BaseException) -> int:
+    """Says what went wrong; returns the exit status."""
+    if isinstance(error, click.exceptions.Exit):
+        return int(error.exit_code)
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        _say("interrupted; what is finished is kept, the same command goes on")
+        return 130
+    if isinstance(error, click.ClickException):
+        context = getattr(error, "ctx", None)
+        command = "ofa-slim" if context is None else context.command_path
+        _say(f"error: {error.format_message()}", f"try '{command} --help'")
+        return 2
+    if isinstance(error, RecipeError):
+        _say(*(f"error: {line}" for line in str(error).splitlines()))
+        return 2
+    if isinstance(error, StoppedError):
+        _say(str(error))
+        return 128 + error.signal
+    if isinstance(error, OfaSlimError):
+        _say(f"error: {error}")
+    elif isinstance(error, OSError):
+        _say(f"error: {error.filename or 'input or output'}: {error.strerror or error}")
+    elif isinstance(error, Exception):
+        _say(f"error: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no word'}")
+        _say("this is a mistake of ofa-slim, or of what it calls; --debug shows where")
+    else:
+        raise error
+    return 1
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        click.echo(line, err=True)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="ofa-slim")
+@click.option("--debug", is_flag=True, help="Show where an error came from; may stand anywhere.")
+def cli(debug: bool) -> None:
+    """Once-For-All compression of fine-tuned models on PaddlePaddle."""
+
+
+def recipe_options(command: Command) -> Command:
+    """Adds the recipe's file and an option for every key of it."""
+    for name, field in reversed(Recipe.model_fields.items()):
+        default = "none" if field.default is None else field.default
+        option = click.option(f"--{name}", name, metavar="VALUE", help=f"{field.description}  [default: {default}]")
+        command = option(command)
+    return click.argument("recipe", required=False, type=click.Path(path_type=Path))(command)
+
+
+def _recipe(path: Path | None, texts: dict[str, str | None]) -> Recipe:
+    return load_recipe(
+        None if path is None else str(path), texts_to_values({k: v for k, v in texts.items() if v is not None})
+    )
+
+
+def _run(recipe: Recipe, stages: Sequence[str], overwrite: bool, resume: bool) -> None:
+    from ofa_slim.compress.job import compress, quiet_third_parties
+
+    quiet_third_parties()
+    table = compress(recipe, stages, overwrite=overwrite, resume=resume)
+    if table is not None:
+        click.echo(table)
+
+
+@cli.command("compress")
+@recipe_options
+@click.option("--stages", metavar="LIST", help="Stages to run, separated by commas  [default: all].")
+@click.option("--overwrite", is_flag=True, help="Delete the output of the first of these stages and of all after it.")
+@click.option("--resume/--no-resume", default=True, help="Go on from the checkpoint of a stage that was stopped.")
+@click.option("--dry-run", is_flag=True, help="Print the plan, with sizes, steps, time and memory; run nothing.")
+def compress_command(
+    recipe: Path | None, stages: str | None, overwrite: bool, resume: bool, dry_run: bool, **keys: str | None
+) -> None:
+    """Run a RECIPE: fine-tune, train the supernet, search, write every format, report.
+
+    Each stage leaves its output in a folder of output_dir and is skipped when that is there. Every key of the recipe is
+    an option too, which wins over the file; lists are separated by commas.
+    """
+    settings = _recipe(recipe, keys)
+    from ofa_slim.compress.job import stage_names
+    from ofa_slim.compress.plan import STAGES
+
+    names = stage_names(",".join(STAGES) if stages is None else stages)
+    if dry_run:
+        from ofa_slim.compress.estimate import plan_text
+
+        with _quiet():
+            plan = plan_text(settings, names)
+        click.echo(plan)
+        return
+    _run(settings, names, overwrite, resume)
+
+
+@cli.command()
+@recipe_options
+@click.option("--overwrite", is_flag=True, help="Search anew although a result is there.")
+def search(recipe: Path | None, overwrite: bool, **keys: str | None) -> None:
+    """Search the trained supernet of a RECIPE for the best sub-network within its budget."""
+    _run(_recipe(recipe, keys), ["search"], overwrite, True)
+
+
+@cli.command()
+@recipe_options
+@click.option("--overwrite", is_flag=True, help="Write anew although models are there.")
+def export(recipe: Path | None, overwrite: bool, **keys: str | None) -> None:
+    """Write the original and the searched sub-network of a RECIPE in its formats, each proven."""
+    _run(_recipe(recipe, keys), ["formats"], overwrite, True)
+
+
+@cli.command()
+@click.option("--task", type=click.Choice(list(TASKS)), help="Set this task instead of the default.")
+def recipe(task: str | None) -> None:
+    """Print a commented recipe with every key and its default."""
+    click.echo(commented(task), nl=False)
+
+
+@cli.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--data_dir", required=True, type=click.Path(path_type=Path), help="Folder with the task's data.")
+@click.option("--task", type=click.Choice(list(TASKS)), help="The task  [default: the model's own].")
+@click.option("--eval_rows", type=click.IntRange(1), help="Score on this many rows only.")
+def evaluate(directory: Path, data_dir: Path, task: str | None, eval_rows: int | None) -> None:
+    """Score the written model in DIRECTORY (one format's folder) on its task's rows."""
+    from ofa_slim.compress.tools import evaluated
+
+    with _quiet():
+        found = evaluated(directory, data_dir, task, eval_rows)
+    click.echo(json.dumps(found, indent=1))
+
+
+@cli.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--num_classes", type=click.IntRange(1), default=2, show_default=True, help="Size of the head.")
+@click.option("--widths", default="1.0,0.75,0.5,0.25", show_default=True, help="Shares that layers may keep.")
+@click.option("--width", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Cost of this width.")
+@click.option("--depth", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Cost of this depth.")
+@click.option("--config", type=click.Path(path_type=Path), help="Cost of this JSON file's sizes, {axis: size}.")
+@click.option("--length", type=click.IntRange(2), default=64, show_default=True, help="Tokens of one input.")
+@click.option("--allow_pickle", is_flag=True, help="Whether MODEL may be a pickle, which runs code when read.")
+def inspect(model: Path, **options: Any) -> None:
+    """Show what of the classifier in MODEL is elastic, what is not and why, and what a sub-network costs."""
+    from ofa_slim.compress.tools import inspected
+
+    with _quiet():
+        found = inspected(model, **options)
+    click.echo(found)
+
+
+@cli.command("bench-latency")
+@click.argument("directories", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--batch", multiple=True, type=click.IntRange(1), default=(1, 32), show_default=True, help="Rows.")
+@click.option("--length", type=click.IntRange(2), default=64, show_default=True, help="Tokens per row.")
+def bench_latency(directories: tuple[Path, ...], batch: tuple[int, ...], length: int) -> None:
+    """Time written models (folders of one format each) in turns; threads are those of OMP_NUM_THREADS."""
+    from ofa_slim.compress.tools import timed
+
+    with _quiet():
+        found = timed(directories, batch, length)
+    click.echo(found)
+
+
+@cli.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("texts", nargs=-1)
+@click.option("--file", "lines", type=click.Path(path_type=Path), help="Texts, one per line; pairs with a tab.")
+def predict(directory: Path, texts: tuple[str, ...], lines: Path | None) -> None:
+    """Classify TEXTS with the written model in DIRECTORY; one JSON object per line."""
+    if bool(texts) == (lines is not None):
+        raise click.UsageError("give either texts or --file", click.get_current_context())
+    from ofa_slim.compress.tools import classified
+
+    with _quiet():
+        found = classified(directory, texts, lines)
+    for answer in found:
+        click.echo(json.dumps(answer, ensure_ascii=False))
+
+
+def _quiet() -> Any:
+    from ofa_slim.compress.job import logged, quiet_third_parties
+
+    quiet_third_parties()
+    return logged(None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
