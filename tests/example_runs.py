@@ -17,7 +17,7 @@ WORDS = ["good", "bad", "film", "plot", "the", "a"]
 def text_files(folder: Path) -> None:
     rng = np.random.default_rng(0)
     lines = []
-    for number in range(80):
+    for number in range(76):
         word = "good" if number % 2 else "bad"
         rest = " ".join(rng.choice(WORDS[2:], 4)) + f" {number}"
         lines.append(f"{number}\t{1.5 if number % 2 else -1.5}\t{word} {rest}\n")
@@ -58,6 +58,7 @@ def recipe_file(folder: Path) -> Path:
         "search_survivors": 3,
         "budget": {"params_ratio": 0.9},
         "tolerance": 0.5,
+        "formats": ["plain", "onnx-int8"],
         "latency_length": 8,
         "latency_rounds": 3,
     }

@@ -23,6 +23,7 @@ from ofa_slim.compress.data import Batches, Examples, arrays
 from ofa_slim.compress.folders import MARK, StageError, check_mark, new_folder, read_json, write_json
 from ofa_slim.compress.loop import StoppedError
 from ofa_slim.compress.plan import STAGES, Stage, settings
+from ofa_slim.compress.recipe import Recipe, RecipeError
 from ofa_slim.compress.run import Run, count_parameters, describe, subnet_name
 from ofa_slim.compress.training import Strategy, build_supernet, finetune, importance, predicted, train_supernet
 from ofa_slim.formats import time_models, write_formats
@@ -47,11 +48,13 @@ def run_finetune(run: Run, folder: Path, rng: np.random.Generator) -> None:
         model, tokenizer = load_sequence_classifier(
             recipe.finetuned_dir, run.task.num_classes, need_head=True, allow_pickle=recipe.allow_pickle
         )
+        check_model(recipe, model.config)
         train, dev = run.examples(tokenizer)
     else:
         model, tokenizer = load_sequence_classifier(
             recipe.model_name_or_path, run.task.num_classes, allow_pickle=recipe.allow_pickle
         )
+        check_model(recipe, model.config)
         train, dev = run.examples(tokenizer)
         with run.scalars() as scalars:
             schedule = run.schedule(recipe.epochs, recipe.learning_rate)
@@ -61,6 +64,27 @@ def run_finetune(run: Run, folder: Path, rng: np.random.Generator) -> None:
     if parallel.is_writer():
         save_classifier(model, tokenizer, folder)
         write_json(folder / RESULTS, {"scores": scores, "parameters": count_parameters(model)})
+
+
+def check_model(recipe: Recipe, config: Any) -> None:
+    """Refuses keys that a model cannot meet: widths of no whole number of heads, and lengths that it has no place for.
+
+    Raises: RecipeError that names the key, its value and what is possible.
+    """
+    for key in ("max_length", "latency_length"):
+        if getattr(recipe, key) > config.max_position_embeddings:
+            raise RecipeError(
+                f"key {key!r} is {getattr(recipe, key)}, but the model has {config.max_position_embeddings} positions"
+            )
+    heads = config.num_attention_heads
+    for key in ("widths", "format_widths"):
+        for width in getattr(recipe, key):
+            if abs(width * heads - round(width * heads)) > 1e-6 or round(width * heads) < 1:
+                possible = ", ".join(f"{count}/{heads}" for count in range(1, heads + 1))
+                raise RecipeError(
+                    f"key {key!r} has {width:g}, which is {width * heads:.3g} of the model's {heads} attention heads; "
+                    f"whole ones are {possible}"
+                )
 
 
 def run_importance(run: Run, folder: Path, rng: np.random.Generator) -> None:

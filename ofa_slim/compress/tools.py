@@ -60,7 +60,10 @@ def inspected(
     """What is elastic in a classifier, and what a sub-network of it costs, as text."""
     shares = _shares(widths)
     layer, _ = load_sequence_classifier(str(model), num_classes, allow_pickle=allow_pickle)
-    ofa = build_supernet(layer, shares, depth_mults=[1.0, depth] if depth < 1 else [1.0])
+    if length > layer.config.max_position_embeddings:
+        raise ConfigError(f"--length is {length}, but the model has {layer.config.max_position_embeddings} positions")
+    count = layer.config.num_hidden_layers
+    ofa = build_supernet(layer, shares, depth_mults=[kept / count for kept in range(1, count + 1)])
     space = ofa.search_space
     lines = [f"{type(layer).__name__}: {space.explain()}", ""]
     chosen = ofa.subnet_config(dynabert_config(ofa, width, depth) if config is None else _sizes(config))
