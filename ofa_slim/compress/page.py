@@ -108,7 +108,7 @@ def lead(report: Mapping[str, Any]) -> str:
     found = [row for row in rows if row["model"] == SEARCHED]
     if not found:
         return "One model in several formats."
-    before, after = rows[0], min(found, key=lambda row: float(row["times"][0]["median"]))
+    before, after = rows[0], next((row for row in found if row["best"]), found[-1])
     times, metric, slow = after["times"][0], report["metric"], before["times"][0]["median"]
     return (
         f"The model that was searched for ({after['format']}, {after['size']}) answers {times['speed_up']} times as "
@@ -169,7 +169,7 @@ def _curves(file: Path) -> str | None:
     figure, panels = plt.subplots(1, len(losses), figsize=(3.6 * len(losses), 3), layout="constrained", squeeze=False)
     for axes, (name, values) in zip(panels[0], losses.items(), strict=True):
         steps = sorted(values)
-        axes.plot(steps, [values[step] for step in steps], linewidth=1.2)
+        axes.plot(steps, [values[step] for step in steps], linewidth=1.2, marker="o", markersize=2.5)
         axes.set_title(name, fontsize=10)
         axes.set_xlabel("step")
         axes.set_ylim(bottom=0)
