@@ -2,8 +2,8 @@
 
 Rows, fine-tuned MiniLM and supernet are those of `search.py`, which has to have run; the searched sub-network is the
 best of its first search within `--share` of the original's predicted latency. It was searched for on the dev rows, so
-the accuracy on rows 8,001 to 12,000, which nothing has seen, stands beside. All models take turns, each in a process of its
-own, on the threads of ``OMP_NUM_THREADS``.
+the accuracy on rows 8,001 to 12,000, which nothing has seen, stands beside. All models take turns, each in a process of
+its own, on the threads of ``OMP_NUM_THREADS``.
 """
 
 from __future__ import annotations
