@@ -15,7 +15,8 @@ README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8"
 
 def test_the_training_script_and_the_configs_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    script, loop, configs, search, processes, other = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    script, loop, configs, search, processes, other, formats, _ = blocks
     assert len([line for line in script.splitlines() if line]) <= 30
     loader = [(*batch(seed=seed), labels(seed=seed)) for seed in range(2)]
     names = {"model": bert(layers=4, heads=12, head_dim=2, ffn=1000), "loader": loader}
@@ -31,6 +32,9 @@ def test_the_training_script_and_the_configs_after_it(tmp_path: Path, monkeypatc
     exec(search, names)
     assert names["result"].best.costs["params_ratio"] <= 0.8
     assert Path("search/report.md").is_file()
+    pytest.importorskip("onnxruntime")
+    exec(formats, names)
+    assert names["record"]["formats"]["onnx"]["difference"] < 1e-4
     exec(processes, names)
     exec(other, names)
     assert names["small"].fc.weight.shape == [256, 1000]
