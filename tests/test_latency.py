@@ -231,15 +231,20 @@ def test_measuring_ends_after_its_time() -> None:
     assert not steady([1.0, 2.0] * 5, 0.1)
 
 
-def test_exported_models_are_timed_in_paddle_inference() -> None:
+@pytest.mark.parametrize("engine", ["inference", "onnx"])
+def test_exported_models_are_timed_by_the_engine(engine: str) -> None:
+    if engine == "onnx":
+        pytest.importorskip("onnxruntime")
     ofa = ofa_of(bert(layers=1), ratios=[1.0, 0.5])
     models = {
         "large": ofa.export(config=ofa.search_space.largest()),
         "small": ofa.export(config=ofa.search_space.smallest()),
     }
-    found = measure_latency(models, SHAPES, rule=Rule(warm_up=1, least=10, most=10))
+    found = measure_latency(models, SHAPES, engine=engine, rule=Rule(warm_up=1, least=10, most=10))
     assert set(found) == {"large", "small"}
     assert all(0 < latency.median <= latency.p95 for latency in found.values())
-    table = LatencyTable.build(ofa, input_shapes=SHAPES, progress=False, rule=Rule(warm_up=1, least=10, most=10))
+    rule = Rule(warm_up=1, least=10, most=10)
+    table = LatencyTable.build(ofa, input_shapes=SHAPES, engine=engine, progress=False, rule=rule)
     assert table.predict(ofa.search_space.largest()) > 0
+    assert ("ONNX Runtime" in table.about.version) == (engine == "onnx")
     table.check(ofa, SHAPES)

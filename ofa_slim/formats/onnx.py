@@ -15,6 +15,7 @@ from typing import Any
 
 from ofa_slim.errors import ExportError
 from ofa_slim.predictor import MODEL_FILE, PARAMS_FILE
+from ofa_slim.threads import threads
 
 ONNX_FILE = "model.onnx"
 OPSET = 17  # the first that has layer norm as one operator
@@ -33,6 +34,15 @@ def needed(name: str) -> Any:
         raise ExportError(
             f"ONNX needs {name.partition('.')[0]}, which is not installed: pip install 'ofa-slim[onnx]'"
         ) from error
+
+
+def open_session(file: Path) -> Any:
+    """An ONNX model in ONNX Runtime on the CPU, with as many threads as Paddle was told to use."""
+    onnxruntime = needed("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
 
 def write_onnx(inference: Path, file: Path) -> None:

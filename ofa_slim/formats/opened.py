@@ -13,11 +13,10 @@ import paddle
 from paddle import nn
 
 from ofa_slim.errors import ExportError
-from ofa_slim.formats.onnx import ONNX_FILE, needed
+from ofa_slim.formats.onnx import ONNX_FILE, open_session
 from ofa_slim.formats.reader import tensors_of
 from ofa_slim.predictor import Predictor
 from ofa_slim.storage import load_subnet
-from ofa_slim.threads import threads
 
 CARD_FILE = "format.json"
 
@@ -111,11 +110,7 @@ def _inference(folder: Path, card: Mapping[str, Any]) -> Run:
 
 
 def _onnx(folder: Path, card: Mapping[str, Any]) -> Run:
-    onnxruntime = needed("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(folder / ONNX_FILE), options, providers=["CPUExecutionProvider"])
+    session = open_session(folder / ONNX_FILE)
     names = {wanted.name for wanted in session.get_inputs()}
     return lambda inputs: list(session.run(None, {name: inputs[name] for name in inputs if name in names}))
 

@@ -6,7 +6,9 @@ An engine makes a program of a layer and its inputs; running it is what is timed
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ import paddle
 from paddle import nn
 from paddle.static import InputSpec
 
-from ofa_slim.errors import LatencyError
+from ofa_slim.errors import ExportError, LatencyError
+from ofa_slim.formats.onnx import ONNX_FILE, open_session, write_onnx
 from ofa_slim.predictor import Predictor
 from ofa_slim.probes import forwards_kept
 from ofa_slim.trees import join, split
@@ -58,25 +61,57 @@ class _Nested(nn.Layer):
 
 def paddle_inference(called: Called) -> Run:
     """A program of Paddle Inference with oneDNN, on as many threads as Paddle was told to use."""
-    device = paddle.device.get_device()
-    if device != "cpu":
-        raise LatencyError(f"engine 'inference' is timed on the CPU, and Paddle was told to use {device}")
-    tensors = called.tensors
-    specs = [InputSpec(list(tensor.shape), tensor.dtype, name=f"x{number}") for number, tensor in enumerate(tensors)]
-    with tempfile.TemporaryDirectory() as folder, forwards_kept(called.layer):
-        program = paddle.jit.to_static(called.layer, input_spec=[specs], full_graph=True)
-        paddle.jit.save(program, str(Path(folder) / "model"))
-        predictor = Predictor(Path(folder), onednn=True)
-    values: dict[str, np.ndarray | paddle.Tensor] = {
-        f"x{number}": np.ascontiguousarray(tensor.numpy()) for number, tensor in enumerate(tensors)
-    }
+    with _saved(called, "inference") as folder:
+        predictor = Predictor(folder, onednn=True)
+    values = _values(called)
     predictor.feed({name: values[name] for name in predictor.names})
     return predictor.run
 
 
+def onnx_runtime(called: Called) -> Run:
+    """A session of ONNX Runtime, on as many threads as Paddle was told to use."""
+    with _saved(called, "onnx") as folder:
+        try:
+            write_onnx(folder, folder / ONNX_FILE)
+        except ExportError as error:
+            raise LatencyError(f"engine 'onnx': {error}") from error
+        session = open_session(folder / ONNX_FILE)
+    values = _values(called)
+    given = {wanted.name: values[wanted.name] for wanted in session.get_inputs()}
+
+    def run() -> None:
+        session.run(None, given)
+
+    return run
+
+
+@contextmanager
+def _saved(called: Called, engine: str) -> Iterator[Path]:
+    """The files of a layer for Paddle Inference, in a folder that goes away."""
+    device = paddle.device.get_device()
+    if device != "cpu":
+        raise LatencyError(f"engine {engine!r} is timed on the CPU, and Paddle was told to use {device}")
+    specs = [InputSpec(list(one.shape), one.dtype, name=f"x{number}") for number, one in enumerate(called.tensors)]
+    with tempfile.TemporaryDirectory() as folder:
+        with forwards_kept(called.layer):
+            program = paddle.jit.to_static(called.layer, input_spec=[specs], full_graph=True)
+            paddle.jit.save(program, str(Path(folder) / "model"))
+        yield Path(folder)
+
+
+def _values(called: Called) -> dict[str, Any]:
+    return {f"x{number}": np.ascontiguousarray(tensor.numpy()) for number, tensor in enumerate(called.tensors)}
+
+
 Make = Callable[[Called], Run]
 
-ENGINES: dict[str, Make] = {"inference": paddle_inference}
+ENGINES: dict[str, Make] = {"inference": paddle_inference, "onnx": onnx_runtime}
+
+
+def version_of(engine: str) -> str:
+    """The versions that an engine's times hold for."""
+    found = str(paddle.version.full_version)
+    return f"{found} with ONNX Runtime {metadata.version('onnxruntime')}" if engine == "onnx" else found
 
 
 def engine_of(name: str) -> Make:

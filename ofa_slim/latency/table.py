@@ -19,6 +19,7 @@ from paddle import nn
 
 from ofa_slim.errors import LatencyError
 from ofa_slim.latency.blocks import Block, Dimension, Dropped
+from ofa_slim.latency.programs import version_of
 from ofa_slim.supernet.space import SubnetConfig
 from ofa_slim.threads import threads
 from ofa_slim.unwrap import unwrap
@@ -40,7 +41,7 @@ class Conditions:
         device: the processor's name.
         threads: that Paddle was told to use.
         engine: a name in `ENGINES`.
-        version: of Paddle.
+        version: of Paddle, and of the engine where that is not Paddle's.
         model: a hash of the model's structure: its layers and shapes, not its weights.
         inputs: the shape and dtype of each input.
         measured: the day.
@@ -59,7 +60,7 @@ class Conditions:
         """The conditions on this machine, for a supernet and its inputs."""
         shapes = ", ".join(f"{_dtype(tensor)} {list(tensor.shape)}" for tensor in tensors)
         today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-        return cls(_device(), threads(), engine, paddle.version.full_version, _structure(model), shapes, today)
+        return cls(_device(), threads(), engine, version_of(engine), _structure(model), shapes, today)
 
 
 @dataclass(frozen=True)
@@ -150,8 +151,8 @@ class LatencyTable:
             ofa: the supernet.
             input_shapes: of one call, as in `OFA.export`: a time holds for one batch size and length.
             input_dtypes: as in `OFA.export`.
-            engine: that will serve: ``"inference"`` is Paddle Inference with oneDNN, on as many threads as Paddle was
-                told to use (`OMP_NUM_THREADS`).
+            engine: that will serve: ``"inference"`` is Paddle Inference with oneDNN, ``"onnx"`` ONNX Runtime, each on
+                as many threads as Paddle was told to use (`OMP_NUM_THREADS`).
             choices: other choices than those of the search space, ``{axis name: sizes}``.
             rule: when enough was measured.
             progress: whether to show a bar.
