@@ -32,7 +32,8 @@ def needed(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise ExportError(
-            f"ONNX needs {name.partition('.')[0]}, which is not installed: pip install 'ofa-slim[onnx]'"
+            f"ONNX needs {getattr(error, 'name', None) or name.partition('.')[0]}, which is not installed: "
+            "pip install 'ofa-slim[onnx]'"
         ) from error
 
 
