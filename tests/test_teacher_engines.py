@@ -175,6 +175,6 @@ def test_large_tables_are_not_copied_into_a_program(monkeypatch: pytest.MonkeyPa
     for rows, length in ((3, 7), (300, 5)):
         inputs = batch(rows, length, seed=rows)
         assert difference(ofa(*inputs)[1], teacher(*inputs)) < 1e-4
-    # float32: `derived` and `twice`, and on Paddle 3.0 also `plain`, as it saves what no operation reads.
+    # float32: `derived` and `twice`, and on Paddle 3.0 also `direct`, as it saves what no operation reads.
     tables = 3 if paddle.version.full_version.startswith("3.0.") else 2
     assert tables * 2**22 < sizes[0] < (tables + 0.1) * 2**22
