@@ -85,7 +85,10 @@ class CostModel:
         self._passes_depth = any(axis.task == DEPTH and not axis.slots for axis in space.axes)
         self._known: dict[SubnetConfig, _Uses] = {}
         ends = [self._seen(space.largest()), self._seen(space.smallest())]
-        self._steady = all(ends[0].get(path) == use for path, use in ends[1].items())
+        repeats = any(
+            axis.task == DEPTH and axis.slots and axis not in self._stacks.values() for axis in space.axes
+        )  # a depth that counts the calls of one block
+        self._steady = not repeats and all(ends[0].get(path) == use for path, use in ends[1].items())
 
     @classmethod
     def of(cls, ofa: OFA, input_shapes: Any = None, input_dtypes: Any = None) -> CostModel:
@@ -229,7 +232,7 @@ def _counted_layers(model: nn.Layer) -> dict[str, _Counted]:
         tied = frozenset(name for key, name in own.items() if key in seen)
         seen.update(own)
         roles = {name: spec.roles(layer, name) for name in spec.params if name in names}
-        found[path] = _Counted(spec, full, roles, tied, int(getattr(layer, "head_dim", 0)))
+        found[path] = _Counted(spec, full, roles, tied, int(getattr(layer, spec.head_dim, 0)))
     return found
 
 

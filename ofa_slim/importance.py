@@ -1,7 +1,7 @@
 """Scores of heads and neurons by |parameter · gradient|, and reordering a model by them.
 
-Everything works on any model that holds a stack of a known family (`paddle.nn.TransformerEncoder`),
-before and after `Convert` or `OFA`. Source of both scores: Hou et al. 2020, DynaBERT, arXiv:2004.04037.
+Everything works on any model that holds a stack of a known family (`ofa_slim.supernet.families`), before and after
+`Convert` or `OFA`. Source of both scores: Hou et al. 2020, DynaBERT, arXiv:2004.04037.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from tqdm import tqdm
 
 from ofa_slim.errors import ImportanceError
 from ofa_slim.probes import eval_mode
+from ofa_slim.reorder import reorder_axis
 from ofa_slim.supernet.convert import full_size
-from ofa_slim.supernet.families import Stack, find_stacks, layer_at
+from ofa_slim.supernet.families import Stack, attention_heads, find_stacks, layer_at, max_sizes, stack_axes
 from ofa_slim.supernet.families.base import joined
-from ofa_slim.supernet.spec import spec_of
+from ofa_slim.supernet.space import Axis
 from ofa_slim.unwrap import unwrap
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 _LABELS = ("labels", "label")
+_INTERMEDIATE, _OUTPUT = "linear1", "linear2"
 
 
 def compute_neuron_head_importance(
@@ -40,8 +42,8 @@ def compute_neuron_head_importance(
     num_layers: int,
     num_heads: int,
     loss_fct: Callable[..., paddle.Tensor] | None = None,
-    intermediate_name: str = "linear1",
-    output_name: str = "linear2",
+    intermediate_name: str = _INTERMEDIATE,
+    output_name: str = _OUTPUT,
 ) -> tuple[paddle.Tensor, list[paddle.Tensor]]:
     """Scores every head and every feed-forward neuron of a model on some batches.
 
@@ -55,11 +57,11 @@ def compute_neuron_head_importance(
         model: a plain model, a supernet or an `OFA`.
         data_loader: batches. A tuple or list holds the model's inputs in order and, last, the labels; a
             dictionary holds the model's keyword arguments and the labels as ``"labels"``.
-        num_layers: how many blocks the model has.
+        num_layers: how many blocks the model has; blocks that are called again and again count once.
         num_heads: how many heads each block has.
         loss_fct: ``loss_fct(model output, labels)`` -> scalar; cross entropy by default.
-        intermediate_name: path in a block of the first feed-forward layer.
-        output_name: path in a block of the second.
+        intermediate_name: path in a block of the first feed-forward layer; the default is that of the model's family.
+        output_name: path in a block of the second, likewise.
 
     Returns: float32 ``[num_layers, num_heads]`` and, per layer, float32 ``[neurons]``; in units of the
         loss, at least 0.
@@ -101,8 +103,8 @@ def reorder_neuron_head(
 ) -> None:
     """Puts the most important heads and neurons of every block first, in place.
 
-    The model computes the same function as before. Do this before an optimizer has gathered moments: they
-    are not reordered.
+    The model computes the same function as before. Where all blocks have to keep the same heads (a bias for each head
+    serves them all), their scores are added. Do this before an optimizer has gathered moments: they are not reordered.
 
     Args:
         model: a plain model, a supernet or an `OFA`.
@@ -118,41 +120,39 @@ def reorder_neuron_head(
             f"scores of {len(head_importance)} layers' heads and {len(neuron_importance)} layers' neurons, "
             f"but the model has {len(blocks)} blocks"
         )
+    orders: list[tuple[Axis, np.ndarray]] = []
+    by_path = {path: number for number, (path, _, _) in enumerate(blocks)}
     with full_size(network):
-        parts = [
-            _Part(path, stack, block, stack.family.intermediate, stack.family.output) for path, stack, block in blocks
-        ]
-        orders = []
-        for part, head, neuron in zip(parts, head_importance, neuron_importance, strict=True):
-            for what, scores, count in (("head", head, part.num_heads), ("neuron", neuron, part.num_neurons)):
-                if list(scores.shape) != [count]:
-                    raise ImportanceError(
-                        f"{part.path}: {what} scores of shape {list(scores.shape)}, expected [{count}]"
-                    )
-            orders.append((_descending(head), _descending(neuron)))
-        for part, (head_order, neuron_order) in zip(parts, orders, strict=True):
-            reorder_head(part.attention, head_order)
-            reorder_neuron(part.intermediate, neuron_order, dim=1)
-            reorder_neuron(part.output, neuron_order, dim=0)
+        for stack in find_stacks(network):
+            heads, neurons = stack.family.heads.name, stack.family.ffn.name
+            for axis in stack_axes(network, stack):
+                kind = axis.name.rpartition(".")[2] if isinstance(axis, Axis) else ""
+                if kind not in (heads, neurons) or not isinstance(axis, Axis):
+                    continue
+                cut = [path for path in stack.blocks if any(slot.layer.startswith(f"{path}.") for slot in axis.slots)]
+                given = head_importance if kind == heads else neuron_importance
+                what = "head" if kind == heads else "neuron"
+                found = [_scores(given[by_path[path]], path, what, axis.size) for path in cut]
+                orders.append((axis, _descending(np.sum(found, axis=0))))
+        for axis, order in orders:
+            reorder_axis(network, axis, order)
 
 
 def reorder_head(layer: nn.Layer, index: Sequence[int] | np.ndarray | paddle.Tensor) -> None:
     """Reorders the heads of an attention layer in place; it computes the same function.
 
     Args:
-        layer: `paddle.nn.MultiHeadAttention` or its elastic form.
+        layer: `paddle.nn.MultiHeadAttention` or the attention of another family, plain or elastic.
         index: for each new place, the head that goes there; a permutation of the heads.
 
-    Raises: ImportanceError for another layer, or an index that is no permutation.
+    Raises: ImportanceError for another layer, also an attention whose heads can only be reordered in all blocks at
+        once (see `reorder_neuron_head`), or an index that is no permutation.
     """
-    if not isinstance(layer, nn.MultiHeadAttention):
-        raise ImportanceError(f"reorder_head: {type(layer).__name__} is not a MultiHeadAttention")
     with full_size(layer):
-        order = _permutation(index, layer.num_heads)
-        channels = (order[:, None] * layer.head_dim + np.arange(layer.head_dim)[None, :]).reshape(-1)
-        for projection in (layer.q_proj, layer.k_proj, layer.v_proj):
-            reorder_neuron(projection, channels, dim=1)
-        reorder_neuron(layer.out_proj, channels, dim=0)
+        axis = attention_heads(layer)
+        if axis is None:
+            raise ImportanceError(f"reorder_head: {type(layer).__name__} is not a MultiHeadAttention")
+        reorder_axis(layer, axis, _permutation(index, axis.size))
 
 
 def reorder_neuron(layer: nn.Layer, index: Sequence[int] | np.ndarray | paddle.Tensor, dim: int = 0) -> None:
@@ -180,19 +180,20 @@ class _Part:
     """What one block's scores are made of."""
 
     def __init__(self, path: str, stack: Stack, block: nn.Layer, intermediate: str, output: str) -> None:
+        family = stack.family
         self.path = path
-        self.attention = _layer(block, path, stack.family.attention, nn.MultiHeadAttention)
-        self.intermediate = _layer(block, path, intermediate, nn.Linear)
-        self.output = _layer(block, path, output, nn.Linear)
-        spec = spec_of(self.attention)
-        if spec is None:
-            raise ImportanceError(f"{path}: {type(self.attention).__name__} has a forward of its own")
-        sizes = getattr(self.attention, "max_sizes", None) or spec.full_sizes(self.attention)
+        attention = layer_at(block, family.heads.counted[0])
+        sizes = max_sizes(attention)
+        if sizes is None:
+            raise ImportanceError(f"{path}: {type(attention).__name__} has a forward of its own")
         self.num_heads: int = sizes["heads"]
-        self.num_neurons: int = self.intermediate.weight.shape[1]
-        self.weights = [self.attention.out_proj.weight, self.intermediate.weight, self.output.weight]
-        if self.intermediate.bias is not None:
-            self.weights.append(self.intermediate.bias)
+        projection = _linear(block, path, family.heads.place("in"))
+        # The published defaults are Paddle's names; other families have their own.
+        first = _linear(block, path, family.intermediate if intermediate == _INTERMEDIATE else intermediate)
+        second = _linear(block, path, family.output if output == _OUTPUT else output)
+        self.weights = [projection.weight, first.weight, second.weight]
+        if first.bias is not None:
+            self.weights.append(first.bias)
 
     def scores(self, grads: list[paddle.Tensor]) -> tuple[paddle.Tensor, paddle.Tensor]:
         """Scores of the heads ``[heads]`` and of the neurons ``[neurons]``, float32, for one batch."""
@@ -207,20 +208,29 @@ class _Part:
 def _blocks(model: nn.Layer) -> list[tuple[str, Stack, nn.Layer]]:
     stacks = find_stacks(model)
     if not stacks:
-        raise ImportanceError(f"this {type(model).__name__} holds no paddle.nn.TransformerEncoder")
-    return [
-        (joined(stack.layers_path, str(i)), stack, block) for stack in stacks for i, block in enumerate(stack.blocks)
-    ]
+        raise ImportanceError(
+            f"this {type(model).__name__} holds no stack of blocks of a known family (such as "
+            "paddle.nn.TransformerEncoder), so its heads are not known; ofa_slim.supernet.register_family takes a "
+            "table that says where they are: docs/a-family-of-your-own.md shows one"
+        )
+    return [(path, stack, block) for stack in stacks for path, block in stack.blocks.items()]
 
 
-def _layer(block: nn.Layer, path: str, name: str, kind: type[nn.Layer]) -> nn.Layer:
+def _linear(block: nn.Layer, path: str, name: str) -> nn.Layer:
     try:
         layer = layer_at(block, name)
     except (AttributeError, KeyError):
         layer = None
-    if not isinstance(layer, kind):
-        raise ImportanceError(f"{joined(path, name)} is not a {kind.__name__} of this model")
+    if not isinstance(layer, nn.Linear):
+        raise ImportanceError(f"{joined(path, name)} is not a Linear of this model")
     return layer
+
+
+def _scores(given: paddle.Tensor, path: str, kind: str, count: int) -> np.ndarray:
+    """The scores of one block, float64 ``[count]``; raises `ImportanceError` where there are more or fewer."""
+    if list(given.shape) != [count]:
+        raise ImportanceError(f"{path}: {kind} scores of shape {list(given.shape)}, expected [{count}]")
+    return np.asarray(given, dtype=np.float64)
 
 
 @contextmanager
@@ -255,8 +265,8 @@ def _added(totals: list[paddle.Tensor], new: list[paddle.Tensor]) -> list[paddle
     return [a + b for a, b in zip(totals, new, strict=True)] if totals else new
 
 
-def _descending(scores: paddle.Tensor) -> np.ndarray:
-    return np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")
+def _descending(scores: np.ndarray) -> np.ndarray:
+    return np.argsort(-scores, kind="stable")
 
 
 def _permutation(index: Sequence[int] | paddle.Tensor | np.ndarray, size: int) -> np.ndarray:

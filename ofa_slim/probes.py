@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -84,7 +84,8 @@ def make_probe(
     Args:
         model: the model that will be called.
         input_shapes: one shape, a list of shapes, or dictionaries ``{name: shape}`` in place of any of them;
-            unknown dimensions are None or -1. None: ``[2, 16]`` for a model that begins with an embedding.
+            unknown dimensions are None or -1. A tensor in place of a shape is used itself. None: ``[2, 16]`` for a
+            model that begins with an embedding.
         input_dtypes: a dtype for all, a list, or dictionaries of the same form; int64 by default for a model
             that begins with an embedding, else float32.
         seed: of the random numbers.
@@ -98,7 +99,11 @@ def make_probe(
             raise ExportError("input_shapes is needed to check the exported model, e.g. [[1, 3, 32, 32]]")
         input_shapes = list(_DEFAULT_SHAPE)
     default = "int64" if embeds else "float32"
-    shapes = [input_shapes] if isinstance(input_shapes, Mapping) or _is_shape(input_shapes) else list(input_shapes)
+    shapes = (
+        [input_shapes]
+        if isinstance(input_shapes, (Mapping, paddle.Tensor)) or _is_shape(input_shapes)
+        else list(input_shapes)
+    )
     dtypes = _per_input(input_dtypes, len(shapes), default)
     rng = np.random.default_rng(seed)
     names = list(inspect.signature(model.forward).parameters)
@@ -115,7 +120,8 @@ def make_probe(
             probe.kwargs.update(given)
         else:
             probe.args.append(given)
-    _fit_to_embeddings(model, probe, rng, extra)
+    kept = {id(tensor) for tensor in _tensors([*shapes], None)}
+    _fit_to_embeddings(model, probe, rng, extra, kept)
     return probe
 
 
@@ -157,6 +163,8 @@ def _per_input(dtypes: Any, count: int, default: str) -> list[Any]:
 
 
 def _random(shape: Any, dtype: Any, rng: np.random.Generator) -> paddle.Tensor:
+    if isinstance(shape, paddle.Tensor):
+        return shape
     if not _is_shape(shape):
         raise ExportError(f"input_shapes: {shape!r} is not a shape")
     sizes = [2 if size is None or size < 0 else size for size in shape]
@@ -166,9 +174,21 @@ def _random(shape: Any, dtype: Any, rng: np.random.Generator) -> paddle.Tensor:
     return paddle.to_tensor(rng.standard_normal(sizes)).astype(name)
 
 
-def _fit_to_embeddings(model: nn.Layer, probe: Probe, rng: np.random.Generator, extra: Mapping[str, Any]) -> None:
-    """Fills each integer input that an embedding reads with random rows of its table, and padding."""
-    inputs = [tensor for tensor in _tensors([probe.args, probe.kwargs], floating=False)]
+def _fit_to_embeddings(
+    model: nn.Layer, probe: Probe, rng: np.random.Generator, extra: Mapping[str, Any], kept: Collection[int]
+) -> None:
+    """Fills each integer input that an embedding reads with random rows of its table, and padding.
+
+    Args:
+        model: as in `make_probe`.
+        probe: the inputs.
+        rng: of the rows.
+        extra: as in `make_probe`.
+        kept: ids of the inputs that stay as they are.
+    """
+    inputs = [tensor for tensor in _tensors([probe.args, probe.kwargs], floating=False) if id(tensor) not in kept]
+    if not inputs:
+        return
     read_by: dict[int, nn.Embedding] = {}
 
     def remember(layer: nn.Layer, given: Any) -> None:

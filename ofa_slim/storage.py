@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -17,7 +18,7 @@ from safetensors.paddle import load_file, save_file
 from ofa_slim.errors import ExportError
 from ofa_slim.export import cut
 from ofa_slim.integrations import pretrained
-from ofa_slim.probes import compare, make_probe
+from ofa_slim.probes import Probe, compare, make_probe
 from ofa_slim.supernet.discover import full_space
 from ofa_slim.supernet.families import layer_at
 from ofa_slim.supernet.grow import grow
@@ -25,12 +26,14 @@ from ofa_slim.supernet.layers import ElasticLayer
 from ofa_slim.supernet.layers.kernels import centre
 from ofa_slim.supernet.spec import Extent, cut_plain, spec_of
 
+logger = logging.getLogger(__name__)
+
 SUBNET_FILE = "subnet.json"
 WEIGHTS_FILE = "model.safetensors"
 _FORMAT = 1
 
 
-def save_subnet(model: nn.Layer, directory: str | os.PathLike[str]) -> None:
+def save_subnet(model: nn.Layer, directory: str | os.PathLike[str], inputs: Mapping[str, Any] | None = None) -> None:
     """Writes a plain model, exported or not, so that `load_subnet` rebuilds it.
 
     The directory holds ``model.safetensors``, PaddleNLP's ``config.json`` where the model is one of its
@@ -41,6 +44,8 @@ def save_subnet(model: nn.Layer, directory: str | os.PathLike[str]) -> None:
     Args:
         model: a plain model; a supernet is cut by `OFA.export` first.
         directory: where to; it must be new, empty, or an earlier save, which is replaced.
+        inputs: tensors by the name of the model's input, to compare what it computes on; for models of PaddleNLP that
+            need more than token ids. Without them such a model's weights are compared.
 
     Raises: ExportError for a supernet, a directory with other contents, or files that do not load back to
         a model that computes the same; nothing is left behind then.
@@ -52,6 +57,7 @@ def save_subnet(model: nn.Layer, directory: str | os.PathLike[str]) -> None:
     about = {
         "format": _FORMAT,
         "class": type(model).__name__ if known else None,
+        "built_with": pretrained.built_with(model) if known else {},
         "axes": sizes,
         "layers": _layer_sizes(model),
     }
@@ -61,13 +67,24 @@ def save_subnet(model: nn.Layer, directory: str | os.PathLike[str]) -> None:
         if known:
             pretrained.save_config(model, aside)
         (aside / SUBNET_FILE).write_text(json.dumps(about, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        if known:
-            probe = make_probe(model)
+        probe = _probe(model, inputs) if known else None
+        if probe is not None:
             compare(probe.run(model), probe.run(load_subnet(aside)), "save_subnet")
         else:
-            written = load_file(str(aside / WEIGHTS_FILE))
+            written = load_subnet(aside).state_dict() if known else load_file(str(aside / WEIGHTS_FILE))
             state = model.state_dict()
             compare(list(state.values()), [written[key] for key in state], "save_subnet")
+
+
+def _probe(model: nn.Layer, inputs: Mapping[str, Any] | None) -> Probe | None:
+    """Inputs that the model runs on; None where it needs more than token ids and none were given."""
+    if inputs is not None:
+        return Probe(kwargs=dict(inputs))
+    try:
+        return make_probe(model)
+    except Exception as error:  # whatever the model's forward raises without the inputs that it needs
+        logger.info("save_subnet: %s needs more inputs than token ids (%s); weights are compared", type(model), error)
+        return None
 
 
 def load_subnet(directory: str | os.PathLike[str], model: nn.Layer | None = None) -> nn.Layer:
@@ -87,7 +104,7 @@ def load_subnet(directory: str | os.PathLike[str], model: nn.Layer | None = None
     if model is None:
         if about["class"] is None:
             raise ExportError(f"{folder}: not a PaddleNLP model; give load_subnet(..., model=) a freshly built one")
-        model = pretrained.build(about["class"], folder)
+        model = pretrained.build(about["class"], folder, about.get("built_with", {}))
     _shrink(model, about["axes"], folder)
     _resize(model, about["layers"], folder)
     state = load_file(str(folder / WEIGHTS_FILE))
@@ -160,13 +177,14 @@ def _shrink(model: nn.Layer, sizes: dict[str, int], folder: Path) -> None:
 
 
 def _layer_sizes(model: nn.Layer) -> dict[str, dict[str, int]]:
-    """The size of each role of each layer that can be cut and is on no axis of a family, by path."""
-    on_axis = {slot.layer for axis in full_space(model).axes for slot in axis.slots}
-    return {
-        path: spec.full_sizes(layer)
+    """The size of each role of each layer that can be cut, but those that an axis of a family cuts, by path."""
+    on_axis = {(slot.layer, slot.role) for axis in full_space(model).axes for slot in axis.slots}
+    found = {
+        path: {role: size for role, size in spec.full_sizes(layer).items() if (path, role) not in on_axis}
         for path, layer in model.named_sublayers(include_self=True)
-        if (spec := spec_of(layer)) is not None and spec.params and path not in on_axis
+        if (spec := spec_of(layer)) is not None and spec.params
     }
+    return {path: sizes for path, sizes in found.items() if sizes}
 
 
 def _resize(model: nn.Layer, layers: Mapping[str, Mapping[str, int]], folder: Path) -> None:

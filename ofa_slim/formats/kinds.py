@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import paddle
 from paddle import nn
 from paddle.static import InputSpec
 
@@ -26,12 +27,14 @@ class Source:
         model: a plain model in eval mode.
         spec: a named spec of each input.
         calibration: inputs that static quantisation measures ranges on.
+        example: one call of the model, by name.
         done: the folder of each format that is there already.
     """
 
     model: nn.Layer
     spec: Sequence[InputSpec]
     calibration: Sequence[Sample]
+    example: Mapping[str, paddle.Tensor]
     done: dict[str, Path] = field(default_factory=dict)
 
 
@@ -55,7 +58,7 @@ class Format:
 
 
 def _plain(source: Source, folder: Path) -> None:
-    save_subnet(source.model, folder)
+    save_subnet(source.model, folder, source.example)
 
 
 def _inference(source: Source, folder: Path) -> None:

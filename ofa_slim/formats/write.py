@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import paddle
 from paddle import nn
 
 from ofa_slim.errors import ExportError, nearest
@@ -86,7 +87,8 @@ def write_formats(
     made_by = _importable(model, build) if "plain" in formats else None
     with eval_mode(model):
         expected = _outputs(model, reference, samples)
-        source = Source(model, spec_of_samples(samples), samples if calibration is None else calibration)
+        example = {name: paddle.to_tensor(value) for name, value in samples[0].items()}
+        source = Source(model, spec_of_samples(samples), samples if calibration is None else calibration, example)
         wanted = None if score is None else score(layer_run(model))
         with replacing(directory, marker=RECORD_FILE) as aside:
             entries: dict[str, dict[str, Any]] = {}

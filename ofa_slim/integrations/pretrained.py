@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,12 @@ from paddle import nn
 from ofa_slim.errors import ExportError
 
 _PACKAGE = "paddlenlp.transformers"
+
+# What a model whose depth was cut has to be built with where its config does not say it: TinyBERT keeps a layer for
+# each hidden state of the model that it was, and one more.
+_BUILT_WITH: dict[str, Callable[[Any], dict[str, int]]] = {
+    "tinybert": lambda base: {"num_hidden_layers": len(base.fit_denses) - 1},
+}
 
 
 def is_pretrained(model: nn.Layer) -> bool:
@@ -30,8 +37,19 @@ def save_config(model: nn.Layer, directory: Path) -> None:
     config.save_pretrained(str(directory))
 
 
-def build(class_name: str, directory: Path) -> nn.Layer:
-    """A model of one of PaddleNLP's classes from the ``config.json`` in a directory, with random weights.
+def built_with(model: nn.Layer) -> dict[str, int]:
+    """The entries of its config that a model has to be built with again, where they differ from those of now."""
+    asked = _BUILT_WITH.get(model.base_model_prefix)
+    return {} if asked is None else asked(getattr(model, model.base_model_prefix, model))
+
+
+def build(class_name: str, directory: Path, entries: Mapping[str, int]) -> nn.Layer:
+    """A model of one of PaddleNLP's classes with random weights.
+
+    Args:
+        class_name: of the model.
+        directory: that holds its ``config.json``.
+        entries: what `built_with` said.
 
     Raises: ExportError for a name that is no model class of PaddleNLP.
     """
@@ -43,4 +61,4 @@ def build(class_name: str, directory: Path) -> nn.Layer:
     if not (directory / "config.json").is_file():
         raise ExportError(f"{directory}: config.json is not there")
     loaded: Any = model_class
-    return loaded(loaded.config_class.from_pretrained(str(directory)))
+    return loaded(loaded.config_class.from_pretrained(str(directory), **entries))

@@ -7,9 +7,9 @@ dimensions.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import paddle
@@ -18,10 +18,11 @@ from paddle import nn
 from ofa_slim.errors import LatencyError
 from ofa_slim.latency.programs import Called
 from ofa_slim.probes import Probe
-from ofa_slim.supernet.convert import full_size, make_plain
-from ofa_slim.supernet.families import find_stacks, layer_at
+from ofa_slim.supernet.convert import activate, active_sizes_kept, full_size, make_plain
+from ofa_slim.supernet.families import Stack, find_stacks, layer_at
+from ofa_slim.supernet.families.base import joined
 from ofa_slim.supernet.layers import kept_layers
-from ofa_slim.supernet.space import DEPTH, Axis, SearchSpace
+from ofa_slim.supernet.space import DEPTH, HIDDEN, Axis, SearchSpace
 from ofa_slim.supernet.spec import cut_plain, spec_of
 
 COPIES = 4  # of a block of a stack in one program: its own weights each, as the layers of a model have
@@ -56,9 +57,26 @@ class Dropped:
     number: int
     full: int
 
-    def runs(self, config: Mapping[str, int]) -> bool:
-        """Whether the block is kept."""
-        return self.number in kept_layers(config[self.axis], self.full)
+    def share(self, config: Mapping[str, int]) -> float:
+        """How much of the block's time is left: all or nothing."""
+        return float(self.number in kept_layers(config[self.axis], self.full))
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """That a block is called as often as its stack is deep.
+
+    Attributes:
+        axis: name of the stack's depth.
+        full: how often it is called at full depth.
+    """
+
+    axis: str
+    full: int
+
+    def share(self, config: Mapping[str, int]) -> float:
+        """How much of the block's time is left."""
+        return config[self.axis] / self.full
 
 
 @dataclass(frozen=True)
@@ -71,22 +89,22 @@ class Block:
         dimensions: what its time depends on.
         apart: whether the dimensions' times add up (the parts of a transformer block), or depend on each other (the
             inputs and outputs of a convolution).
-        dropped: for a block of a stack that gets shorter.
+        depth: for a block of a stack that gets shorter, what that does to it.
     """
 
     path: str
     kind: str
     dimensions: tuple[Dimension, ...]
     apart: bool
-    dropped: Dropped | None = None
+    depth: Dropped | Repeated | None = None
 
     def sizes(self, config: Mapping[str, int]) -> tuple[int, ...]:
         """The size of each dimension under a config."""
         return tuple(dimension.size(config) for dimension in self.dimensions)
 
-    def runs(self, config: Mapping[str, int]) -> bool:
-        """Whether it is part of a sub-network."""
-        return self.dropped is None or self.dropped.runs(config)
+    def share(self, config: Mapping[str, int]) -> float:
+        """How many of its calls at full depth are left in a sub-network, as a share."""
+        return 1.0 if self.depth is None else self.depth.share(config)
 
 
 @dataclass(frozen=True)
@@ -98,51 +116,62 @@ class Seen:
         args: of its call at full size.
         kwargs: the same by name.
         calls: how many there are in one forward.
+        whole: one call of the model, where an axis of the block also cuts what comes into it.
     """
 
     block: Block
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     calls: int
+    whole: Probe | None = None
 
 
 def find_blocks(model: nn.Layer, space: SearchSpace, probe: Probe) -> list[Seen]:
     """The blocks of a supernet, by running it once at full size.
 
-    Raises: LatencyError for an axis that cuts both a block of a stack and what is outside.
+    Raises: LatencyError for an axis that cuts both blocks of a stack and what is outside.
     """
-    stacks: dict[str, Dropped | None] = {}
+    stacks: dict[str, Dropped | Repeated | None] = {}
     for stack in find_stacks(model):
-        depth = next((axis for axis in space.axes if axis.task == DEPTH and _cuts(axis, stack.layers_path)), None)
-        for number in range(len(stack.blocks)):
-            dropped = None if depth is None else Dropped(depth.name, number, len(stack.blocks))
-            stacks[f"{stack.layers_path}.{number}"] = dropped
+        stacks.update(_depths(stack, space))
     places: dict[str, list[Axis]] = {}
+    fed: set[str] = set()  # blocks whose inputs an axis of theirs cuts
     for axis in space.axes:
         if axis.task == DEPTH:
             continue
         inside = {path for path in stacks for slot in axis.slots if slot.layer.startswith(f"{path}.")}
         outside = {slot.layer for slot in axis.slots if not any(slot.layer.startswith(f"{path}.") for path in inside)}
-        if inside and (outside or len(inside) > 1):
+        if axis.task == HIDDEN or (inside and any(_works(layer_at(model, path)) for path in outside)):
             raise LatencyError(
-                f"axis {axis.name!r} cuts more than one block of a stack, so blocks cannot be timed alone"
+                f"axis {axis.name!r} cuts blocks of a stack and what is outside, so blocks cannot be timed alone; give "
+                "a budget of parameters or FLOPs instead"
             )
+        if outside:
+            fed |= inside
         for path in inside or outside:
             places.setdefault(path, []).append(axis)
-    for path, dropped in stacks.items():
-        if dropped is not None:
+    for path, depth in stacks.items():
+        if depth is not None:
             places.setdefault(path, [])
-    with _watched(model, places) as calls, full_size(model):
+    with full_size(model), _watched(model, places) as calls:
         probe.run(model, **_depth_call(space))
     found = []
     for path, axes in places.items():
         if path in calls and (path in stacks or _works(layer_at(model, path))):
-            found.append(_seen(model, path, axes, path in stacks, stacks.get(path), calls[path]))
+            seen = _seen(model, path, axes, path in stacks, stacks.get(path), calls[path])
+            found.append(replace(seen, whole=probe) if path in fed else seen)
     return found
 
 
-def _cuts(axis: Axis, path: str) -> bool:
-    return any(slot.layer == path for slot in axis.slots)
+def _depths(stack: Stack, space: SearchSpace) -> dict[str, Dropped | Repeated | None]:
+    """What the depth of a stack does to each of its blocks, by path."""
+    own = stack.path, joined(stack.path, stack.family.depth[0][0])
+    axis = next((axis for axis in space.axes if axis.task == DEPTH for slot in axis.slots if slot.layer in own), None)
+    if axis is None:
+        return dict.fromkeys(stack.blocks)
+    if stack.repeats:
+        return dict.fromkeys(stack.blocks, Repeated(axis.name, axis.size))
+    return {path: Dropped(axis.name, number, len(stack.blocks)) for number, path in enumerate(stack.blocks)}
 
 
 def _depth_call(space: SearchSpace) -> dict[str, int]:
@@ -160,7 +189,7 @@ def _seen(
     path: str,
     axes: Sequence[Axis],
     stacked: bool,
-    dropped: Dropped | None,
+    depth: Dropped | Repeated | None,
     calls: Sequence[tuple[tuple[Any, ...], dict[str, Any]]],
 ) -> Seen:
     layer, (args, kwargs) = layer_at(model, path), calls[0]
@@ -172,7 +201,7 @@ def _seen(
     state = {key: list(value.shape) for key, value in layer.state_dict().items()}
     sizes = [[axis.choices for axis in axes if axis.name in dimension.axes] for dimension in dimensions]
     kind = repr((type(layer).__name__, layer.extra_repr(), state, shapes, sizes, len(calls)))
-    return Seen(Block(path, kind, tuple(dimensions), stacked, dropped), args, kwargs, len(calls))
+    return Seen(Block(path, kind, tuple(dimensions), stacked, depth), args, kwargs, len(calls))
 
 
 def _dimensions_of_layer(path: str, axes: Sequence[Axis]) -> list[Dimension]:
@@ -191,7 +220,7 @@ def _dimensions_of_layer(path: str, axes: Sequence[Axis]) -> list[Dimension]:
 
 @contextmanager
 def _watched(
-    model: nn.Layer, paths: Mapping[str, Any]
+    model: nn.Layer, paths: Iterable[str]
 ) -> Iterator[dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]]]:
     """Inside the block, how layers are called is noted by path."""
     noted: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {}
@@ -222,8 +251,22 @@ def program_of(model: nn.Layer, space: SearchSpace, seen: Seen, config: Mapping[
             cut_plain(layer_at(layer, place[len(path) + 1 :]), sizes)
     if seen.block.apart:
         chain = _Chain([copy.deepcopy(layer) for _ in range(COPIES)])
-        return Called(chain, seen.args, seen.kwargs)
+        return Called(chain, *_inputs_at(model, space, seen, config))
     return Called(layer, [_narrowed(layer, seen.args[0]), *seen.args[1:]], seen.kwargs)
+
+
+def _inputs_at(
+    model: nn.Layer, space: SearchSpace, seen: Seen, config: Mapping[str, int]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a block of a stack is called with under a config."""
+    if seen.whole is None:
+        return seen.args, seen.kwargs
+    path = seen.block.path
+    with active_sizes_kept(model):
+        activate(model, space, config)
+        with _watched(model, [path]) as calls:
+            seen.whole.run(model, **_depth_call(space))
+    return calls[path][0]
 
 
 def empty_program(seen: Seen) -> Called:

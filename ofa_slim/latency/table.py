@@ -18,7 +18,7 @@ import paddle
 from paddle import nn
 
 from ofa_slim.errors import LatencyError
-from ofa_slim.latency.blocks import Block, Dimension, Dropped
+from ofa_slim.latency.blocks import Block, Dimension, Dropped, Repeated
 from ofa_slim.latency.programs import version_of
 from ofa_slim.supernet.space import SubnetConfig
 from ofa_slim.threads import threads
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,8 @@ class LatencyTable:
 
     def blocks_ms(self, config: Mapping[str, int]) -> float:
         """Milliseconds of its blocks alone."""
-        return sum(self._block_ms(block, block.sizes(config)) for block in self.blocks if block.runs(config))
+        shares = ((block, block.share(config)) for block in self.blocks)
+        return sum(share * self._block_ms(block, block.sizes(config)) for block, share in shares if share)
 
     def _block_ms(self, block: Block, sizes: tuple[int, ...]) -> float:
         key = (block.kind, sizes)
@@ -255,8 +256,9 @@ class LatencyTable:
 
 def _block(entry: Mapping[str, Any], kind: str) -> Block:
     dimensions = tuple(Dimension(dict(dimension["axes"])) for dimension in entry["dimensions"])
-    dropped = None if entry["dropped"] is None else Dropped(**entry["dropped"])
-    return Block(entry["path"], kind, dimensions, entry["apart"], dropped)
+    said = entry["depth"]
+    depth = None if said is None else (Dropped if "number" in said else Repeated)(**said)
+    return Block(entry["path"], kind, dimensions, entry["apart"], depth)
 
 
 def _tuples(rows: Iterable[Iterable[Any]]) -> tuple[tuple[Any, ...], ...]:

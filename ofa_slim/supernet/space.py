@@ -16,8 +16,8 @@ import numpy as np
 from ofa_slim.errors import ConfigError, IllegalSubnetError, nearest
 from ofa_slim.supernet.spec import Extent, as_extent, runs_of
 
-KERNEL, WIDTH, DEPTH = "kernel_size", "width", "depth"
-TASKS = (KERNEL, WIDTH, DEPTH)
+KERNEL, WIDTH, HIDDEN, DEPTH = "kernel_size", "width", "hidden_size", "depth"
+TASKS = (KERNEL, WIDTH, HIDDEN, DEPTH)
 
 
 @dataclass(frozen=True)

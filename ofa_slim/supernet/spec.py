@@ -85,6 +85,7 @@ class LayerSpec:
         work: multiply-accumulates per position of the output, as `paddle.flops` counts them: of each entry of a
             parameter, by its name, or of each channel, as ``"out"``.
         scores: names of the two projections whose outputs are multiplied with each other, head by head (attention).
+        head_dim: of attention, the attribute that holds the channels of a head.
     """
 
     plain: type[nn.Layer]
@@ -99,6 +100,7 @@ class LayerSpec:
     variants: tuple[type[nn.Layer], ...] = ()
     work: Mapping[str, int] = field(default_factory=dict)
     scores: tuple[str, str] | None = None
+    head_dim: str = "head_dim"
 
     def roles(self, layer: nn.Layer, name: str) -> tuple[str, ...]:
         """The role of each dimension of a layer's parameter `name`."""
@@ -118,6 +120,7 @@ class LayerSpec:
 
 
 _BY_CLASS: dict[type[nn.Layer], LayerSpec] = {}
+_BY_NAME: dict[str, Callable[[type[nn.Layer]], LayerSpec]] = {}
 
 
 def register(spec: LayerSpec) -> None:
@@ -126,9 +129,27 @@ def register(spec: LayerSpec) -> None:
         _BY_CLASS[layer_class] = spec
 
 
+def register_later(name: str, row: Callable[[type[nn.Layer]], LayerSpec]) -> None:
+    """Adds a row for a class of another library, which is not imported for it.
+
+    Args:
+        name: of the class, with its module: ``"package.module.Class"``.
+        row: the class -> its row; called when the first layer of that class is met.
+    """
+    _BY_NAME[name] = row
+
+
+def full_class_name(layer: nn.Layer) -> str:
+    """The name of a layer's class, with its module."""
+    return f"{type(layer).__module__}.{type(layer).__qualname__}"
+
+
 def spec_of(layer: nn.Layer) -> LayerSpec | None:
     """The row of exactly this layer's class; a subclass with a forward of its own has none."""
-    return _BY_CLASS.get(type(layer))
+    kind = type(layer)
+    if kind not in _BY_CLASS and (row := _BY_NAME.get(full_class_name(layer))) is not None:
+        register(row(kind))
+    return _BY_CLASS.get(kind)
 
 
 def computed_weight(layer: nn.Layer) -> str | None:

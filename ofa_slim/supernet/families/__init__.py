@@ -4,12 +4,52 @@ from __future__ import annotations
 
 from paddle import nn
 
-from ofa_slim.supernet.families.base import Family, Stack, layer_at, max_sizes, stack_axes
+from ofa_slim.supernet.families.base import (
+    BlockAxis,
+    Family,
+    Stack,
+    blocks_at,
+    layer_at,
+    max_sizes,
+    stack_axes,
+)
+from ofa_slim.supernet.families.ernie_layout import ERNIE_LAYOUT
+from ofa_slim.supernet.families.gpt import GPT
+from ofa_slim.supernet.families.post_norm import ALBERT, MPNET, NEZHA
 from ofa_slim.supernet.families.transformer_encoder import TRANSFORMER_ENCODER
+from ofa_slim.supernet.space import Axis
 
-__all__ = ["FAMILIES", "Family", "Stack", "find_stacks", "layer_at", "max_sizes", "stack_axes"]
+__all__ = [
+    "BlockAxis",
+    "Family",
+    "Stack",
+    "attention_heads",
+    "find_stacks",
+    "layer_at",
+    "max_sizes",
+    "register_family",
+    "stack_axes",
+]
 
-FAMILIES: tuple[Family, ...] = (TRANSFORMER_ENCODER,)
+_FAMILIES: list[Family] = [TRANSFORMER_ENCODER, NEZHA, MPNET, ALBERT, ERNIE_LAYOUT, GPT]
+
+
+def register_family(family: Family) -> None:
+    """Adds a table, which goes before those that are there; docs/a-family-of-your-own.md shows how to write one."""
+    _FAMILIES.insert(0, family)
+
+
+def attention_heads(layer: nn.Layer) -> Axis | None:
+    """The heads of an attention layer by itself, plain or elastic; None for other layers.
+
+    None as well where something beside the blocks has a share in each head, so that all blocks must keep the same.
+    """
+    for family in _FAMILIES:
+        if not family.heads.beside:
+            axis = family.heads.within(layer, family.attention)
+            if isinstance(axis, Axis):
+                return axis
+    return None
 
 
 def find_stacks(model: nn.Layer) -> list[Stack]:
@@ -20,13 +60,11 @@ def find_stacks(model: nn.Layer) -> list[Stack]:
     """
     found = []
     for path, layer in model.named_sublayers(include_self=True):
-        for family in FAMILIES:
-            if isinstance(layer, family.stack_class):
-                found.append((family, path, layer))
-                break
+        family = next((family for family in _FAMILIES if family.holds(layer)), None)
+        if family is not None:
+            found.append((family, path, layer))
     stacks = []
     for family, path, layer in found:
-        blocks = tuple(layer_at(layer, family.layers).children())
         name = path if len(found) > 1 else path.rpartition(".")[2]
-        stacks.append(Stack(family, path, name or "encoder", blocks))
+        stacks.append(Stack(family, path, name or "encoder", blocks_at(layer, path, family.layers)))
     return stacks

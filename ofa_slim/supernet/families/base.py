@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from paddle import nn
@@ -10,7 +10,10 @@ from paddle import nn
 from ofa_slim.errors import ConvertError
 from ofa_slim.supernet.layers import ElasticLayer
 from ofa_slim.supernet.space import Axis, Fixed, Slot
-from ofa_slim.supernet.spec import spec_of
+from ofa_slim.supernet.spec import full_class_name, spec_of
+
+Place = tuple[str, str]
+"""An attribute path, and a role of the layer there."""
 
 
 @dataclass(frozen=True)
@@ -22,49 +25,107 @@ class BlockAxis:
         counted: ``(path in the block, role)`` whose size is the axis's size.
         slots: ``(path in the block, role)`` of everything it cuts.
         whole: whether a ratio must give a whole number (of heads).
+        beside: ``(path in the stack, role)`` of what it cuts beside the blocks. Such a part serves every block, so
+            all blocks share the axis.
     """
 
     name: str
-    counted: tuple[str, str]
-    slots: tuple[tuple[str, str], ...]
+    counted: Place
+    slots: tuple[Place, ...]
     whole: bool = False
+    beside: tuple[Place, ...] = ()
+
+    def within(self, layer: nn.Layer, path: str) -> Axis | Fixed:
+        """The axis of a layer of a block by itself, or why it has none.
+
+        Args:
+            layer: what may be the layer at that path of a block.
+            path: in the block, which holds all that the axis cuts.
+        """
+        places = [(place[len(path) + 1 :], role) for place, role in self.slots]
+        counted = self.counted[0][len(path) + 1 :], self.counted[1]
+        return _axis(self.name, layer, counted, places, self.whole)
+
+    def place(self, role: str) -> str:
+        """The path in the block of the one layer whose `role` it cuts."""
+        return next(path for path, cut in self.slots if cut == role)
 
 
 @dataclass(frozen=True)
 class Family:
     """A stack of like blocks inside a model.
 
+    Classes of Paddle are given themselves, those of other libraries by name (``"package.module.Class"``), so that
+    these need not be imported.
+
     Attributes:
-        stack_class: the layer that holds the stack.
-        block_class: the class of each block; a block with another forward stays as it is.
-        layers: path in it of the `LayerList` of blocks.
-        axes: the axes of each block.
-        attention, intermediate, output: paths in a block of the attention and of the two layers of the
-            feed-forward part, for scores of heads and neurons.
+        stack: the layer that holds the stack.
+        block: the class of each block; a block with another forward stays as it is.
+        layers: path in the stack of the blocks, ``*`` for each entry of a list: ``"layers.*"``.
+        heads, ffn: the axes of each block: attention heads, and neurons of the feed-forward part.
+        attention: path in a block of the attention.
+        stream: ``(path in the block, role)`` of what writes into the residual stream, whose width is the hidden size.
+        depth: ``(path in the stack, role)`` of everything that the number of blocks cuts; the first is counted.
+        fixed_depth: why a stack's depth cannot be elastic; None where it can.
     """
 
-    stack_class: type[nn.Layer]
-    block_class: type[nn.Layer]
+    stack: type[nn.Layer] | str
+    block: type[nn.Layer] | str
     layers: str
-    axes: tuple[BlockAxis, ...]
+    heads: BlockAxis
+    ffn: BlockAxis
     attention: str
-    intermediate: str
-    output: str
+    stream: tuple[Place, ...]
+    depth: tuple[Place, ...]
+    fixed_depth: Callable[[nn.Layer], str | None] = lambda stack: None
+
+    @property
+    def axes(self) -> tuple[BlockAxis, ...]:
+        """The axes of each block."""
+        return self.heads, self.ffn
+
+    @property
+    def output(self) -> str:
+        """Path in a block of the second layer of the feed-forward part."""
+        return self.ffn.place("in")
+
+    @property
+    def intermediate(self) -> str:
+        """Path in a block of the first layer of the feed-forward part."""
+        return self.ffn.place("out")
+
+    def holds(self, layer: nn.Layer) -> bool:
+        """Whether a layer is a stack of this family."""
+        return is_class(layer, self.stack)
 
 
 @dataclass(frozen=True)
 class Stack:
-    """One stack found in a model: its family, path, short name and blocks (all of them)."""
+    """One stack found in a model: its family, path, short name, and all of its blocks by path in the model."""
 
     family: Family
     path: str
     name: str
-    blocks: tuple[nn.Layer, ...]
+    blocks: dict[str, nn.Layer]
 
     @property
-    def layers_path(self) -> str:
-        """Attribute path of the list of blocks in the model."""
-        return joined(self.path, self.family.layers)
+    def repeats(self) -> bool:
+        """Whether the depth counts the calls of the blocks, and drops none."""
+        return not self.family.depth[0][0]
+
+    def shares(self, axis: BlockAxis) -> bool:
+        """Whether all blocks have one axis of that kind."""
+        return bool(axis.beside)
+
+
+def is_class(layer: nn.Layer, kind: type[nn.Layer] | str) -> bool:
+    """Whether a layer is of a class that is given itself, or by name; elastic layers are of their plain class too."""
+    if isinstance(kind, type):
+        return isinstance(layer, kind)
+    spec = spec_of(layer)
+    return any(
+        f"{one.__module__}.{one.__qualname__}" == kind for one in (type(layer), *((spec.plain,) if spec else ()))
+    )
 
 
 def joined(*parts: str) -> str:
@@ -80,19 +141,48 @@ def layer_at(model: nn.Layer, path: str) -> nn.Layer:
     return model
 
 
+def blocks_at(stack: nn.Layer, path: str, pattern: str) -> dict[str, nn.Layer]:
+    """The layers of a stack at a pattern such as ``"layers.*"``, by their paths in the model."""
+    found = {path: stack}
+    for part in pattern.split("."):
+        found = {
+            joined(place, name): child
+            for place, layer in found.items()
+            for name, child in layer.named_children()
+            if part in ("*", name)
+        }
+    return found
+
+
 def stack_axes(model: nn.Layer, stack: Stack) -> Iterator[Axis | Fixed]:
     """The axes of one stack at their full sizes, or why a part of it is fixed."""
-    for index, block in enumerate(stack.blocks):
-        block_path = joined(stack.layers_path, str(index))
-        # PaddleNLP replaces the forward of Paddle's own class, so it is looked up there each time.
-        if type(block).forward is not stack.family.block_class.forward:
-            yield Fixed(block_path, f"{type(block).__name__} has a forward of its own")
-            continue
-        for row in stack.family.axes:
-            yield _axis(f"{stack.name}.{index}.{row.name}", block, block_path, row)
-    depth = (stack.family.layers, "depth")
-    row = BlockAxis("depth", counted=depth, slots=(depth, ("", "depth")), whole=True)
-    yield _axis(f"{stack.name}.depth", layer_at(model, stack.path), stack.path, row, task="depth")
+    family, holder = stack.family, layer_at(model, stack.path)
+    elastic = {}
+    for number, (path, block) in enumerate(stack.blocks.items()):
+        if _own_forward(block, family.block):
+            yield Fixed(path, f"{type(block).__name__} has a forward of its own")
+        else:
+            elastic[number] = path
+    for row in family.axes:
+        if stack.shares(row):
+            places = [(joined(path, place), role) for path in elastic.values() for place, role in row.slots]
+            places += [(joined(stack.path, place), role) for place, role in row.beside]
+            counted = [(joined(path, row.counted[0]), row.counted[1]) for path in elastic.values()]
+            # What stands beside the blocks serves all of them, so it is cut with all of them or not at all.
+            if counted and len(elastic) == len(stack.blocks):
+                yield _axis(f"{stack.name}.{row.name}", model, counted[0], places, row.whole)
+    for number, path in elastic.items():
+        for row in family.axes:
+            if not stack.shares(row):
+                places = [(joined(path, place), role) for place, role in row.slots]
+                counted_at = (joined(path, row.counted[0]), row.counted[1])
+                yield _axis(f"{stack.name}.{number}.{row.name}", model, counted_at, places, row.whole)
+    reason = family.fixed_depth(holder)
+    if reason is not None:
+        yield Fixed(stack.path, reason)
+        return
+    places = [(joined(stack.path, place), role) for place, role in family.depth]
+    yield _axis(f"{stack.name}.depth", model, places[0], places, True, task="depth")
 
 
 def max_sizes(layer: nn.Layer) -> dict[str, int] | None:
@@ -103,29 +193,31 @@ def max_sizes(layer: nn.Layer) -> dict[str, int] | None:
     return None if spec is None else spec.full_sizes(layer)
 
 
+def _own_forward(block: nn.Layer, kind: type[nn.Layer] | str) -> bool:
+    # PaddleNLP replaces the forward of Paddle's own class, so it is looked up there each time.
+    return type(block).forward is not kind.forward if isinstance(kind, type) else full_class_name(block) != kind
+
+
 def _axis(
-    name: str,
-    holder: nn.Layer,
-    path: str,
-    row: BlockAxis,
-    task: str = "width",
+    name: str, model: nn.Layer, counted: Place, places: list[Place], whole: bool, task: str = "width"
 ) -> Axis | Fixed:
     sizes = {}
-    for place, _ in (*row.slots, row.counted):
-        layer = layer_at(holder, place)
+    for path, role in (*places, counted):
+        try:
+            layer = layer_at(model, path)
+        except (AttributeError, KeyError):
+            return Fixed(path, "the model has no such layer")
         found = max_sizes(layer)
-        if found is None:
-            return Fixed(joined(path, place), f"{type(layer).__name__} is not a layer type that can be cut")
-        sizes[place] = found
-    size = sizes[row.counted[0]][row.counted[1]]
+        if found is None or role not in found:
+            return Fixed(path, f"{type(layer).__name__} is not a layer type that can be cut")
+        sizes[path] = found
+    size = sizes[counted[0]][counted[1]]
     slots = []
-    for place, role in row.slots:
-        unit, rest = divmod(sizes[place][role], size)
+    for path, role in places:
+        unit, rest = divmod(sizes[path][role], size)
         if rest:
-            raise ConvertError(
-                f"axis {name!r}: {joined(path, place)} has {sizes[place][role]} {role}, which {size} does not divide"
-            )
-        slots.append(Slot(joined(path, place), role, unit))
+            raise ConvertError(f"axis {name!r}: {path} has {sizes[path][role]} {role}, which {size} does not divide")
+        slots.append(Slot(path, role, unit))
     # The layer that stands for the axis in published dictionaries comes first.
     slots.sort(key=lambda slot: slot.role != "out")
-    return Axis(name, size, (size,), tuple(slots), task, row.whole)
+    return Axis(name, size, (size,), tuple(slots), task, whole)

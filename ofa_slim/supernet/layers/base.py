@@ -14,7 +14,7 @@ import paddle
 from paddle import nn
 
 from ofa_slim.errors import ConvertError, IllegalSubnetError, nearest
-from ofa_slim.supernet.spec import Extent, Sizes, part_of, spec_of
+from ofa_slim.supernet.spec import Extent, LayerSpec, Sizes, length, part_of, register_later, spec_of
 
 CandidateConfig = Mapping[str, tuple[float, ...]]
 
@@ -105,6 +105,18 @@ class ElasticLayer(nn.Layer):
         return size
 
 
+class AttributeSized(ElasticLayer):
+    """Mixin of elastic layers whose own forward reads its sizes from attributes at each call."""
+
+    def activate(self, sizes: Sizes) -> None:
+        """Runs from now on with these sizes."""
+        super().activate(sizes)
+        spec = spec_of(self)
+        for role, attribute in (spec.sizes if spec is not None else {}).items():
+            if role in self.active_sizes:
+                setattr(self, attribute, length(self.active_sizes[role]))
+
+
 class FollowingLayer(ElasticLayer):
     """An elastic layer with the arguments of its Paddle layer, whose width is that of its input."""
 
@@ -151,6 +163,22 @@ def checked_candidates(
 def channels_of(ratio: float, full: int) -> int:
     """``max(1, floor(ratio * full))``, forgiving the rounding of the ratio itself (1/3 of 12 is 4)."""
     return max(1, math.floor(ratio * full + 1e-6))
+
+
+def register_named(name: str, mixin: type[ElasticLayer], **row: Any) -> None:
+    """Adds the row of a layer class of another library, which is not imported for it.
+
+    Args:
+        name: of the class, with its module.
+        mixin: what makes its layers elastic; it goes before the class in the bases of the elastic one.
+        row: the fields of its `LayerSpec`.
+    """
+
+    def spec(plain: type[nn.Layer]) -> LayerSpec:
+        described = {"__doc__": f"An elastic `{name}`.", "__module__": __name__}
+        return LayerSpec(plain, type(f"Super{plain.__name__}", (mixin, plain), described), **row)
+
+    register_later(name, spec)
 
 
 def swap_class(layer: nn.Layer, candidate_config: CandidateConfig | None = None) -> None:

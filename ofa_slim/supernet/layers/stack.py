@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from paddle import nn
 
-from ofa_slim.supernet.layers.base import ElasticLayer
+from ofa_slim.supernet.layers.base import AttributeSized, ElasticLayer
 from ofa_slim.supernet.spec import LayerSpec, Sizes, length, register
 
 
@@ -18,25 +18,12 @@ def kept_layers(depth: int, full: int) -> tuple[int, ...]:
     return tuple((i + 1) * full // depth - 1 for i in range(depth))
 
 
-class SuperMultiHeadAttention(ElasticLayer, nn.MultiHeadAttention):
-    """`paddle.nn.MultiHeadAttention` with an elastic number of heads.
-
-    Its forward is Paddle's own: that reads `num_heads` from the instance at each call.
-    """
-
-    def activate(self, sizes: Sizes) -> None:
-        """Runs from now on with ``sizes["heads"]`` heads."""
-        super().activate(sizes)
-        self.num_heads = length(self.active_sizes["heads"])
+class SuperMultiHeadAttention(AttributeSized, nn.MultiHeadAttention):
+    """`paddle.nn.MultiHeadAttention` with an elastic number of heads; its forward is Paddle's own."""
 
 
-class SuperTransformerEncoder(ElasticLayer, nn.TransformerEncoder):
+class SuperTransformerEncoder(AttributeSized, nn.TransformerEncoder):
     """`paddle.nn.TransformerEncoder` whose layer count follows its elastic stack of layers."""
-
-    def activate(self, sizes: Sizes) -> None:
-        """Runs from now on with ``sizes["depth"]`` layers."""
-        super().activate(sizes)
-        self.num_layers = length(self.active_sizes["depth"])
 
 
 class SuperLayerList(ElasticLayer, nn.LayerList):

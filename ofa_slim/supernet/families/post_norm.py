@@ -1,0 +1,104 @@
+"""PaddleNLP's encoders that share one plan: NeZha, MPNet and ALBERT.
+
+A block is an attention with its projections and norm inside, then `ffn` and `ffn_output`. NeZha gives positions to each
+head by itself; MPNet has a bias for each head that serves all blocks, so these keep the same heads; ALBERT calls one
+block again and again.
+"""
+
+from __future__ import annotations
+
+from paddle import nn
+
+from ofa_slim.supernet.families.base import BlockAxis, Family, Place
+from ofa_slim.supernet.layers.base import AttributeSized, register_named
+
+_MODULES = "paddlenlp.transformers.{}.modeling.{}"
+
+
+def _family(
+    model: str,
+    names: tuple[str, str, str],
+    layers: str,
+    projections: tuple[str, str, str, str],
+    depth: tuple[Place, ...],
+    beside: tuple[Place, ...] = (),
+) -> Family:
+    """A table of this plan.
+
+    Args:
+        model: PaddleNLP's folder.
+        names: classes of the stack, the block and the attention.
+        layers: the blocks in the stack.
+        projections: names of the query, key, value and output projections.
+        depth: as in `Family`.
+        beside: as in `BlockAxis`, of the heads.
+    """
+    stack, block, attention = (_MODULES.format(model, name) for name in names)
+    query, key, value, output = (f"attention.{name}" for name in projections)
+    register_named(
+        attention,
+        AttributeSized,
+        sizes={"heads": "num_attention_heads", "channels": "all_head_size"},
+        scores=(projections[0], projections[1]),
+        head_dim="attention_head_size",
+    )
+    return Family(
+        stack=stack,
+        block=block,
+        layers=layers,
+        heads=BlockAxis(
+            "heads",
+            counted=("attention", "heads"),
+            slots=(
+                (query, "out"),
+                (key, "out"),
+                (value, "out"),
+                (output, "in"),
+                ("attention", "heads"),
+                ("attention", "channels"),
+            ),
+            whole=True,
+            beside=beside,
+        ),
+        ffn=BlockAxis(
+            "ffn",
+            counted=("ffn", "out"),
+            slots=(("ffn", "out"), ("ffn_output", "in")),
+        ),
+        attention="attention",
+        stream=((output, "out"), ("ffn_output", "out")),
+        depth=depth,
+        fixed_depth=_groups if model == "albert" else lambda stack: None,
+    )
+
+
+def _groups(stack: nn.Layer) -> str | None:
+    """Why an ALBERT's depth is fixed: it may have several groups of blocks, each called a share of the depth."""
+    groups = list(stack.albert_layer_groups)
+    blocks = sum(len(list(group.albert_layers)) for group in groups)
+    return None if blocks == 1 else f"its {blocks} different blocks take turns"
+
+
+NEZHA = _family(
+    "nezha",
+    ("NeZhaEncoder", "NeZhaLayer", "NeZhaAttention"),
+    "layer.*",
+    ("query", "key", "value", "dense"),
+    depth=(("layer", "depth"),),
+)
+MPNET = _family(
+    "mpnet",
+    ("MPNetEncoder", "MPNetLayer", "MPNetAttention"),
+    "layer.*",
+    ("q", "k", "v", "o"),
+    depth=(("layer", "depth"),),
+    beside=(("relative_attention_bias", "out"),),
+)
+ALBERT = _family(
+    "albert",
+    ("AlbertTransformer", "AlbertLayer", "AlbertAttention"),
+    "albert_layer_groups.*.albert_layers.*",
+    ("query", "key", "value", "dense"),
+    depth=(("", "depth"),),
+)
+register_named(_MODULES.format("albert", "AlbertTransformer"), AttributeSized, sizes={"depth": "num_hidden_layers"})

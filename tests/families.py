@@ -1,0 +1,112 @@
+"""A tiny model of every family of PaddleNLP, without dropout and with weights large enough that every part matters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import paddle
+import paddlenlp.transformers as nlp
+from paddle import nn
+
+VOCABULARY = 50
+LAYERS, HEADS, HEAD_DIM, NEURONS, CLASSES = 3, 4, 4, 24, 3
+HIDDEN = HEADS * HEAD_DIM
+
+Make = Callable[..., nn.Layer]
+
+_COMMON: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": HIDDEN,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "intermediate_size": NEURONS,
+    "max_position_embeddings": 40,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "classifier_dropout": 0.0,
+    "initializer_range": 0.3,
+    "type_vocab_size": 2,
+    "pad_token_id": 0,
+}
+
+
+def _maker(name: str, ending: str = "ForSequenceClassification", /, **own: Any) -> Make:
+    def make(**more: Any) -> nn.Layer:
+        classes = {"num_labels": CLASSES} if ending.startswith("For") else {}
+        paddle.seed(0)
+        model_class = getattr(nlp, f"{name}{ending}")
+        model = model_class(model_class.config_class(**{**_COMMON, **own, **classes, **more}))
+        return spread(model)
+
+    return make
+
+
+def spread(model: nn.Layer) -> nn.Layer:
+    """The model in eval mode with random weights everywhere, biases and norms included."""
+    rng = np.random.default_rng(0)
+    with paddle.no_grad():
+        for parameter in model.parameters():
+            noise = 0.3 * rng.standard_normal(parameter.shape)
+            value = parameter.numpy() if parameter.ndim == 1 else 0.0
+            parameter.set_value((value + noise).astype("float32"))
+    model.eval()
+    return model
+
+
+FAMILIES: dict[str, Make] = {
+    "bert": _maker("Bert"),
+    "ernie": _maker("Ernie", use_task_id=True, task_type_vocab_size=3),
+    "roberta": _maker("Roberta"),
+    "electra": _maker("Electra", embedding_size=8),
+    "tinybert": _maker("TinyBert"),
+    "ppminilm": _maker("PPMiniLM"),
+    "nezha": _maker("NeZha", max_relative_position=8, use_relative_position=True),
+    "roformer": _maker("RoFormer", embedding_size=8, rotary_value=True),
+    "ernie-m": _maker("ErnieM"),
+    "ernie-gram": _maker("ErnieGram", embedding_size=HIDDEN, rel_pos_size=5),
+    "skep": _maker("Skep"),
+    "distilbert": _maker("DistilBert", dim=HIDDEN),
+    "mpnet": _maker("MPNet"),
+    "albert": _maker("Albert", embedding_size=8, num_hidden_groups=1, inner_group_num=1),
+    "uie": _maker("UIE", ""),
+    "ernie-layout": _maker(
+        "ErnieLayout",
+        "ForTokenClassification",
+        image_feature_pool_shape=[2, 2, 8],
+        max_2d_position_embeddings=1024,
+        has_relative_attention_bias=True,
+        has_spatial_attention_bias=True,
+        rel_pos_bins=8,
+        max_rel_pos=16,
+        rel_2d_pos_bins=8,
+        max_rel_2d_pos=16,
+    ),
+    "gpt": _maker("GPT"),
+    "gpt-lm": _maker("GPT", "ForCausalLM"),
+}
+
+
+def tokens(rows: int = 3, length: int = 9, seed: int = 0) -> paddle.Tensor:
+    """Token ids, int64 ``[rows, length]``, the last row padded."""
+    ids = np.random.default_rng(seed).integers(3, VOCABULARY, (rows, length))
+    ids[-1, length - 2 :] = 0
+    return paddle.to_tensor(ids)
+
+
+def inputs(name: str, rows: int = 3, length: int = 9, seed: int = 0) -> dict[str, paddle.Tensor]:
+    """One batch for the model of a family, by name."""
+    found = {"input_ids": tokens(rows, length, seed)}
+    if name == "ernie-layout":
+        # Corners of boxes: left and top, then right and bottom.
+        corners = np.random.default_rng(seed).integers(0, 500, (rows, length, 2, 2))
+        corners[:, :, 1] += corners[:, :, 0]
+        found["bbox"] = paddle.to_tensor(corners.reshape(rows, length, 4))
+    return found
+
+
+def outputs(model: nn.Layer, batch: dict[str, paddle.Tensor]) -> list[paddle.Tensor]:
+    """The model's tensors, the first of nested ones."""
+    found = model(**batch)
+    return [one for one in found if isinstance(one, paddle.Tensor)] if isinstance(found, (tuple, list)) else [found]
