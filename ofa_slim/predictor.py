@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,14 @@ from ofa_slim.threads import threads, threads_kept
 
 MODEL_FILE = "model.json"
 PARAMS_FILE = "model.pdiparams"
+PASSES_FILE = "passes_off.json"
+"""Names of the passes that must not run on a program, as a list; written by `to_static` where there are any."""
+
+
+def passes_off(folder: Path) -> list[str]:
+    """The passes that must not run on the program in a folder."""
+    file = folder / PASSES_FILE
+    return list(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else []
 
 
 class Predictor:
@@ -33,6 +42,8 @@ class Predictor:
         if onednn:
             config.enable_mkldnn()
             config.set_cpu_math_library_num_threads(threads())
+        for name in passes_off(folder):
+            config.delete_pass(name)
         with threads_kept():
             self._predictor = inference.create_predictor(config)
         self.names: list[str] = list(self._predictor.get_input_names())

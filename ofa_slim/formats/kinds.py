@@ -62,7 +62,7 @@ def _plain(source: Source, folder: Path) -> None:
 
 
 def _inference(source: Source, folder: Path) -> None:
-    to_static(source.model, folder, source.spec)
+    to_static(source.model, folder, source.spec, source.example)
 
 
 def _onnx(source: Source, folder: Path) -> None:
@@ -70,7 +70,7 @@ def _onnx(source: Source, folder: Path) -> None:
 
 
 def _dynamic(source: Source, folder: Path) -> None:
-    quantise_dynamic(source.done["onnx"] / ONNX_FILE, folder / ONNX_FILE)
+    quantise_dynamic(source.done["onnx"] / ONNX_FILE, folder / ONNX_FILE, source.calibration)
 
 
 def _static(source: Source, folder: Path) -> None:
@@ -90,13 +90,13 @@ FORMATS: dict[str, Format] = {
 
 
 def spec_of_samples(samples: Sequence[Sample]) -> list[InputSpec]:
-    """A spec per input: token ids of any shape, other numbers of any batch size and of the sizes that vary."""
+    """A spec per input: of any batch size, token ids of any length too, and otherwise of the sizes that vary."""
     specs = []
     for name, first in samples[0].items():
         shapes = np.array([sample[name].shape for sample in samples])
         whole = np.issubdtype(first.dtype, np.integer)
         sizes: list[Any] = [
-            None if place == 0 or whole or len(set(shapes[:, place].tolist())) > 1 else size
+            None if place == 0 or (whole and place == 1) or len(set(shapes[:, place].tolist())) > 1 else size
             for place, size in enumerate(first.shape)
         ]
         dtype: Any = first.dtype.name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import logging
 import os
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ofa_slim.errors import ExportError
+from ofa_slim.formats.gelu import approximate_gelus
+from ofa_slim.formats.needs import needed
 from ofa_slim.predictor import MODEL_FILE, PARAMS_FILE
 from ofa_slim.threads import threads
 
@@ -21,20 +22,6 @@ ONNX_FILE = "model.onnx"
 OPSET = 17  # the first that has layer norm as one operator
 
 logger = logging.getLogger(__name__)
-
-
-def needed(name: str) -> Any:
-    """A package of the ``onnx`` extra.
-
-    Raises: ExportError where it is not installed.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ExportError(
-            f"ONNX needs {getattr(error, 'name', None) or name.partition('.')[0]}, which is not installed: "
-            "pip install 'ofa-slim[onnx]'"
-        ) from error
 
 
 def open_session(file: Path) -> Any:
@@ -62,6 +49,7 @@ def write_onnx(inference: Path, file: Path) -> None:
     converted = _converted(inference)
     model = onnx.load_model_from_string(converted)
     weights_out_of_nodes(model)
+    approximate_gelus(model, inference)
     _name_dimensions(model)
     onnx.checker.check_model(model)
     onnx.save(model, str(file))

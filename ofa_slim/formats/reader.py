@@ -44,6 +44,9 @@ def open_inference(folder: Path, build: str | None) -> Run:
     config = inference.Config(str(folder / "model.json"), str(folder / "model.pdiparams"))
     config.disable_gpu()
     config.disable_glog_info()
+    off = folder / "passes_off.json"
+    for name in json.loads(off.read_text(encoding="utf-8")) if off.is_file() else ():
+        config.delete_pass(name)
     predictor = inference.create_predictor(config)
 
     def run(inputs: Inputs) -> list[np.ndarray]:
