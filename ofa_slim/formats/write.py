@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -101,8 +102,11 @@ def write_formats(
                 source.done[kind.name] = folder
                 if kind.name in formats:
                     _describe(folder, kind, samples[0], made_by, tokenizer, task)
-                    entries[kind.name] = _proven(kind, folder, samples, expected, made_by, score, wanted, tolerance)
-                    logger.info("%s: %s", kind.name, _words(entries[kind.name]))
+            afresh = _run_afresh(chosen, aside, samples, made_by)
+            for kind, found in zip(chosen, afresh, strict=True):
+                entry = _proven(kind, aside / kind.name, expected, found, score, wanted, tolerance)
+                logger.info("%s: %s", kind.name, _words(entry))
+                entries[kind.name] = entry
             for name in source.done:
                 if name not in formats:
                     _remove(source.done[name])
@@ -130,7 +134,7 @@ def _chosen(formats: Sequence[str]) -> list[Format]:
     for name in formats:
         if name not in FORMATS:
             raise ExportError(f"no format {name!r}{nearest(str(name), FORMATS)}; there are {', '.join(FORMATS)}")
-    return [FORMATS[name] for name in dict.fromkeys(formats)]
+    return [kind for name, kind in FORMATS.items() if name in formats]
 
 
 def _with_needs(chosen: Sequence[Format]) -> list[Format]:
@@ -181,18 +185,24 @@ def _describe(
         tokenizer.save_pretrained(str(folder))
 
 
+def _run_afresh(
+    kinds: Sequence[Format], folder: Path, samples: Sequence[Sample], build: str | None
+) -> list[list[list[np.ndarray]]]:
+    """The outputs of each format for each sample, as many processes at a time as there are cores."""
+    with ThreadPoolExecutor(min(len(kinds), os.cpu_count() or 1)) as pool:
+        return list(pool.map(lambda kind: run_afresh(kind.opener, folder / kind.name, samples, build), kinds))
+
+
 def _proven(
     kind: Format,
     folder: Path,
-    samples: Sequence[Sample],
     expected: Sequence[Sequence[np.ndarray]],
-    build: str | None,
+    found: Sequence[Sequence[np.ndarray]],
     score: Score | None,
     wanted: float | None,
     tolerance: float,
 ) -> dict[str, Any]:
-    """What a format computes in a fresh process; raises ExportError where that is not what it should."""
-    found = run_afresh(kind.opener, folder, samples, build)
+    """How what a format computed in a fresh process compares; raises ExportError where it is not what it should be."""
     entry: dict[str, Any] = {"difference": difference(expected, found), "agreement": agreement(expected, found)}
     entry["tolerance"] = TOLERANCE if kind.exact else tolerance
     if kind.exact and not entry["difference"] <= TOLERANCE:
