@@ -82,9 +82,9 @@ def compute_neuron_head_importance(
     heads: list[paddle.Tensor] = []
     neurons: list[paddle.Tensor] = []
     batches = 0
-    with full_size(network), _scoring(network, weights):
+    with full_size(network), scoring(network, weights):
         for batch in tqdm(data_loader, desc=f"importance {task_name}".strip(), leave=False):
-            args, kwargs, labels = _split(batch)
+            args, kwargs, labels = split_batch(batch)
             loss = loss_fct(network(*args, **kwargs), labels)
             grads = iter(paddle.grad(loss, weights))
             # The sums must not remember what they were made from: that is every gradient of every batch.
@@ -234,7 +234,7 @@ def _scores(given: paddle.Tensor, path: str, kind: str, count: int) -> np.ndarra
 
 
 @contextmanager
-def _scoring(model: nn.Layer, weights: list[paddle.Tensor]) -> Iterator[None]:
+def scoring(model: nn.Layer, weights: list[paddle.Tensor]) -> Iterator[None]:
     """Eval mode, and gradients to `weights` whether they are frozen or not; undone at the end."""
     frozen = [weight for weight in weights if weight.stop_gradient]
     try:
@@ -247,7 +247,7 @@ def _scoring(model: nn.Layer, weights: list[paddle.Tensor]) -> Iterator[None]:
             weight.stop_gradient = True
 
 
-def _split(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+def split_batch(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
     """The positional inputs, keyword inputs and labels of a batch, which stays as it is."""
     if isinstance(batch, Mapping):
         key = next((name for name in _LABELS if name in batch), None)

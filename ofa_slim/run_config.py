@@ -21,8 +21,9 @@ from ofa_slim.supernet.discover import (
     tried,
     with_candidates,
 )
+from ofa_slim.supernet.hidden import asked_for_hidden, check_hidden, stream_layers, with_hidden
 from ofa_slim.supernet.published import Dictionaries, LayerNames, choices_from
-from ofa_slim.supernet.space import DEPTH, KERNEL, TASKS, WIDTH, Axis, SearchSpace
+from ofa_slim.supernet.space import DEPTH, HIDDEN, KERNEL, TASKS, WIDTH, Axis, SearchSpace
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,13 @@ def build_space(
         layer.activate(layer.max_sizes)
     traced = example is not None and needs_trace(model)
     space = traced_space(model, example, depth) if example is not None and traced else full_space(model)
+    hidden = asked_for_hidden(model)
+    if hidden:
+        space = with_hidden(model, space, example, depth)
     space = held_by_blocks(model, with_candidates(model, space))
     space = limited_space(space, names, run, passes_depth)
+    if hidden:
+        check_hidden(model, space, example, depth)
     return tried(model, space, example, depth) if example is not None and traced else space
 
 
@@ -119,12 +125,13 @@ def possible_tasks(model: nn.Layer, run: RunConfig) -> tuple[str, ...]:
     """
     asked: set[str] = set()
     fixed = fixed_layers(model)
+    streams = {id(layer) for layer in stream_layers(model).values()}
     for layer in elastic_layers(model):
         if layer in fixed:
             continue
         for key, choices in layer.candidate_config.items():
             if len(set(choices)) > 1:
-                asked.add(KERNEL if key == KERNEL else WIDTH)
+                asked.add(KERNEL if key == KERNEL else HIDDEN if id(layer) in streams else WIDTH)
     if len(set(run.elastic_depth or ())) > 1:
         asked.add(DEPTH)
     return tuple(task for task in TASKS if task in asked)

@@ -15,6 +15,7 @@ from ofa_slim.errors import ConfigError, ConvertError, IllegalSubnetError, neare
 from ofa_slim.supernet.discover import full_space
 from ofa_slim.supernet.families import layer_at, max_sizes
 from ofa_slim.supernet.grow import Chosen, grow, grown_by_ratio, grown_to_channels, kernels_when_grown
+from ofa_slim.supernet.hidden import stream_choices
 from ofa_slim.supernet.layers import (
     ElasticLayer,
     elastic_kernels,
@@ -44,6 +45,8 @@ class supernet:
         channel: width choices in output channels, for everything with a width; or one sequence (or None:
             full) for each, in definition order: per axis of a model of a known family, else per layer with
             a width, of which the last may be left out. Not together with `expand_ratio`.
+        hidden_size: choices of the hidden size of the model's stacks of blocks, in channels: the width of embeddings,
+            residual stream, norms, pooler and of what reads them. Not part of the published library.
 
     Raises: ConvertError for values that no model could have.
 
@@ -54,12 +57,13 @@ class supernet:
     kernel_size: Sequence[int] | None = None
     expand_ratio: Ratios | None = None
     channel: Sequence[int] | Sequence[Sequence[int] | None] | None = None
+    hidden_size: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         """Checks what can be checked without a model."""
         if self.expand_ratio is not None and self.channel is not None:
             raise ConvertError("expand_ratio and channel cannot both be given")
-        for name in ("kernel_size", "expand_ratio", "channel"):
+        for name in ("kernel_size", "expand_ratio", "channel", "hidden_size"):
             value = getattr(self, name)
             if value is None:
                 continue
@@ -73,9 +77,10 @@ class supernet:
                 raise ConvertError(
                     f"expand_ratio {ratio}: single layers cannot grow; only one list for all can have ratios above 1"
                 )
-        for size in self.kernel_size or ():
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise ConvertError(f"kernel_size {size!r} is not a whole number of at least 1")
+        for name in ("kernel_size", "hidden_size"):
+            for size in getattr(self, name) or ():
+                if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                    raise ConvertError(f"{name} {size!r} is not a whole number of at least 1")
 
     def __enter__(self) -> Convert:
         """The converter of this context."""
@@ -128,11 +133,14 @@ class Convert:
             if (spec := spec_of(layer)) is not None and (path in on_axis or spec.params) and not computed_weight(layer)
         ]
         candidates = self._family_candidates(network, space) if on_axis else self._layer_candidates(network)
+        if self.context.hidden_size is not None:
+            for path, choices in stream_choices(network, self.context.hidden_size).items():
+                candidates[path] = {**candidates.get(path, {}), **choices}
         larger = {} if on_axis else self._larger(chosen, candidates)
         for path, layer in chosen:
-            choices = self._kernels(layer, larger.setdefault(path, {}))
-            if len(choices) > 1:
-                candidates.setdefault(path, {})[KERNEL] = choices
+            kernels = self._kernels(layer, larger.setdefault(path, {}))
+            if len(kernels) > 1:
+                candidates.setdefault(path, {})[KERNEL] = kernels
         if self.context.kernel_size is not None and not any(KERNEL in found for found in candidates.values()):
             raise ConvertError("kernel_size was given, but this model has no layer with an elastic kernel")
         if not any(candidates.values()):

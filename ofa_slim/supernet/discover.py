@@ -257,7 +257,7 @@ def tried(model: nn.Layer, space: SearchSpace, example: Example, depth: Mapping[
             failing.update(found)
             left = [axis for axis in left if axis.name not in failing]
     finally:
-        _activate(model, space, {})
+        run_in_full(model, space)
     if failing:
         logger.warning(
             "at full width, as the model's forward fails at a smaller one: %s (%s)",
@@ -271,7 +271,7 @@ def _culprits(
     model: nn.Layer, space: SearchSpace, axes: list[Axis], example: Example, depth: Mapping[str, Any]
 ) -> dict[str, str]:
     """The axes among some that the forward cannot shrink along, with what it says."""
-    error = _failure(model, space, axes, example, depth)
+    error = failure_of(model, space, axes, example, depth)
     if error is None:
         return {}
     middle = len(axes) // 2
@@ -299,10 +299,13 @@ def without(space: SearchSpace, reasons: Mapping[str, str]) -> SearchSpace:
     return space.replaced(axes, [*space.fixed, *fixed])
 
 
-def _failure(
+def failure_of(
     model: nn.Layer, space: SearchSpace, shrunk: list[Axis], example: Example, depth: Mapping[str, Any]
 ) -> str | None:
-    """What the forward says with some axes at their smallest and the rest in full; None if it runs."""
+    """What the forward says with some axes at their smallest and the rest in full; None if it runs.
+
+    The model is left at those sizes; `run_in_full` takes that back.
+    """
     _activate(model, space, {axis.name: axis.choices[0] for axis in shrunk})
     try:
         example.run(model, **depth)
@@ -310,6 +313,11 @@ def _failure(
         lines = [line.strip() for line in str(error).splitlines() if line.strip() and "----" not in line]
         return f"{type(error).__name__}: {lines[0] if lines else ''}"[:200]
     return None
+
+
+def run_in_full(model: nn.Layer, space: SearchSpace) -> None:
+    """Every axis of a model at its full size."""
+    _activate(model, space, {})
 
 
 def _activate(model: nn.Layer, space: SearchSpace, sizes: Mapping[str, int]) -> None:

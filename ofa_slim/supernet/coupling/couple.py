@@ -12,8 +12,9 @@ from ofa_slim.supernet.space import Axis, Fixed, Slot
 
 CHANNEL_ROLES = ("out", "in", "group_out")
 CONSTANTS = ("full", "full_int_array", "assign_value")
-# What layers do with a weight of theirs before they use it.
-RESHAPES = ("reshape", "cast")
+# What layers do with a weight of theirs and nothing else, or with a constant: give it another form before they use it,
+# or look up rows that do not depend on the input (the kind of a task).
+ALLOWED_ALONE = ("reshape", "cast", "embedding")
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class _Coupling:
             self.weights.update(op.outputs)
         rule = RULES.get(op.name.removesuffix("_"))
         flowing = any(dim is not None for given in inputs for value in _flat(given) for dim in value.dims)
-        if alone and op.name not in RESHAPES:
+        if alone and op.name not in ALLOWED_ALONE:
             # At a smaller width these would still be the whole weights.
             self._keep_whole(op, "the forward computes with its weights beside the layer")
         elif op.name == "pylayer":

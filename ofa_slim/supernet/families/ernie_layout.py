@@ -20,10 +20,13 @@ _BIAS = ("rows", "heads", "queries", "keys")
 class PlaceBiases(ElasticLayer):
     """Mixin of the encoder: of the biases for places, those of the active heads."""
 
+    # Not translated: Paddle's translation finds this class again behind super().
+    @paddle.jit.not_to_static
     def _cal_1d_pos_emb(self, *args: Any) -> paddle.Tensor:
         biases = super()._cal_1d_pos_emb(*args)  # type: ignore[misc]  # of the encoder that this is mixed into
         return part_of(biases, _BIAS, self.active_sizes)
 
+    @paddle.jit.not_to_static
     def _cal_2d_pos_emb(self, *args: Any) -> paddle.Tensor:
         biases = super()._cal_2d_pos_emb(*args)  # type: ignore[misc]  # as above
         return part_of(biases, _BIAS, self.active_sizes)
