@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from models import batch, bert, difference, labels
 
 from ofa_slim import load_subnet
 
+DOCS = Path(__file__).parent.parent / "docs"
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
@@ -42,3 +45,16 @@ def test_the_training_script_and_the_configs_after_it(tmp_path: Path, monkeypatc
 
 def test_the_readme_opens_with_the_two_commands() -> None:
     assert re.match(r"# ofa_slim\n\n```bash\nmake demo .*\nmake test .*\n```", README)
+
+
+def test_the_tutorial_on_families_runs(tmp_path: Path) -> None:
+    """In a process of its own: it adds to the tables."""
+    page = (DOCS / "a-family-of-your-own.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    assert len(blocks) == 4
+    script = tmp_path / "tutorial.py"
+    script.write_text("\n".join(blocks), encoding="utf-8")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False, cwd=DOCS.parent)
+    assert done.returncode == 0, done.stderr
+    assert "tower.0.heads (width, full size 4): 2, 4" in done.stdout
+    assert "tower.depth" in done.stdout

@@ -1,6 +1,7 @@
 """Supernets: the table of layers, the search space, and converting a model."""
 
 from ofa_slim.supernet.convert import Convert, set_state_dict, supernet
+from ofa_slim.supernet.families import BlockAxis, Family, register_family
 from ofa_slim.supernet.layers import (
     Block,
     SuperBatchNorm,
@@ -28,12 +29,16 @@ from ofa_slim.supernet.layers import (
     SuperSeparableConv2D,
     SuperSyncBatchNorm,
 )
+from ofa_slim.supernet.layers.base import AttributeSized, register_elastic
 from ofa_slim.supernet.space import Axis, SearchSpace, Slot, SubnetConfig
 
 __all__ = [
+    "AttributeSized",
     "Axis",
     "Block",
+    "BlockAxis",
     "Convert",
+    "Family",
     "SearchSpace",
     "Slot",
     "SubnetConfig",
@@ -61,6 +66,8 @@ __all__ = [
     "SuperPReLU",
     "SuperSeparableConv2D",
     "SuperSyncBatchNorm",
+    "register_elastic",
+    "register_family",
     "set_state_dict",
     "supernet",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 import paddle
 
 from ofa_slim.supernet.families.base import BlockAxis, Family
-from ofa_slim.supernet.layers.base import AttributeSized, ElasticLayer, register_named
+from ofa_slim.supernet.layers.base import AttributeSized, ElasticLayer, register_elastic
 from ofa_slim.supernet.spec import part_of
 
 _MODULE = "paddlenlp.transformers.ernie_layout.modeling"
@@ -32,13 +32,13 @@ class PlaceBiases(ElasticLayer):
         return part_of(biases, _BIAS, self.active_sizes)
 
 
-register_named(
+register_elastic(
     f"{_MODULE}.ErnieLayoutEncoder",
     PlaceBiases,
     params={name: ("distances", "heads") for name in ("rel_pos_bias", "rel_pos_x_bias", "rel_pos_y_bias")},
     measure=lambda encoder: {"heads": encoder.config["num_attention_heads"]},
 )
-register_named(
+register_elastic(
     f"{_MODULE}.ErnieLayoutSelfAttention",
     AttributeSized,
     sizes={"heads": "num_attention_heads", "channels": "all_head_size"},

@@ -1,18 +1,18 @@
 """PaddleNLP's GPT, a decoder: attention looks back only."""
 
 from ofa_slim.supernet.families.base import BlockAxis, Family
-from ofa_slim.supernet.layers.base import AttributeSized, register_named
+from ofa_slim.supernet.layers.base import AttributeSized, register_elastic
 from ofa_slim.supernet.layers.norm import SuperLayerNorm
 
 _MODULE = "paddlenlp.transformers.gpt.modeling"
 
-register_named(
+register_elastic(
     f"{_MODULE}.MultiHeadAttention",
     AttributeSized,
     sizes={"heads": "num_attention_heads"},
     scores=("q_proj", "k_proj"),
 )
-register_named(
+register_elastic(
     f"{_MODULE}.GPTLayerNorm",
     SuperLayerNorm,
     params={"weight": ("out",), "bias": ("out",)},

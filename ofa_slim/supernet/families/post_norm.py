@@ -10,7 +10,7 @@ from __future__ import annotations
 from paddle import nn
 
 from ofa_slim.supernet.families.base import BlockAxis, Family, Place
-from ofa_slim.supernet.layers.base import AttributeSized, register_named
+from ofa_slim.supernet.layers.base import AttributeSized, register_elastic
 
 _MODULES = "paddlenlp.transformers.{}.modeling.{}"
 
@@ -35,7 +35,7 @@ def _family(
     """
     stack, block, attention = (_MODULES.format(model, name) for name in names)
     query, key, value, output = (f"attention.{name}" for name in projections)
-    register_named(
+    register_elastic(
         attention,
         AttributeSized,
         sizes={"heads": "num_attention_heads", "channels": "all_head_size"},
@@ -101,4 +101,4 @@ ALBERT = _family(
     ("query", "key", "value", "dense"),
     depth=(("", "depth"),),
 )
-register_named(_MODULES.format("albert", "AlbertTransformer"), AttributeSized, sizes={"depth": "num_hidden_layers"})
+register_elastic(_MODULES.format("albert", "AlbertTransformer"), AttributeSized, sizes={"depth": "num_hidden_layers"})

@@ -6,7 +6,7 @@ Of PaddleNLP: BERT, ERNIE (1, 2, 3.0, Gram, M), UIE, RoBERTa, ELECTRA, TinyBERT,
 from paddle import nn
 
 from ofa_slim.supernet.families.base import BlockAxis, Family
-from ofa_slim.supernet.layers.base import AttributeSized, register_named
+from ofa_slim.supernet.layers.base import AttributeSized, register_elastic
 
 TRANSFORMER_ENCODER = Family(
     stack=nn.TransformerEncoder,
@@ -31,7 +31,7 @@ TRANSFORMER_ENCODER = Family(
 )
 
 # RoFormer's attention turns queries and keys by their positions, each head by itself.
-register_named(
+register_elastic(
     "paddlenlp.transformers.roformer.modeling.MultiHeadAttentionWithRotary",
     AttributeSized,
     sizes={"heads": "num_heads"},

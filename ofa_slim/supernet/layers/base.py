@@ -14,7 +14,7 @@ import paddle
 from paddle import nn
 
 from ofa_slim.errors import ConvertError, IllegalSubnetError, nearest
-from ofa_slim.supernet.spec import Extent, LayerSpec, Sizes, length, part_of, register_later, spec_of
+from ofa_slim.supernet.spec import Extent, LayerSpec, Sizes, length, part_of, register, register_later, spec_of
 
 CandidateConfig = Mapping[str, tuple[float, ...]]
 
@@ -165,20 +165,24 @@ def channels_of(ratio: float, full: int) -> int:
     return max(1, math.floor(ratio * full + 1e-6))
 
 
-def register_named(name: str, mixin: type[ElasticLayer], **row: Any) -> None:
-    """Adds the row of a layer class of another library, which is not imported for it.
+def register_elastic(kind: type[nn.Layer] | str, mixin: type[ElasticLayer], **row: Any) -> None:
+    """Adds the row of a layer class, and makes its elastic class.
 
     Args:
-        name: of the class, with its module.
-        mixin: what makes its layers elastic; it goes before the class in the bases of the elastic one.
+        kind: the class; one of another library by name (``"package.module.Class"``), which is then not imported.
+        mixin: what makes its layers elastic; it goes before the class in the bases of the elastic one. `AttributeSized`
+            does for layers whose forward reads its sizes from attributes.
         row: the fields of its `LayerSpec`.
     """
 
     def spec(plain: type[nn.Layer]) -> LayerSpec:
-        described = {"__doc__": f"An elastic `{name}`.", "__module__": __name__}
+        described = {"__doc__": f"An elastic `{plain.__module__}.{plain.__name__}`.", "__module__": __name__}
         return LayerSpec(plain, type(f"Super{plain.__name__}", (mixin, plain), described), **row)
 
-    register_later(name, spec)
+    if isinstance(kind, str):
+        register_later(kind, spec)
+    else:
+        register(spec(kind))
 
 
 def swap_class(layer: nn.Layer, candidate_config: CandidateConfig | None = None) -> None:
