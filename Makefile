@@ -20,10 +20,10 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_inf
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test matrix lint check style demo bench clean
+.PHONY: help setup test matrix lint check style demo examples bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
 setup: $(STAMP) ## make the virtual environment and install into it
 
@@ -48,6 +48,10 @@ demo: $(STAMP) ## compress a BERT on movie-review snippets, search and report in
 	$(PY) examples/fetch_demo_data.py
 	$(PY) -m ofa_slim.cli compress examples/recipes/movie-polarity.yaml --output_dir runs/demo $(ARGS)
 
+examples: $(STAMP) ## four GLUE tasks as a table, where their files are in data/GLUE or GLUE_DIR (about an hour)
+	$(PY) examples/fetch_demo_data.py
+	$(PY) examples/glue.py $(ARGS)
+
 bench: $(STAMP) ## run the benchmarks; those on SST-2 only where its files are
 	$(PY) examples/fetch_demo_data.py
 	$(PY) benchmarks/train_step.py --paddleslim
@@ -67,12 +71,12 @@ clean: ## remove the virtual environments, builds and caches; data/ and runs/ st
 	find $(wildcard $(CODE)) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Paddle uses one thread unless told otherwise; a training step is about 1.5 times faster on two cores.
-demo bench: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),$(shell getconf _NPROCESSORS_ONLN))
+demo examples bench: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),$(shell getconf _NPROCESSORS_ONLN))
 
 # On AMD processors the math library in Paddle's wheel chooses a slow path unless this is set (2.5 times
 # slower matrix products on a Zen core); on others it could forbid the faster AVX-512 one.
 ifneq ($(shell grep -m 1 AuthenticAMD /proc/cpuinfo 2>/dev/null),)
-demo bench: export MKL_DEBUG_CPU_TYPE := $(or $(MKL_DEBUG_CPU_TYPE),5)
+demo examples bench: export MKL_DEBUG_CPU_TYPE := $(or $(MKL_DEBUG_CPU_TYPE),5)
 endif
 
 # The stamp holds the folder that the editable install points to: a moved project installs again.
