@@ -69,18 +69,12 @@ def compute_neuron_head_importance(
     """
     network = unwrap(model)
     loss_fct = nn.CrossEntropyLoss() if loss_fct is None else loss_fct
-    blocks = _blocks(network)
-    if len(blocks) != num_layers:
-        raise ImportanceError(f"num_layers is {num_layers}, but the model has {len(blocks)} blocks")
-    parts = [_Part(*block, intermediate_name, output_name) for block in blocks]
-    for part in parts:
-        if part.num_heads != num_heads:
-            raise ImportanceError(f"num_heads is {num_heads}, but {part.path} has {part.num_heads} heads")
+    parts = block_parts(network, num_layers, num_heads, intermediate_name, output_name)
     weights = [weight for part in parts for weight in part.weights]
     heads: list[paddle.Tensor] = []
     neurons: list[paddle.Tensor] = []
     batches = 0
-    with full_size(network), _scoring(network, weights):
+    with full_size(network), scoring(network, weights):
         for batch in tqdm(data_loader, desc=f"importance {task_name}".strip(), leave=False):
             args, kwargs, labels = _split(batch)
             loss = loss_fct(network(*args, **kwargs), labels)
@@ -120,7 +114,7 @@ def reorder_neuron_head(
         )
     with full_size(network):
         parts = [
-            _Part(path, stack, block, stack.family.intermediate, stack.family.output) for path, stack, block in blocks
+            BlockPart(path, stack, block, stack.family.intermediate, stack.family.output) for path, stack, block in blocks
         ]
         orders = []
         for part, head, neuron in zip(parts, head_importance, neuron_importance, strict=True):
@@ -176,7 +170,7 @@ def reorder_neuron(layer: nn.Layer, index: Sequence[int] | np.ndarray | paddle.T
             layer.bias.set_value(paddle.index_select(layer.bias, order))
 
 
-class _Part:
+class BlockPart:
     """What one block's scores are made of."""
 
     def __init__(self, path: str, stack: Stack, block: nn.Layer, intermediate: str, output: str) -> None:
@@ -204,6 +198,23 @@ class _Part:
         return head, into.abs() + second.sum(axis=1).abs()
 
 
+def block_parts(
+    model: nn.Layer, num_layers: int, num_heads: int, intermediate_name: str, output_name: str
+) -> list[BlockPart]:
+    """What the scores of each block are made of; the arguments are those of `compute_neuron_head_importance`.
+
+    Raises: ImportanceError where the model has no such layers or counts.
+    """
+    blocks = _blocks(model)
+    if len(blocks) != num_layers:
+        raise ImportanceError(f"num_layers is {num_layers}, but the model has {len(blocks)} blocks")
+    parts = [BlockPart(*block, intermediate_name, output_name) for block in blocks]
+    for part in parts:
+        if part.num_heads != num_heads:
+            raise ImportanceError(f"num_heads is {num_heads}, but {part.path} has {part.num_heads} heads")
+    return parts
+
+
 def _blocks(model: nn.Layer) -> list[tuple[str, Stack, nn.Layer]]:
     stacks = find_stacks(model)
     if not stacks:
@@ -224,7 +235,7 @@ def _layer(block: nn.Layer, path: str, name: str, kind: type[nn.Layer]) -> nn.La
 
 
 @contextmanager
-def _scoring(model: nn.Layer, weights: list[paddle.Tensor]) -> Iterator[None]:
+def scoring(model: nn.Layer, weights: list[paddle.Tensor]) -> Iterator[None]:
     """Eval mode, and gradients to `weights` whether they are frozen or not; undone at the end."""
     frozen = [weight for weight in weights if weight.stop_gradient]
     try:
