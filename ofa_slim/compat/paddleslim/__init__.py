@@ -8,17 +8,15 @@ Import this before anything of PaddleSlim, and nothing else in the script has to
 from __future__ import annotations
 
 import logging
-import sys
 from types import ModuleType
 
-from ofa_slim.compat.paddleslim import forwards, modules
+from ofa_slim.compat.paddleslim import forwards, modules, watch
 from ofa_slim.compat.paddleslim.importance import accumulate_gradients
 
 __all__ = ["accumulate_gradients", "install", "installed", "uninstall"]
 
 logger = logging.getLogger(__name__)
 
-_watch = forwards.WatchPaddleNLP()
 _kept: dict[str, ModuleType] | None = None
 
 
@@ -49,7 +47,7 @@ def install(force: bool = False) -> bool:
         return False
     _kept = modules.put()
     forwards.accept_head_masks()
-    sys.meta_path.insert(0, _watch)
+    watch.begin()
     logger.warning("paddleslim.nas.ofa is ofa_slim from now on: %s", reason or "PaddleSlim works, but force=True")
     return True
 
@@ -62,7 +60,7 @@ def uninstall() -> None:
     global _kept
     if _kept is None:
         return
-    sys.meta_path.remove(_watch)
+    watch.end()
     forwards.take_back()
     modules.take_out(_kept)
     _kept = None

@@ -8,22 +8,14 @@ weights; so Paddle's own attention runs, with its scale, dropout and caches.
 from __future__ import annotations
 
 import functools
-import importlib.machinery
 import inspect
-import sys
 from collections.abc import Callable, Sequence
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
-from types import ModuleType
 from typing import Any
 
 import paddle
 from paddle import nn
 
 from ofa_slim.errors import ConfigError
-
-# On import it puts forwards of its own into Paddle's classes.
-_PADDLENLP = "paddlenlp.transformers.model_outputs"
 
 Forward = Callable[..., Any]
 
@@ -48,29 +40,6 @@ def take_back() -> None:
         for name, value in list(vars(layer_class).items()):
             if inspect.isfunction(value) and value in _ORIGINALS:
                 _set(layer_class, name, _ORIGINALS[value])
-
-
-class WatchPaddleNLP(MetaPathFinder):
-    """Wraps again when PaddleNLP has replaced the forwards, which it does when it is imported."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """The module's own spec, with a loader that wraps the forwards when it has run."""
-        if fullname != _PADDLENLP:
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path)
-        if spec is not None and spec.loader is not None:
-            run = spec.loader.exec_module
-
-            @functools.wraps(run)
-            def exec_module(module: ModuleType) -> None:
-                run(module)
-                if self in sys.meta_path:
-                    accept_head_masks()
-
-            vars(spec.loader)["exec_module"] = exec_module
-        return spec
 
 
 # Every wrapped forward that was made, with what it wraps.
