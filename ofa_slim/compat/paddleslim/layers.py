@@ -7,10 +7,12 @@ no parameter's name changes.
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 from dataclasses import replace
 from typing import Any
 
+import paddle
 from paddle import nn
 
 from ofa_slim.supernet import layers as elastic_layers
@@ -150,8 +152,10 @@ def published_class(elastic: type[nn.Layer]) -> type[nn.Layer]:
     """The published form of a class of elastic layers, with the row of that class in the table of layers."""
     if elastic is SuperMultiHeadAttention:
         return _registered(PublishedAttention, elastic)
-    published = type(elastic.__name__, (Published, elastic), {"__doc__": elastic.__doc__, "__module__": __name__})
-    return _registered(published, elastic)
+    members: dict[str, Any] = {"__doc__": elastic.__doc__, "__module__": __name__}
+    if elastic.__module__ != SuperMultiHeadAttention.__module__:  # those run Paddle's own forward
+        members["forward"] = _forward_of(elastic)
+    return _registered(type(elastic.__name__, (Published, elastic), members), elastic)
 
 
 def publish(model: nn.Layer) -> None:
@@ -174,6 +178,17 @@ def plain_attention(model: nn.Layer) -> None:
         if isinstance(layer, ExportedAttention):
             vars(layer)["num_heads"] = layer.num_heads
             layer.__class__ = nn.MultiHeadAttention
+
+
+def _forward_of(elastic: type[nn.Layer]) -> Any:
+    """The forward of an elastic class, for a subclass of it."""
+    # paddle.jit translates super() as that of the object's own class, which would lead back to the same forward.
+    @paddle.jit.not_to_static
+    def forward(self: nn.Layer, *inputs: Any, **kwargs: Any) -> Any:
+        return elastic.forward(self, *inputs, **kwargs)
+
+    forward.__doc__, forward.__signature__ = elastic.forward.__doc__, inspect.signature(elastic.forward)
+    return forward
 
 
 def _registered(layer_class: type[nn.Layer], like: type[nn.Layer]) -> type[nn.Layer]:
