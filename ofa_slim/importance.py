@@ -114,7 +114,8 @@ def reorder_neuron_head(
         )
     with full_size(network):
         parts = [
-            BlockPart(path, stack, block, stack.family.intermediate, stack.family.output) for path, stack, block in blocks
+            BlockPart(path, stack, block, stack.family.intermediate, stack.family.output)
+            for path, stack, block in blocks
         ]
         orders = []
         for part, head, neuron in zip(parts, head_importance, neuron_importance, strict=True):

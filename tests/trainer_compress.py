@@ -1,22 +1,16 @@
 """PaddleNLP's `Trainer.compress` with DynaBERT, on generated text, for each kind of task that it knows.
 
-`python trainer_compress.py DIRECTORY KIND ...` compresses a small BERT for each kind in this process and writes one
-line of JSON for each: what was logged as the best score of each width, and what the written model scores when it is
-read again. The labels are what the model itself says, so that it is perfect in full and loses when it is cut.
+The labels are what the model itself says, so that it is perfect in full and loses when it is cut.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import ofa_slim.compat.paddleslim  # noqa: F401  before PaddleNLP and PaddleSlim, as a script would have it
-import numpy as np  # isort: skip
+import numpy as np
 import paddle
 from paddle import nn
 from paddle.nn import functional as F
@@ -31,6 +25,8 @@ from paddlenlp.transformers import (
     BertTokenizer,
 )
 from paddlenlp.utils.log import logger
+
+import ofa_slim.compat.paddleslim  # noqa: F401
 
 WORDS = [f"{first}{second}" for first in "bcdfghjk" for second in ("a", "e", "i", "o")]
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
@@ -166,7 +162,8 @@ class Task:
         return float(squad_evaluate(examples=list(self.dev), preds=texts, is_whitespace_splited=False)["exact"])
 
 
-def compress(kind: str, directory: Path, widths: list[str]) -> dict[str, Any]:
+def compress(kind: str, directory: Path, widths: list[str]) -> dict[str, dict[float, float]]:
+    """What was logged as the best score of each width, what the written model scores, and its number of weights."""
     task = Task(kind, directory)
     arguments = CompressionArguments(
         output_dir=str(directory),
@@ -200,22 +197,13 @@ def compress(kind: str, directory: Path, widths: list[str]) -> dict[str, Any]:
     finally:
         logger.logger.removeHandler(handler)
     best = [line.split() for line in logged if line.startswith("Best result of width_mult")]
-    written = {}
+    written, sizes = {}, {}
     for width in widths:
         model = paddle.jit.load(str(directory / f"width_mult_{round(float(width), 2):g}" / "model"))
-        written[width] = task.score(model)
+        written[float(width)] = task.score(model)
+        sizes[float(width)] = sum(int(np.prod(value.shape)) for value in model.state_dict().values())
     return {
-        "kind": kind,
-        "logged": {words[4].rstrip(":"): float(words[5]) for words in best},
+        "logged": {float(words[4].rstrip(":")): float(words[5]) for words in best},
         "written": written,
-        "heads": [layer.self_attn.num_heads for layer in task.model.bert.encoder.layers],
+        "sizes": sizes,
     }
-
-
-def main(directory: str, kinds: list[str]) -> None:
-    for kind in kinds:
-        print(json.dumps(compress(kind, Path(directory) / kind, ["1", "0.5"])), flush=True)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])

@@ -21,7 +21,7 @@ Forward = Callable[..., Any]
 
 
 class Pair(list[Any]):
-    """``[mask, head_mask]`` with the dtype of the input, so that Paddle's layers take it for a mask that needs no cast."""
+    """``[mask, head_mask]`` with the dtype of the input, so that Paddle's layers do not cast it but hand it on."""
 
     dtype: Any
 
@@ -61,7 +61,9 @@ def _set(layer_class: type[nn.Layer], name: str, value: Forward) -> None:
 
 
 def _encoder(original: Forward) -> Forward:
-    def forward(self: nn.TransformerEncoder, src: paddle.Tensor, src_mask: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def forward(
+        self: nn.TransformerEncoder, src: paddle.Tensor, src_mask: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
         if not isinstance(src_mask, (list, tuple)):
             return original(self, src, src_mask, *args, **kwargs)
         mask, head_mask = _split(src_mask)
@@ -127,7 +129,9 @@ _WRAPPERS: dict[type[nn.Layer], Callable[[Forward], Forward]] = {
 
 def _split(masks: Sequence[Any]) -> tuple[Any, Any]:
     if len(masks) != 2:
-        raise ConfigError(f"an attention mask that is a list has to be [mask, head_mask]; this one has {len(masks)} items")
+        raise ConfigError(
+            f"an attention mask that is a list has to be [mask, head_mask]; this one has {len(masks)} items"
+        )
     return masks[0], masks[1]
 
 

@@ -15,9 +15,9 @@ from typing import Any
 import paddle
 from paddle import nn
 
-from ofa_slim.supernet import layers as elastic_layers
 from ofa_slim.supernet import Block as PlainBlock
-from ofa_slim.supernet.layers import ElasticLayer, inner_layer
+from ofa_slim.supernet import layers as elastic_layers
+from ofa_slim.supernet.layers import ElasticLayer
 from ofa_slim.supernet.layers.conv_base import is_depthwise
 from ofa_slim.supernet.layers.stack import SuperMultiHeadAttention
 from ofa_slim.supernet.spec import Sizes, length, register, spec_of
@@ -51,7 +51,7 @@ class BaseBlock(nn.Layer):
         return self._key
 
 
-class Block(PlainBlock, BaseBlock):
+class Block(PlainBlock, BaseBlock):  # type: ignore[misc]  # here every block has a key
     """`ofa_slim.supernet.Block`, which is also what published scripts look for by `BaseBlock`."""
 
     def __init__(self, fn: nn.Layer, fixed: bool = False, key: str | None = None) -> None:
@@ -80,7 +80,7 @@ class Published:
 
     @property
     def cur_config(self) -> dict[str, Any]:
-        """What runs now: ``expand_ratio``, ``channel`` and ``kernel_size``, where the layer has such, and ``prune_dim``.
+        """What runs now: ``expand_ratio``, ``kernel_size`` and so on, where the layer has such, and ``prune_dim``.
 
         ``prune_dim`` is the shape of the weight that takes part, or the number of channels of a norm.
         """
@@ -162,14 +162,15 @@ def publish(model: nn.Layer) -> None:
     """Gives every elastic layer of a model its published form, in place."""
     for layer in model.sublayers(include_self=True):
         if isinstance(layer, ElasticLayer) and not isinstance(layer, Published):
-            layer.__class__ = published_class(type(layer))
+            elastic: Any = type(layer)
+            _swap(layer, published_class(elastic))
 
 
 def export_attention(model: nn.Layer) -> None:
     """Makes every plain attention of an exported model one whose heads cannot be cut once more."""
     for layer in model.sublayers(include_self=True):
         if type(layer) is nn.MultiHeadAttention:
-            layer.__class__ = ExportedAttention
+            _swap(layer, ExportedAttention)
 
 
 def plain_attention(model: nn.Layer) -> None:
@@ -177,18 +178,24 @@ def plain_attention(model: nn.Layer) -> None:
     for layer in model.sublayers(include_self=True):
         if isinstance(layer, ExportedAttention):
             vars(layer)["num_heads"] = layer.num_heads
-            layer.__class__ = nn.MultiHeadAttention
+            _swap(layer, nn.MultiHeadAttention)
+
+
+def _swap(layer: nn.Layer, layer_class: type[nn.Layer]) -> None:
+    layer.__class__ = layer_class
 
 
 def _forward_of(elastic: type[nn.Layer]) -> Any:
     """The forward of an elastic class, for a subclass of it."""
+
     # paddle.jit translates super() as that of the object's own class, which would lead back to the same forward.
     @paddle.jit.not_to_static
     def forward(self: nn.Layer, *inputs: Any, **kwargs: Any) -> Any:
         return elastic.forward(self, *inputs, **kwargs)
 
-    forward.__doc__, forward.__signature__ = elastic.forward.__doc__, inspect.signature(elastic.forward)
-    return forward
+    published: Any = forward
+    published.__doc__, published.__signature__ = elastic.forward.__doc__, inspect.signature(elastic.forward)
+    return published
 
 
 def _registered(layer_class: type[nn.Layer], like: type[nn.Layer]) -> type[nn.Layer]:

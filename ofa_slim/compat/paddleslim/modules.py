@@ -15,7 +15,7 @@ from ofa_slim.run_config import RunConfig
 ROOT = "paddleslim"
 
 
-def works() -> str | None:
+def failure() -> str | None:
     """Why PaddleSlim's own Once-For-All modules cannot be imported; None where they can."""
     kept = _entries()
     try:

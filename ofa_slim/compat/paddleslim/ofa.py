@@ -72,6 +72,7 @@ class OFA(plain.OFA):
         self.token_map: dict[str, dict[str, dict[int, float]]] = {}
         self.search_cands: list[list[int]] = []
         self._given: Mapping[str, Any] | None = None
+        self._warned: set[str] = set()
 
     # What is sampled.
 
@@ -164,9 +165,8 @@ class OFA(plain.OFA):
     def _layers(self) -> Choices:
         """The choices of every layer by Paddle's full name, and ``"depth"``."""
         layers = weighted_layers(unwrap(self.model))
-        return all_choices({layer.full_name(): layer for layer in layers.values()}, RunConfig()) | (
-            {DEPTH: sorted(set(self.run_config.elastic_depth))} if self.run_config.elastic_depth else {}
-        )
+        found = all_choices(layers, self.run_config)
+        return {layers[name].full_name() if name in layers else name: listed for name, listed in found.items()}
 
     @property
     def layers(self) -> Choices:
@@ -184,7 +184,7 @@ class OFA(plain.OFA):
     # Configs.
 
     @property
-    def net_config(self) -> Mapping[str, Any] | None:
+    def net_config(self) -> Any:
         """The config as it was given to `set_net_config`; None while every forward samples."""
         return self._given
 
@@ -213,27 +213,21 @@ class OFA(plain.OFA):
         kept: dict[str, Any] = {}
         first: dict[str, str] = {}
         for name, value in config.items():
-            if name == DEPTH or not isinstance(value, Mapping):
-                known = name == DEPTH or self._is_layer(name)
-            else:
-                known = self._is_layer(name)
-            if not known:
-                logger.warning("config: no layer is called %r; ignored", name)
+            if name != DEPTH and not self._is_layer(name):
+                self._warn(f"config: no layer is called {name!r}; ignored")
                 continue
             if name == DEPTH or not isinstance(value, Mapping):
                 kept[name] = value
                 continue
-            axis, value = dictionaries.axis(name), {key: given for key, given in value.items() if given is not None}
-            drop: list[str] = []
+            axis, asked = dictionaries.axis(name), dict(value)
+            dropped = [] if dictionaries.kernel_axis(name) else [KERNEL]
             if axis is None or first.setdefault(axis.name, name) != name:
-                drop += WIDTH_KEYS
-            if dictionaries.kernel_axis(name) is None:
-                drop.append(KERNEL)
-            for key in drop:
-                given = value.pop(key, None)
-                if given is not None and axis is None and given != 1:
-                    logger.warning("config: %s %r of %r is ignored, as that is fixed", key, given, name)
-            kept[name] = value
+                dropped += WIDTH_KEYS
+            for key in dropped:
+                given = asked.pop(key, None)
+                if given not in (None, 1) and (axis is None or key == KERNEL):
+                    self._warn(f"config: {key} {given!r} of {name!r} is ignored, as that is fixed")
+            kept[name] = asked
         return kept
 
     def _is_layer(self, name: str) -> bool:
@@ -242,6 +236,12 @@ class OFA(plain.OFA):
         except ConfigError:
             return False
         return True
+
+    def _warn(self, said: str) -> None:
+        """Warns of something once, however many steps it is met in."""
+        if said not in self._warned:
+            self._warned.add(said)
+            logger.warning("%s", said)
 
     def export(self, *args: Any, **kwargs: Any) -> nn.Layer:
         """Cuts a plain model out of the supernet, as `ofa_slim.OFA.export` does.

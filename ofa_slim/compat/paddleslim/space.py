@@ -42,7 +42,7 @@ def free_choices(
         run: the limits.
         free: the choices that are left, by path.
     """
-    last = next(reversed(layers), None)
+    last = [*layers][-1] if layers else None
     found: Choices = {path: _sorted(free.get(path, {})) for path in layers if path in free or path == last}
     return {**found, **_depth(run)}
 

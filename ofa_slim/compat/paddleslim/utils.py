@@ -36,9 +36,7 @@ def dynabert_config(model: plain.OFA, width_mult: float, depth_mult: float = 1.0
     Raises: IllegalSubnetError for a share that the model cannot have.
     """
     found = plain.dynabert_config(model, width_mult, depth_mult)
-    config: LayerDict = {
-        path: found.get(path) or {"expand_ratio": 1.0} for path in weighted_layers(unwrap(model))
-    }
+    config: LayerDict = {path: found.get(path) or {"expand_ratio": 1.0} for path in weighted_layers(unwrap(model))}
     if DEPTH in found and (model.run_config.elastic_depth or depth_mult != 1):
         config[DEPTH] = found[DEPTH]
     return config

@@ -96,7 +96,7 @@ def _keeping_forwards(export: Callable[..., Any]) -> Callable[..., Any]:
 def _counting_numbers(evaluator: type[Any]) -> type[Any]:
     """Counts chunks in plain numbers: NumPy 2.4 makes no number of the arrays with one entry that PaddleNLP sums."""
 
-    class ChunkEvaluator(evaluator):  # type: ignore[misc, valid-type]  # known when PaddleNLP is
+    class ChunkEvaluator(evaluator):
         def update(self, *counts: Any) -> None:
             super().update(*(int(np.sum(count)) for count in counts))
 
