@@ -4,8 +4,8 @@ It counts on everything such scripts do: a BERT whose forward takes the masks in
 heads that the script cuts by itself behind an export.
 """
 
-# isort: skip_file  # the bridge comes before what it stands in for
-import ofa_slim.compat.paddleslim
+# ruff: noqa: I001  the bridge comes before what it stands in for
+import ofa_slim.compat.paddleslim  # noqa: F401
 
 import copy
 
