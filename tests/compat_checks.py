@@ -6,6 +6,7 @@ and what it raised, or null. The bridge changes the whole process, so the functi
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import logging
@@ -264,6 +265,7 @@ def layers_answer_to_the_published_names() -> None:
     bridge()
     from paddleslim.nas.ofa import OFA, utils
     from paddleslim.nas.ofa.convert_super import Convert, supernet
+    from paddleslim.nas.ofa.layers import SuperLinear
 
     model = encoder()
     parameters, keys = list(model.parameters()), list(model.state_dict())
@@ -276,6 +278,7 @@ def layers_answer_to_the_published_names() -> None:
     attention = model.layers[0].self_attn
     assert attention.q_proj.fn.weight is attention.q_proj.weight
     assert hasattr(attention.q_proj, "fn")
+    assert isinstance(attention.q_proj.fn, SuperLinear)
     config = utils.dynabert_config(ofa, 0.5)
     assert config["layers.0.linear1"] == {"expand_ratio": 0.5}
     assert config["layers.0.linear2"] == config["layers.0.self_attn.out_proj"] == {"expand_ratio": 1.0}
@@ -286,6 +289,11 @@ def layers_answer_to_the_published_names() -> None:
     assert attention.q_proj.fn.cur_config == {"expand_ratio": 0.5, "channel": None, "prune_dim": [16, 8]}
     assert model.layers[0].linear1.fn.cur_config["prune_dim"] == [16, 6]
     assert model.layers[0].norm1.fn.cur_config == {"prune_dim": 16}
+    twin, x = copy.deepcopy(model), noise(2, 5, 16)
+    ofa.set_net_config(utils.dynabert_config(ofa, 0.25))
+    assert twin.layers[0].self_attn.num_heads == 2
+    assert twin.layers[0].linear1.fn is twin.layers[0].linear1
+    assert twin(x).shape == [2, 5, 16]
 
 
 def heads_are_not_cut_twice() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.machinery
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.abc import MetaPathFinder
@@ -52,7 +51,8 @@ class _Watch(MetaPathFinder):
         """The module's own spec, with a loader that goes on to the function."""
         if fullname not in self._adapt:
             return None
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path)
+        others = (finder.find_spec(fullname, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next(filter(None, others), None)
         if spec is not None and spec.loader is not None:
             run = spec.loader.exec_module
 
