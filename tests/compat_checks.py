@@ -241,6 +241,26 @@ def gradients_reach_the_head_mask() -> None:
     same(masks[0].grad, masks[1].grad, 1e-2)
 
 
+class Masked(nn.Layer):
+    """An encoder that is given head masks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = encoder()
+
+    def forward(self, x: paddle.Tensor, heads: paddle.Tensor) -> paddle.Tensor:
+        return self.encoder(x, [None, heads])
+
+
+def head_masks_can_be_traced() -> None:
+    bridge()
+    model, x, heads = Masked(), noise(2, 5, 16), noise(2, 4, seed=1)
+    model.eval()
+    expected = model(x, heads)
+    for full_graph in (True, False):
+        same(paddle.jit.to_static(copy.deepcopy(model), full_graph=full_graph)(x, heads), expected)
+
+
 def masks_that_cannot_be_are_refused() -> None:
     from ofa_slim.errors import ConfigError
 

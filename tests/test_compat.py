@@ -19,6 +19,7 @@ TOGETHER = (
     "ordinary_calls_are_as_before",
     "head_masks_scale_heads",
     "gradients_reach_the_head_mask",
+    "head_masks_can_be_traced",
     "masks_that_cannot_be_are_refused",
     "layers_answer_to_the_published_names",
     "heads_are_not_cut_twice",

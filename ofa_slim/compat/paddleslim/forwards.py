@@ -64,9 +64,13 @@ def _encoder(original: Forward) -> Forward:
     def forward(
         self: nn.TransformerEncoder, src: paddle.Tensor, src_mask: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
-        if not isinstance(src_mask, (list, tuple)):
-            return original(self, src, src_mask, *args, **kwargs)
-        mask, head_mask = _split(src_mask)
+        if isinstance(src_mask, (list, tuple)):
+            return masked(self, src, src_mask, *args, **kwargs)
+        return original(self, src, src_mask, *args, **kwargs)
+
+    @paddle.jit.not_to_static  # its translation knows no such lists
+    def masked(self: nn.TransformerEncoder, src: paddle.Tensor, masks: Any, *args: Any, **kwargs: Any) -> Any:
+        mask, head_mask = _split(masks)
         if head_mask is None and all(map(_runs_paddles_forward, self.layers)):
             return original(self, src, mask, *args, **kwargs)
         asked = [*filter(None, args), *(name for name, value in kwargs.items() if value)]
@@ -85,9 +89,14 @@ def _layer(original: Forward) -> Forward:
         self: nn.TransformerEncoderLayer, src: paddle.Tensor, src_mask: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
         if isinstance(src_mask, (list, tuple)):
-            src_mask = Pair(_split(src_mask))
-            src_mask.dtype = src.dtype
+            return masked(self, src, src_mask, *args, **kwargs)
         return original(self, src, src_mask, *args, **kwargs)
+
+    @paddle.jit.not_to_static
+    def masked(self: nn.TransformerEncoderLayer, src: paddle.Tensor, masks: Any, *args: Any, **kwargs: Any) -> Any:
+        pair = Pair(_split(masks))
+        pair.dtype = src.dtype
+        return original(self, src, pair, *args, **kwargs)
 
     return forward
 
@@ -102,9 +111,21 @@ def _attention(original: Forward) -> Forward:
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        if not isinstance(attn_mask, (list, tuple)):
-            return original(self, query, key, value, attn_mask, *args, **kwargs)
-        mask, head_mask = _split(attn_mask)
+        if isinstance(attn_mask, (list, tuple)):
+            return masked(self, query, key, value, attn_mask, *args, **kwargs)
+        return original(self, query, key, value, attn_mask, *args, **kwargs)
+
+    @paddle.jit.not_to_static
+    def masked(
+        self: nn.MultiHeadAttention,
+        query: paddle.Tensor,
+        key: Any,
+        value: Any,
+        masks: Any,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        mask, head_mask = _split(masks)
         if head_mask is None:
             return original(self, query, key, value, mask, *args, **kwargs)
         factors = _factors(head_mask, self.num_heads)
