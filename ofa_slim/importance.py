@@ -71,13 +71,7 @@ def compute_neuron_head_importance(
     """
     network = unwrap(model)
     loss_fct = nn.CrossEntropyLoss() if loss_fct is None else loss_fct
-    blocks = _blocks(network)
-    if len(blocks) != num_layers:
-        raise ImportanceError(f"num_layers is {num_layers}, but the model has {len(blocks)} blocks")
-    parts = [_Part(*block, intermediate_name, output_name) for block in blocks]
-    for part in parts:
-        if part.num_heads != num_heads:
-            raise ImportanceError(f"num_heads is {num_heads}, but {part.path} has {part.num_heads} heads")
+    parts = block_parts(network, num_layers, num_heads, intermediate_name, output_name)
     weights = [weight for part in parts for weight in part.weights]
     heads: list[paddle.Tensor] = []
     neurons: list[paddle.Tensor] = []
@@ -176,7 +170,7 @@ def reorder_neuron(layer: nn.Layer, index: Sequence[int] | np.ndarray | paddle.T
             layer.bias.set_value(paddle.index_select(layer.bias, order))
 
 
-class _Part:
+class BlockPart:
     """What one block's scores are made of."""
 
     def __init__(self, path: str, stack: Stack, block: nn.Layer, intermediate: str, output: str) -> None:
@@ -203,6 +197,23 @@ class _Part:
         head = projection.reshape([self.num_heads, -1]).sum(axis=1).abs()
         into = first.sum(axis=0) + saliency[3] if len(saliency) == 4 else first.sum(axis=0)
         return head, into.abs() + second.sum(axis=1).abs()
+
+
+def block_parts(
+    model: nn.Layer, num_layers: int, num_heads: int, intermediate_name: str, output_name: str
+) -> list[BlockPart]:
+    """What the scores of each block are made of; the arguments are those of `compute_neuron_head_importance`.
+
+    Raises: ImportanceError where the model has no such layers or counts.
+    """
+    blocks = _blocks(model)
+    if len(blocks) != num_layers:
+        raise ImportanceError(f"num_layers is {num_layers}, but the model has {len(blocks)} blocks")
+    parts = [BlockPart(*block, intermediate_name, output_name) for block in blocks]
+    for part in parts:
+        if part.num_heads != num_heads:
+            raise ImportanceError(f"num_heads is {num_heads}, but {part.path} has {part.num_heads} heads")
+    return parts
 
 
 def _blocks(model: nn.Layer) -> list[tuple[str, Stack, nn.Layer]]:

@@ -1,0 +1,1 @@
+"""Bridges for scripts that were written for other libraries; nothing else in the package imports them."""

@@ -1,0 +1,257 @@
+"""`OFA` and `DistillConfig` as published scripts know them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+from paddle import nn
+
+from ofa_slim import ofa as plain
+from ofa_slim.compat.paddleslim.convert import weighted_layers
+from ofa_slim.compat.paddleslim.layers import export_attention, plain_attention, publish
+from ofa_slim.compat.paddleslim.space import (
+    Choices,
+    all_choices,
+    free_choices,
+    key_of_task,
+    named,
+    present_tasks,
+    sampled,
+    tokens_of,
+)
+from ofa_slim.distill_config import DistillConfig as PlainDistillConfig
+from ofa_slim.errors import ConfigError, IllegalSubnetError
+from ofa_slim.run_config import RunConfig, possible_tasks
+from ofa_slim.sampling import check_lengths, checked_phase, checked_tasks
+from ofa_slim.supernet.discover import Example, example_of
+from ofa_slim.supernet.layers.base import WIDTH_KEYS
+from ofa_slim.supernet.space import DEPTH, KERNEL, WIDTH, SubnetConfig
+from ofa_slim.unwrap import unwrap
+
+logger = logging.getLogger(__name__)
+
+# The order in which the published library lets tasks join.
+_ORDER = (KERNEL, DEPTH, WIDTH)
+
+
+@dataclass(frozen=True, eq=False)
+class DistillConfig(PlainDistillConfig):
+    """`ofa_slim.DistillConfig` whose teacher runs layer by layer, so that masks in lists and hooks work."""
+
+    teacher_engine: str = "dygraph"
+
+
+class OFA(plain.OFA):
+    """`ofa_slim.OFA` with the published attributes, and as lenient with configs as the published one.
+
+    Attributes:
+        task, phase: what `set_task` was last called with.
+        token_map: ``{task: {layer: {token: choice}}}``, made by `tokenize`.
+        search_cands: the tokens of each of these layers.
+    """
+
+    def __init__(
+        self,
+        model: nn.Layer,
+        run_config: RunConfig | None = None,
+        distill_config: PlainDistillConfig | None = None,
+        elastic_order: Sequence[str] | None = None,
+        train_full: bool = False,
+        **more: Any,
+    ) -> None:
+        if isinstance(model, nn.Layer):
+            publish(unwrap(model))
+        super().__init__(model, run_config, distill_config, elastic_order, train_full, **more)
+        self.elastic_order = elastic_order
+        self.task: str | Sequence[str] | None = None
+        self.phase: int | None = None
+        self.token_map: dict[str, dict[str, dict[int, float]]] = {}
+        self.search_cands: list[list[int]] = []
+        self._given: Mapping[str, Any] | None = None
+        self._warned: set[str] = set()
+
+    # What is sampled.
+
+    def _tasks(self, present: Sequence[str]) -> list[str]:
+        """The tasks in the order they join; those that the model has nothing for are left out."""
+        given = self._elastic_order
+        order = [task for task in _ORDER if task in present]
+        if given is not None:
+            kept = present_tasks(given, present)
+            order = checked_tasks(kept, "elastic_order", present) if kept else []
+        check_lengths(self.run_config, order)
+        return order
+
+    def set_task(self, task: str | Sequence[str], phase: int | None = None) -> None:
+        """Chooses by hand what is sampled; a task that the model has nothing for changes nothing."""
+        self.task, self.phase = task, phase
+        present = self._found.space.tasks() if self._known else possible_tasks(unwrap(self.model), self.run_config)
+        kept = present_tasks(named(task), present)
+        if kept:
+            super().set_task(kept, phase)
+            return
+        checked_phase(phase)
+        self._when_known(lambda: self._found.sampler.set_task([], None))
+
+    def _sample_config(
+        self, task: str | Sequence[str] | None, sample_type: str = "random", phase: int | None = None
+    ) -> Choices:
+        """The per-layer dictionary of a sub-network; see `ofa_slim.compat.paddleslim.space.sampled`."""
+        return sampled(self._ofa_layers, task, sample_type, phase, self.rng)
+
+    def tokenize(self) -> list[list[int]]:
+        """Numbers the choices of the task that was set; fills `token_map` and `search_cands`.
+
+        Returns: `search_cands`.
+
+        Raises: ConfigError where no task was set, or several, or a layer has no choices of it.
+        """
+        found = tokens_of(self._ofa_layers, self.task)
+        self.token_map[named(self.task)[0]] = found
+        self.search_cands = [list(tokens) for tokens in found.values()]
+        return self.search_cands
+
+    def decode_token(self, token: Sequence[int]) -> Choices:
+        """Runs the sub-network of a token, one number of each list in `search_cands`, from now on.
+
+        Returns: ``{layer: choice}`` of the task that was set.
+
+        Raises: ConfigError before `tokenize`; IllegalSubnetError for numbers that are not there.
+        """
+        found = self.token_map.get(named(self.task)[0]) if self.task else None
+        if found is None:
+            raise ConfigError("decode_token: call set_task and tokenize first")
+        if len(token) != len(found):
+            raise IllegalSubnetError(f"token has {len(token)} numbers; there are {len(found)} layers")
+        choices, config = self._ofa_layers, {}
+        for number, (layer, tokens) in zip(token, found.items(), strict=True):
+            if number not in tokens:
+                raise IllegalSubnetError(f"token: {number!r} is not one of {list(tokens)}, those of {layer!r}")
+            config[layer] = {key_of_task(self.task, choices[layer]): tokens[number]}
+        self.set_net_config(config)
+        return {layer: next(iter(value.values())) for layer, value in config.items()}
+
+    # The search space.
+
+    def _clear_search_space(self, *inputs: Any, input_spec: Any = None, **kwargs: Any) -> None:
+        """Finds which widths must agree, from inputs or specs of them; does nothing where that is known."""
+        if self._known is None:
+            example = Example(inputs, kwargs) if input_spec is None else example_of(self.model, None, input_spec)
+            self._discover(example)
+
+    @property
+    def _ofa_layers(self) -> Choices:
+        """What sampling can choose, ``{layer: {key: choices}}``, and ``"depth"``."""
+        layers = weighted_layers(unwrap(self.model))
+        if self._known is None:
+            return all_choices(layers, self.run_config)
+        return free_choices(layers, self.run_config, super().ofa_layers)
+
+    @property
+    def ofa_layers(self) -> Choices:
+        """What sampling can choose, ``{layer: {key: choices}}``, and ``"depth"``."""
+        return self._ofa_layers
+
+    @property
+    def _key2name(self) -> dict[str, str]:
+        """The attribute path of each layer by Paddle's full name."""
+        return {layer.full_name(): path for path, layer in weighted_layers(unwrap(self.model)).items()}
+
+    @property
+    def _layers(self) -> Choices:
+        """The choices of every layer by Paddle's full name, and ``"depth"``."""
+        layers = weighted_layers(unwrap(self.model))
+        found = all_choices(layers, self.run_config)
+        return {layers[name].full_name() if name in layers else name: listed for name, listed in found.items()}
+
+    @property
+    def layers(self) -> Choices:
+        """The choices of every layer by Paddle's full name, and ``"depth"``."""
+        return self._layers
+
+    # The teacher.
+
+    @property
+    def ofa_teacher_model(self) -> SimpleNamespace | None:
+        """Something with the teacher as its `model`; None without one."""
+        teacher = None if self.distill_config is None else self.distill_config.teacher_model
+        return SimpleNamespace(model=teacher) if isinstance(teacher, nn.Layer) else None
+
+    # Configs.
+
+    @property
+    def net_config(self) -> Any:
+        """The config as it was given to `set_net_config`; None while every forward samples."""
+        return self._given
+
+    @net_config.setter
+    def net_config(self, config: Mapping[str, Any] | None) -> None:
+        self.set_net_config(config)
+
+    def set_net_config(self, config: Mapping[str, Any] | None) -> None:
+        """Runs one sub-network from now on; None returns to sampling.
+
+        What a dictionary says of names that are no layer's and of widths and kernels that are fixed is ignored with a
+        warning; of layers whose widths must agree the first one named counts.
+        """
+        super().set_net_config(config)
+        self._given = config
+
+    def subnet_config(self, config: Mapping[str, Any]) -> SubnetConfig:
+        """The `SubnetConfig` of a config in either form, read as `set_net_config` says."""
+        if isinstance(config, Mapping) and not isinstance(config, SubnetConfig):
+            config = self._legal(config)
+        return super().subnet_config(config)
+
+    def _legal(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """What of a per-layer dictionary this model can have."""
+        dictionaries = self._found.dictionaries
+        kept: dict[str, Any] = {}
+        first: dict[str, str] = {}
+        for name, value in config.items():
+            if name != DEPTH and not self._is_layer(name):
+                self._warn(f"config: no layer is called {name!r}; ignored")
+                continue
+            if name == DEPTH or not isinstance(value, Mapping):
+                kept[name] = value
+                continue
+            axis, asked = dictionaries.axis(name), dict(value)
+            dropped = [] if dictionaries.kernel_axis(name) else [KERNEL]
+            if axis is None or first.setdefault(axis.name, name) != name:
+                dropped += WIDTH_KEYS
+            for key in dropped:
+                given = asked.pop(key, None)
+                if given not in (None, 1) and (axis is None or key == KERNEL):
+                    self._warn(f"config: {key} {given!r} of {name!r} is ignored, as that is fixed")
+            kept[name] = asked
+        return kept
+
+    def _is_layer(self, name: str) -> bool:
+        try:
+            self._names.path(name)
+        except ConfigError:
+            return False
+        return True
+
+    def _warn(self, said: str) -> None:
+        """Warns of something once, however many steps it is met in."""
+        if said not in self._warned:
+            self._warned.add(said)
+            logger.warning("%s", said)
+
+    def export(self, *args: Any, **kwargs: Any) -> nn.Layer:
+        """Cuts a plain model out of the supernet, as `ofa_slim.OFA.export` does.
+
+        Its attention layers follow the number of heads that their weights have, so a script that cuts the number of
+        heads after the export, as published ones have to, cuts nothing twice.
+        """
+        for given in (*args, *kwargs.values()):
+            if isinstance(given, nn.Layer):
+                plain_attention(given)
+        exported = super().export(*args, **kwargs)
+        export_attention(exported)
+        return exported

@@ -1,0 +1,128 @@
+"""The published picture of a search space: choices by layer, samples and tokens of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ofa_slim.errors import ConfigError
+from ofa_slim.run_config import RunConfig
+from ofa_slim.supernet.space import DEPTH, KERNEL, WIDTH
+
+Choices = dict[str, Any]
+
+# What the choices of a layer are called, by what `set_task` may be called with.
+_KEYS = {WIDTH: ("expand_ratio", "channel")}
+_TASKS = {"expand_ratio": WIDTH, "channel": WIDTH}
+
+
+def all_choices(layers: Mapping[str, Any], run: RunConfig) -> Choices:
+    """``{layer: {key: choices}}`` before anything is known of which widths must agree, and ``"depth"``.
+
+    Args:
+        layers: the layers with a width, by whatever name is wanted.
+        run: the limits.
+    """
+    found: Choices = {name: _sorted(layer.candidate_config) for name, layer in layers.items()}
+    for name, given in (run.ofa_layers or {}).items():
+        if name in found:
+            found[name] = _sorted(given)
+    return {**found, **_depth(run)}
+
+
+def free_choices(
+    layers: Mapping[str, Any], run: RunConfig, free: Mapping[str, Mapping[str, Sequence[float]]]
+) -> Choices:
+    """The same once the search space is known: of layers that must agree the first, and the last layer of all.
+
+    Args:
+        layers: the layers with a width, by path.
+        run: the limits.
+        free: the choices that are left, by path.
+    """
+    last = [*layers][-1] if layers else None
+    found: Choices = {path: _sorted(free.get(path, {})) for path in layers if path in free or path == last}
+    return {**found, **_depth(run)}
+
+
+def sampled(
+    choices: Choices, task: str | Sequence[str] | None, sample_type: str, phase: int | None, rng: np.random.Generator
+) -> Choices:
+    """One choice of each, for the tasks named; the largest of everything else.
+
+    Args:
+        choices: ``{layer: {key: choices}}``, and ``"depth"``.
+        task: what is chosen at random: ``"expand_ratio"``, ``"width"``, ``"kernel_size"``, ``"depth"``, or a list.
+        sample_type: ``"random"``; or ``"largest"`` or ``"smallest"``, of everything.
+        phase: of the last task only the ``phase + 2`` largest choices; None: all.
+        rng: the source of randomness.
+
+    Raises: ConfigError for another `sample_type`.
+    """
+    if sample_type not in ("random", "largest", "smallest"):
+        raise ConfigError(f"sample_type {sample_type!r} is not one of random, largest, smallest")
+    tasks = [key for name in named(task) for key in _KEYS.get(name, (name,))]
+    newest = _KEYS.get(named(task)[-1], (named(task)[-1],)) if tasks else ()
+
+    def one(key: str, listed: Sequence[Any]) -> Any:
+        if sample_type == "smallest":
+            return listed[0]
+        if sample_type == "largest" or key not in tasks:
+            return listed[-1]
+        offered = listed[-(phase + 2) :] if phase is not None and key in newest else listed
+        return offered[int(rng.integers(len(offered)))]
+
+    return {
+        name: {key: one(key, listed) for key, listed in found.items()} if isinstance(found, dict) else one(name, found)
+        for name, found in choices.items()
+    }
+
+
+def tokens_of(choices: Choices, task: str | Sequence[str] | None) -> dict[str, dict[int, float]]:
+    """``{layer: {token: choice}}`` of a task; a token is the choice's place among all choices of the task.
+
+    Raises: ConfigError for no task, several, or one that a layer has no choices of.
+    """
+    if len(named(task)) != 1:
+        raise ConfigError(f"tokenize needs one task; set_task was called with {task!r}")
+    (name,) = named(task)
+    keys = _KEYS.get(name, (name,))
+    listed: dict[str, Sequence[float]] = {}
+    for layer, found in choices.items():
+        if layer == DEPTH or not found:
+            continue
+        of_task = next((found[key] for key in keys if key in found), None)
+        if of_task is None:
+            raise ConfigError(f"tokenize: layer {layer!r} has no choices of task {name!r}, only {', '.join(found)}")
+        listed[layer] = of_task
+    every = sorted({choice for found in listed.values() for choice in found})
+    return {layer: {every.index(choice): choice for choice in found} for layer, found in listed.items()}
+
+
+def key_of_task(task: str | Sequence[str] | None, found: Mapping[str, Any]) -> str:
+    """What a task is called among the choices of a layer."""
+    (name,) = named(task)
+    return next(key for key in _KEYS.get(name, (name,)) if key in found)
+
+
+def named(task: str | Sequence[str] | None) -> list[str]:
+    """The tasks in what `set_task` was called with."""
+    return [] if task is None else [task] if isinstance(task, str) else list(task)
+
+
+def present_tasks(tasks: Sequence[str], present: Sequence[str]) -> list[str]:
+    """Those of some tasks that a model has anything for; names that are no task stay, to be complained of."""
+    return [task for task in tasks if _TASKS.get(task, task) in present or _TASKS.get(task, task) not in _ALL]
+
+
+_ALL = (KERNEL, WIDTH, DEPTH)
+
+
+def _depth(run: RunConfig) -> Choices:
+    return {DEPTH: sorted(set(run.elastic_depth))} if run.elastic_depth else {}
+
+
+def _sorted(found: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    return {key: sorted(set(listed)) for key, listed in found.items()}

@@ -1,0 +1,109 @@
+"""What the bridge does when PaddleNLP is imported, be it before or after the bridge."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ofa_slim.compat.paddleslim.forwards import accept_head_masks
+from ofa_slim.probes import forwards_kept
+
+_COMPRESS = "paddlenlp.trainer.trainer_compress"
+
+
+def begin() -> None:
+    """Adapts what is imported already, and from now on what will be."""
+    sys.meta_path.insert(0, _WATCH)
+    for name, adapt in _ADAPT.items():
+        if name in sys.modules:
+            adapt(sys.modules[name])
+
+
+def end() -> None:
+    """Takes it back."""
+    sys.meta_path.remove(_WATCH)
+    module = sys.modules.get(_COMPRESS)
+    if module is not None:
+        vars(module).update(_BEFORE)
+    _BEFORE.clear()
+
+
+class _Watch(MetaPathFinder):
+    """Calls a function with a module of a name once that has been imported.
+
+    Args:
+        adapt: ``{full name: function}``.
+    """
+
+    def __init__(self, adapt: Mapping[str, Callable[[ModuleType], None]]) -> None:
+        self._adapt = adapt
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The module's own spec, with a loader that goes on to the function."""
+        if fullname not in self._adapt:
+            return None
+        others = (finder.find_spec(fullname, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next(filter(None, others), None)
+        if spec is not None and spec.loader is not None:
+            run = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                run(module)
+                if self in sys.meta_path:
+                    self._adapt[fullname](module)
+
+            vars(spec.loader)["exec_module"] = exec_module
+        return spec
+
+
+def _wrap_forwards(module: ModuleType) -> None:
+    """PaddleNLP has put forwards of its own into Paddle's classes."""
+    accept_head_masks()
+
+
+def _make_compress_run(module: ModuleType) -> None:
+    """Puts what runs on today's Paddle and NumPy in the place of what does not, for `Trainer.compress` alone."""
+    _BEFORE.update({name: vars(module)[name] for name in ("export_model", "ChunkEvaluator")})
+    vars(module).update(
+        export_model=_keeping_forwards(module.export_model), ChunkEvaluator=_counting_numbers(module.ChunkEvaluator)
+    )
+
+
+def _keeping_forwards(export: Callable[..., Any]) -> Callable[..., Any]:
+    """Exports, and leaves the model as it was.
+
+    `Trainer.compress` cuts, exports and cuts again one and the same model. From Paddle 3 on an export leaves the traced
+    forward in the model, which tells nobody its arguments and would write the first width again.
+    """
+
+    @functools.wraps(export)
+    def export_model(model: Any, *args: Any, **kwargs: Any) -> Any:
+        with forwards_kept(model):
+            return export(model, *args, **kwargs)
+
+    return export_model
+
+
+def _counting_numbers(evaluator: type[Any]) -> type[Any]:
+    """Counts chunks in plain numbers: NumPy 2.4 makes no number of the arrays with one entry that PaddleNLP sums."""
+
+    class ChunkEvaluator(evaluator):
+        def update(self, *counts: Any) -> None:
+            super().update(*(int(np.sum(count)) for count in counts))
+
+    return ChunkEvaluator
+
+
+# What `end` puts back.
+_BEFORE: dict[str, Any] = {}
+_ADAPT = {"paddlenlp.transformers.model_outputs": _wrap_forwards, _COMPRESS: _make_compress_run}
+_WATCH = _Watch(_ADAPT)
