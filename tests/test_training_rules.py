@@ -201,3 +201,31 @@ def test_the_published_arguments_of_elastic_layers() -> None:
     ):
         assert tuple(inspect.signature(layer.forward).parameters)[2:] == keys
     assert tuple(inspect.signature(layers.SuperConv2DTranspose.forward).parameters)[2:] == ("output_size", *asked)
+
+
+@pytest.mark.parametrize("kind", [nn.Conv2D, nn.Conv2DTranspose])
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("choices", [{"expand_ratio": [1, 1.5, 2]}, {"channel": "lists"}])
+def test_a_depthwise_convolution_grows_with_what_comes_in(
+    kind: type[nn.Layer], times: int, choices: dict[str, Any]
+) -> None:
+    depthwise = kind(4, 4 * times, 3, groups=4, padding=1)
+    model = nn.Sequential(
+        nn.Conv2D(3, 4, 3, padding=1), depthwise, nn.BatchNorm2D(4 * times), nn.Conv2D(4 * times, 5, 1)
+    )
+    model.eval()
+    images = paddle.rand([2, 3, 8, 8])
+    expected = model(images)
+    if "channel" in choices:
+        choices = {"channel": [[4, 6, 8], [4 * times, 6 * times, 8 * times], [5]]}
+    ofa = OFA(Convert(supernet(**choices)).convert(model), example_inputs=images)
+    ofa.eval()
+    assert [(axis.size, axis.choices) for axis in ofa.search_space.axes] == [(8, (4, 6, 8))]
+    with ofa.subnet(ofa.search_space.original()):
+        assert float((ofa(images) - expected).abs().max()) < 1e-5
+    config = ofa.search_space.complete({ofa.search_space.axes[0].name: 6})
+    with ofa.subnet(config):
+        wanted = ofa(images)
+    plain = ofa.export(config=config, input_shapes=[2, 3, 8, 8])
+    assert plain[1]._groups == 6
+    assert float((plain(images) - wanted).abs().max()) < 1e-5

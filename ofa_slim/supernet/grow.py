@@ -17,7 +17,7 @@ from paddle import nn
 
 from ofa_slim.errors import ConvertError
 from ofa_slim.supernet.layers.conv_base import is_depthwise
-from ofa_slim.supernet.layers.kernels import centre, elastic_kernels, widen_padding
+from ofa_slim.supernet.layers.kernels import centre, elastic_kernels, has_kernel, widen_padding
 from ofa_slim.supernet.spec import (
     Extent,
     LayerSpec,
@@ -79,6 +79,17 @@ def grown_to_channels(layers: Chosen, channels: Mapping[str, Sequence[int]]) -> 
         if _spec(layer).follows or ("in" not in full and "rows" not in full):
             if grown > made and full.get("out") == made:
                 new["out"] = grown
+            sizes[path] = new
+            continue
+        if has_kernel(layer) and is_depthwise(
+            layer
+        ):  # it has a group for each channel that comes in, so it grows with those
+            times, rest = divmod(full["out"], made) if made else (1, 0)
+            if rest:
+                raise ConvertError(f"channel: {path!r} has {full['out']} outputs, which do not follow from {made}")
+            made, grown = full["out"], max(full["out"], grown * times)
+            if grown > made:
+                new.update(_depthwise_sizes(full, grown // times, times))
             sizes[path] = new
             continue
         if grown > made and "in" in full:
@@ -178,14 +189,24 @@ def _ends(layers: Chosen) -> tuple[int, int]:
 
 def _times(path: str, layer: nn.Layer, role: str, size: int, ratio: float) -> int:
     groups = getattr(layer, "_groups", 1)
-    if role == "in" and groups > 1 and is_depthwise(layer):
-        return size  # one channel for each group
     grown = max(1, math.floor(ratio * size + 1e-6))
+    if groups > 1 and is_depthwise(layer):
+        channels, times = max(1, math.floor(ratio * layer._in_channels + 1e-6)), layer._out_channels // groups
+        return _depthwise_sizes(_spec(layer).full_sizes(layer), channels, times).get(role, size)
     if role == "out" and groups > 1 and not is_depthwise(layer) and grown % groups:
         raise ConvertError(
             f"expand_ratio {ratio}: {path!r} would have {grown} channels, which its {groups} groups do not divide"
         )
     return grown
+
+
+def _depthwise_sizes(full: Mapping[str, int], channels: int, times: int) -> dict[str, int]:
+    """The sizes of a depthwise convolution of some channels, each of which makes `times` outputs.
+
+    A transposed one has a row of its weight for each input, another one for each output.
+    """
+    inputs = {"in": channels} if "group_out" in full else {}
+    return {**inputs, "out": channels * times}
 
 
 def _spec(layer: nn.Layer) -> LayerSpec:
