@@ -159,11 +159,12 @@ def cross_entropy(logits: paddle.Tensor, labels: paddle.Tensor, counted: paddle.
         labels: int64 [...].
         counted: bool [...].
     """
-    if counted is not None:
-        labels = paddle.where(counted, labels, paddle.full_like(labels, IGNORED))
-    return F.cross_entropy(
-        logits.astype("float32").reshape([-1, logits.shape[-1]]), labels.reshape([-1]), ignore_index=IGNORED
-    )
+    own = labels != IGNORED
+    counted = own if counted is None else paddle.logical_and(counted, own)
+    known = paddle.where(counted, labels, paddle.zeros_like(labels))
+    # Paddle's own mean divides by all labels, ignored ones included, where the ignored index is below 0 (3.3.1).
+    loss = F.cross_entropy(logits.astype("float32"), known.unsqueeze(-1), reduction="none").squeeze(-1)
+    return masked_mean(loss, counted)
 
 
 def soft_cross_entropy(

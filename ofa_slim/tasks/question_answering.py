@@ -97,16 +97,25 @@ def squad_metrics(
     """
     from paddlenlp.metrics.squad import compute_prediction, squad_evaluate
 
+    rows = _Rows(examples)
+
     def compute_metrics(prediction: Any) -> dict[str, float]:
         starts, ends = prediction.predictions
         texts, _, no_answer = compute_prediction(
-            examples,
+            rows,
             features,
             (list(starts), list(ends)),
             version_2_with_negative=unanswerable,
             max_answer_length=longest,
         )
-        found = squad_evaluate(examples=examples, preds=texts, na_probs=no_answer)
+        found = squad_evaluate(examples=rows, preds=texts, na_probs=no_answer)
         return {"exact": found["exact"] / 100, "f1": found["f1"] / 100}
 
     return compute_metrics
+
+
+class _Rows(list[Any]):
+    """Rows that can be asked for a column too, as PaddleNLP does."""
+
+    def __getitem__(self, key: Any) -> Any:
+        return [row[key] for row in self] if isinstance(key, str) else super().__getitem__(key)

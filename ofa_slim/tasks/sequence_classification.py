@@ -31,7 +31,7 @@ class SequenceClassification(TaskKind):
 
     def loss(self, output: Any, labels: Any, real: paddle.Tensor | None = None) -> paddle.Tensor:
         """Mean cross entropy; padding has no say in it beyond the model's own attention."""
-        return base.cross_entropy(self.answer(output), labels)
+        return base.cross_entropy(self.answer(output), labels.reshape([-1]))
 
     def distill(
         self,
