@@ -12,30 +12,27 @@ from typing import Any
 import numpy as np
 import paddle
 import pytest
+import trainer_parallel
+from launching import launched
 from models import Tagger, difference
 from paddle import nn
+from paddle.io import IterableDataset
 from paddle.nn import functional as F
 from paddlenlp.trainer import PdArgumentParser, TrainingArguments
-from trainer_runs import CLASS_OF, arguments, collate, ernie, rows, trainer
+from trainer_runs import CLASS_OF, Weights, arguments, collate, ernie, rows, trainer, weights
 
 from ofa_slim import load_subnet
 from ofa_slim.errors import ConfigError, DistillError
 from ofa_slim.integrations.trainer import OFAArguments, OFATrainer
-from ofa_slim.tasks import SpanScoring, TokenClassification
+from ofa_slim.tasks import LanguageModelling, SpanScoring, TokenClassification
 
 WIDTHS = {"width_1.0": (4, 24), "width_0.75": (3, 18), "width_0.5": (2, 12)}  # heads and neurons
 METRIC = {"sequence": "accuracy", "token": "accuracy", "qa": "f1"}
-
-Weights = dict[str, np.ndarray]
 
 
 def plain(**more: Any) -> OFAArguments:
     """Settings whose teacher answers exactly what it computes."""
     return OFAArguments(**{"teacher_engine": "dygraph", **more})
-
-
-def weights(model: nn.Layer) -> Weights:
-    return {key: value.numpy().copy() for key, value in model.state_dict().items()}
 
 
 def same(one: Weights, other: Weights) -> bool:
@@ -64,8 +61,15 @@ def scores(run: OFATrainer, model: nn.Layer) -> dict[str, float]:
 @pytest.mark.parametrize("kind", METRIC)
 def test_every_width_is_scored_and_its_best_is_kept(kind: str, tmp_path: Path) -> None:
     # Rows of one length, so that no batch is padded otherwise than another.
-    run = trainer(kind, tmp_path, evaluation_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=6)
-    run.eval_dataset = [row for row in rows(kind, 90, seed=1) if len(row["input_ids"]) == 9]
+    run = trainer(
+        kind,
+        tmp_path,
+        eval_dataset=[row for row in rows(kind, 90, seed=1) if len(row["input_ids"]) == 9],
+        evaluation_strategy="steps",
+        eval_steps=2,
+        save_strategy="steps",
+        save_steps=6,
+    )
     keys = set(ernie(kind).state_dict())
     run.train()
     metric = METRIC[kind]
@@ -298,8 +302,8 @@ def test_uie_gets_the_loss_that_it_lacks_and_is_exported(tmp_path: Path) -> None
 
 
 def test_the_first_of_several_evaluation_sets_decides(tmp_path: Path) -> None:
-    run = trainer("sequence", tmp_path, num_train_epochs=1, evaluation_strategy="epoch")
-    run.eval_dataset = {"near": rows("sequence", seed=1), "far": rows("sequence", seed=2)}
+    data = {"near": rows("sequence", seed=1), "far": rows("sequence", seed=2)}
+    run = trainer("sequence", tmp_path, num_train_epochs=1, evaluation_strategy="epoch", eval_dataset=data)
     run.train()
     logged = {key for entry in run.state.log_history for key in entry}
     assert {"eval_near_width_0.5_accuracy", "eval_far_width_0.5_accuracy", "eval_near_accuracy"} <= logged
@@ -336,6 +340,62 @@ def test_every_sub_network_runs_in_mixed_precision_with_a_scaled_loss(tmp_path: 
     for name, one in run.model.named_parameters():
         if one.grad is not None:
             np.testing.assert_allclose(one.grad.numpy(), 8 * grads[name], rtol=1e-3, atol=1e-5)
+
+
+def test_two_processes_end_where_one_does(tmp_path: Path) -> None:
+    (tmp_path / "two").mkdir()
+    one, two = launched(Path(trainer_parallel.__file__), tmp_path / "two")
+    assert same(one, two)
+    for key, value in trainer_parallel.run(tmp_path / "one", importance=False).items():
+        np.testing.assert_allclose(one[f"False/{key}"], value, atol=1e-5, err_msg=key)
+    assert any(np.abs(one[f"False/{key}"] - value).max() > 1e-3 for key, value in weights(ernie("sequence")).items())
+    assert load_subnet(tmp_path / "two" / "width_0.5").ernie.encoder.layers[0].linear1.weight.shape == [16, 12]
+
+
+def test_the_checkpoint_with_the_best_mean_is_loaded_at_the_end(tmp_path: Path) -> None:
+    run = trainer(
+        "sequence",
+        tmp_path,
+        evaluation_strategy="epoch",
+        save_strategy="epoch",
+        learning_rate=0.05,
+        num_train_epochs=3,
+        load_best_model_at_end=True,
+        metric_for_best_model="loss",
+    )
+    run.train()
+    losses = {entry["step"]: entry["eval_loss"] for entry in run.state.log_history if "eval_loss" in entry}
+    best = min(losses, key=lambda step: losses[step])
+    assert run.state.best_model_checkpoint == str(tmp_path / f"checkpoint-{best}")
+    saved = CLASS_OF["sequence"].from_pretrained(run.state.best_model_checkpoint)
+    assert same(weights(saved), weights(run.model))
+    for name in WIDTHS:
+        own = {entry["step"]: entry[f"eval_{name}_loss"] for entry in run.state.log_history if "eval_loss" in entry}
+        assert json.loads((tmp_path / name / "metrics.json").read_text())["value"] == min(own.values())
+
+
+def test_language_models_are_scored_without_keeping_their_logits(tmp_path: Path) -> None:
+    class Rows(IterableDataset):
+        def __iter__(self) -> Iterator[dict[str, Any]]:
+            return iter(data)
+
+    rng = np.random.default_rng(0)
+    data = [{"ids": ids, "labels": ids} for ids in rng.integers(0, 5, (16, 6))]
+    run = OFATrainer(
+        Tagger(),
+        args=arguments(tmp_path, max_steps=3, evaluation_strategy="steps", eval_steps=3),
+        train_dataset=Rows(),
+        eval_dataset=data,
+        task=LanguageModelling(),
+        ofa_args=plain(widths=[1.0, 0.5]),
+    )
+    run.train()
+    logged = next(entry for entry in run.state.log_history if "eval_loss" in entry)
+    for name in ("width_1.0", "width_0.5"):
+        assert logged[f"eval_{name}_perplexity"] == pytest.approx(np.exp(logged[f"eval_{name}_loss"]), rel=1e-4)
+        about = json.loads((tmp_path / name / "metrics.json").read_text())
+        assert (about["metric"], about["value"]) == ("perplexity", logged[f"eval_{name}_perplexity"])
+    assert run.predict(data).predictions.shape == (16, 5, 2)
 
 
 def test_predict_runs_one_sub_network(tmp_path: Path) -> None:

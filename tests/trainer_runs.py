@@ -31,6 +31,7 @@ CLASS_OF = {
 }
 
 Row = dict[str, Any]
+Weights = dict[str, np.ndarray]
 
 
 def ernie(kind: str, classes: int = CLASSES, dropout: float = 0.0, layers: int = 2) -> nn.Layer:
@@ -108,14 +109,29 @@ def arguments(folder: Path, **more: Any) -> TrainingArguments:
 
 def trainer(kind: str, folder: Path, model: nn.Layer | None = None, **more: Any) -> OFATrainer:
     """A trainer of one kind; what is no argument of the trainer goes to its training arguments."""
-    own = ("ofa_args", "task", "teacher", "distill_loss", "criterion", "compute_metrics", "train_dataset", "callbacks")
+    own = (
+        "ofa_args",
+        "task",
+        "teacher",
+        "distill_loss",
+        "criterion",
+        "compute_metrics",
+        "train_dataset",
+        "eval_dataset",
+        "optimizers",
+    )
     given = {name: more.pop(name) for name in own if name in more}
     given.setdefault("ofa_args", OFAArguments(teacher_engine="dygraph"))
     given.setdefault("train_dataset", rows(kind))
+    given.setdefault("eval_dataset", rows(kind, seed=1))
     return OFATrainer(
         model=ernie(kind) if model is None else model,
         args=arguments(folder, **more),
         data_collator=collate,
-        eval_dataset=rows(kind, seed=1),
         **given,
     )
+
+
+def weights(model: nn.Layer) -> Weights:
+    """A copy of what a model's state dict holds."""
+    return {key: value.numpy().copy() for key, value in model.state_dict().items()}

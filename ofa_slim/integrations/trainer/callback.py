@@ -9,6 +9,7 @@ import numpy as np
 import paddle
 from paddle import distributed, nn
 from paddlenlp.trainer import TrainerCallback
+from paddlenlp.trainer.trainer_utils import has_length
 
 from ofa_slim import parallel
 
@@ -22,18 +23,14 @@ class OFACallback(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Seeds the order of the examples, and drops the gradients of batches that made no whole step."""
-        try:
-            length = len(kwargs["train_dataloader"])
-        except TypeError:  # an iterable dataset has no length, and no order of ours
-            length = None
-        if length is not None:
-            steps = max(length // args.gradient_accumulation_steps, 1)
+        loader = kwargs["train_dataloader"]
+        if has_length(loader):  # an iterable dataset has an order of its own
+            steps = max(len(loader) // args.gradient_accumulation_steps, 1)
             # The same on every process: each takes its part of one order.
             seed = _seed(args.seed, state.global_step // steps, 0)
             random.seed(seed)
             np.random.seed(seed)  # noqa: NPY002  # Paddle's samplers draw from it
-        if kwargs["optimizer"] is not None:
-            kwargs["optimizer"].clear_grad()  # checkpoints do not hold them, so a resumed run does not have them
+        kwargs["optimizer"].clear_grad()  # checkpoints do not hold them, so a resumed run does not have them
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Seeds dropout."""

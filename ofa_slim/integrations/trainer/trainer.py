@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,15 +12,14 @@ import paddle
 from paddle import nn
 from paddlenlp.trainer import Trainer, get_last_checkpoint
 
-from ofa_slim import OFA, Convert, DistillConfig, RunConfig, SubnetConfig, supernet
 from ofa_slim.errors import ConfigError
-from ofa_slim.integrations.trainer.arguments import NONE, ORIGINAL, OFAArguments
+from ofa_slim.integrations.trainer.arguments import NONE, OFAArguments
 from ofa_slim.integrations.trainer.batches import Batches, DistillLoss
 from ofa_slim.integrations.trainer.best import Best
-from ofa_slim.integrations.trainer.blocks import hidden_layers, only_stack, reorder
+from ofa_slim.integrations.trainer.blocks import hidden_layers, reorder
+from ofa_slim.integrations.trainer.build import as_supernet, named_subnets, strategy_of
 from ofa_slim.integrations.trainer.callback import OFACallback
 from ofa_slim.integrations.trainer.kinds import kind_of
-from ofa_slim.strategies import Sampled, Sandwich, Uniform
 from ofa_slim.tasks import LanguageModelling, TaskKind
 
 _REFUSED = ("use_hybrid_parallel", "enable_auto_parallel", "to_static")
@@ -80,14 +78,9 @@ class OFATrainer(Trainer):
             self.task, self.ofa_args, self.label_names, self._pad_token_id(), self.criterion, distill_loss
         )
         self._fill_in()
-        self.ofa = self._as_supernet(teacher)
-        space = self.ofa.search_space
-        self.subnets: dict[str, SubnetConfig] = {
-            self._name_of(width, depth): space.uniform(width, depth)
-            for depth in self.ofa_args.depths
-            for width in self.ofa_args.widths
-        }
-        self._strategy = self._strategies()
+        self.ofa = as_supernet(self.model, self.ofa_args, teacher, self._batches.hidden_distance)
+        self.subnets = named_subnets(self.ofa.search_space, self.ofa_args)
+        self._strategy = strategy_of(self.ofa.search_space, self.ofa_args)
         self._metric, greater_is_better = self._judge()
         self._best = Best(Path(self.args.output_dir), greater_is_better, self._save_tokenizer)
         self._ordered = not self.ofa_args.importance
@@ -207,38 +200,6 @@ class OFATrainer(Trainer):
             self._own_metrics = True
         else:
             self._own_metrics = False
-
-    def _as_supernet(self, teacher: nn.Layer | None) -> OFA:
-        settings = self.ofa_args
-        if teacher is not None and settings.teacher != ORIGINAL:
-            raise ConfigError(f"a teacher was given, but OFAArguments says teacher {settings.teacher!r}")
-        distill = None
-        if settings.teacher != NONE:
-            if teacher is None and settings.teacher == ORIGINAL:
-                teacher = copy.deepcopy(self.model)
-            mapped = hidden_layers(self.model, settings.mapped_layers) if settings.lambda_distill else []
-            distill = DistillConfig(
-                lambda_distill=settings.lambda_distill,
-                teacher_model="self" if teacher is None else teacher,
-                mapping_layers=mapped,
-                distill_fn=self._batches.hidden_distance,
-                teacher_engine="auto" if teacher is None else settings.teacher_engine,
-            )
-        count = len(only_stack(self.model).blocks)
-        depths = sorted({max(1, round(share * count)) for share in (1.0, *settings.depths)})
-        # The full width is always a choice, so that what is saved is the plain model.
-        Convert(supernet(expand_ratio=sorted({1.0, *settings.widths}, reverse=True))).convert(self.model)
-        return OFA(self.model, RunConfig(elastic_depth=depths if len(depths) > 1 else None), distill)
-
-    def _strategies(self) -> Uniform | Sandwich | Sampled:
-        settings, space = self.ofa_args, self.ofa.search_space
-        if settings.strategy == "uniform":
-            return Uniform(space, settings.widths, settings.depths)
-        return (Sandwich if settings.strategy == "sandwich" else Sampled)(space, settings.subnets)
-
-    def _name_of(self, width: float, depth: float) -> str:
-        name = f"width_{float(width)}"
-        return name if list(self.ofa_args.depths) == [1.0] else f"{name}_depth_{float(depth)}"
 
     def _pad_token_id(self) -> int | None:
         if self.tokenizer is not None:
