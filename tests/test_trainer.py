@@ -346,8 +346,9 @@ def test_two_processes_end_where_one_does(tmp_path: Path) -> None:
     (tmp_path / "two").mkdir()
     one, two = launched(Path(trainer_parallel.__file__), tmp_path / "two")
     assert same(one, two)
-    for key, value in trainer_parallel.run(tmp_path / "one", importance=False).items():
-        np.testing.assert_allclose(one[f"False/{key}"], value, atol=1e-5, err_msg=key)
+    for important in (False, True):
+        for key, value in trainer_parallel.run(tmp_path / "one", important).items():
+            np.testing.assert_allclose(one[f"{important}/{key}"], value, atol=1e-5, err_msg=key)
     assert any(np.abs(one[f"False/{key}"] - value).max() > 1e-3 for key, value in weights(ernie("sequence")).items())
     assert load_subnet(tmp_path / "two" / "width_0.5").ernie.encoder.layers[0].linear1.weight.shape == [16, 12]
 

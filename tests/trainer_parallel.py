@@ -35,6 +35,7 @@ def run(folder: Path, importance: bool) -> Weights:
         train_dataset=[row for row in rows("sequence", 120) if len(row["input_ids"]) == 9][:ROWS],
         per_device_train_batch_size=ROWS // 2 // distributed.get_world_size(),
         gradient_accumulation_steps=2,
+        per_device_eval_batch_size=1,  # scores of heads and neurons are sums over batches
         evaluation_strategy="epoch",
     )
     made.train()
