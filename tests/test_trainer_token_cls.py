@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ def test_every_word_of_a_sentence_is_one_token_with_a_tag(tmp_path: Path) -> Non
         for _ in range(300):
             words, tags = sentence(rng, unknown)
             assert len(words) == len(tags)
-            assert all(before[2:] == tag[2:] for before, tag in zip(tags, tags[1:], strict=False) if tag[0] == "I")
+            assert all(before[2:] == tag[2:] for before, tag in pairwise(tags) if tag[0] == "I")
             assert (tokenizer.unk_token_id in tokenizer(words, is_split_into_words=True)["input_ids"]) == (
                 unknown and any(tag[2:] in trainer_token_cls.NAMED for tag in tags)
             )

@@ -25,7 +25,8 @@ class OFAArguments:
         widths: shares of attention heads and feed-forward neurons; each is evaluated and exported at every depth.
         depths: shares of layers.
         strategy: which sub-networks a batch trains: ``uniform``, every width at every depth; ``sandwich``, the largest,
-            the smallest and random ones between; ``sampled``, random ones.
+            the smallest and random ones between; ``sampled``, random ones. The last two know the whole model as well,
+            also where 1.0 is none of the widths and depths.
         subnets: how many random ones.
         teacher: ``original``, the model as it was given; ``self``, the largest sub-network; or ``none``.
         teacher_engine: how the original runs; see `ofa_slim.DistillConfig`.

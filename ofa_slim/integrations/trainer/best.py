@@ -64,4 +64,4 @@ class Best:
         save_subnet(model, folder)
         self._beside(folder)
         about = {"metric": metric, "value": self._values.get(name), "step": step, "metrics": dict(metrics)}
-        (folder / METRICS_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        (folder / METRICS_FILE).write_text(json.dumps(about, indent=2, default=float) + "\n", encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -249,8 +250,9 @@ class OFATrainer(Trainer):
             self.tokenizer.save_pretrained(str(folder))
 
 
-def _with_means(found: Mapping[str, Mapping[str, float]], prefix: str) -> dict[str, float]:
-    """The metrics of all sub-networks, and before them the mean of each."""
+def _with_means(found: Mapping[str, Mapping[str, Any]], prefix: str) -> dict[str, Any]:
+    """The metrics of all sub-networks, and before them the mean of each that is a number."""
     own = [{key.removeprefix(f"{name}_"): value for key, value in metrics.items()} for name, metrics in found.items()]
-    means = {f"{prefix}_{key}": float(np.mean([metrics[key] for metrics in own])) for key in own[0]}
+    numbers = [key for key in own[0] if all(isinstance(metrics.get(key), (Real, np.number)) for metrics in own)]
+    means = {f"{prefix}_{key}": float(np.mean([metrics[key] for metrics in own])) for key in numbers}
     return {**means, **{key: value for metrics in found.values() for key, value in metrics.items()}}
