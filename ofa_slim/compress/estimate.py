@@ -16,7 +16,6 @@ from ofa_slim.compress.plan import STAGES
 from ofa_slim.compress.recipe import Recipe
 from ofa_slim.compress.run import count_parameters
 from ofa_slim.compress.tasks import TASKS, Task
-from ofa_slim.compress.training import task_loss
 from ofa_slim.integrations.paddlenlp import load_sequence_classifier
 
 SAMPLED_ROWS = 256
@@ -82,7 +81,7 @@ def _step_seconds(model: paddle.nn.Layer, examples: Examples, task: Task, rows: 
     for place, row in enumerate(chosen.input_ids):
         ids[place, : min(length, len(row))] = row[:length]
     inputs, labels = paddle.to_tensor(ids), paddle.to_tensor(chosen.labels)
-    loss_of, taken = task_loss(task), []
+    loss_of, taken = task.kind.loss, []
     model.train()
     for _ in range(1 + TRIED_STEPS):
         begin = time.perf_counter()

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ofa_slim.compress.metrics import METRICS
 from ofa_slim.errors import OfaSlimError
+from ofa_slim.tasks import Regression, SequenceClassification
 
 LOG = logging.getLogger(__name__)
 
@@ -86,10 +86,14 @@ class Task:
         """Whether the task predicts a number."""
         return self.num_classes == 1
 
+    @property
+    def kind(self) -> Regression | SequenceClassification:
+        """Its losses and metrics."""
+        return Regression(self.metrics) if self.regression else SequenceClassification(self.metrics)
+
     def score(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """All metrics, from logits [rows, num_classes]."""
-        predictions = logits[:, 0] if self.regression else logits.argmax(axis=-1)
-        return {name: METRICS[name](labels, predictions) for name in self.metrics}
+        return self.kind.metrics(logits, labels)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from itertools import islice
 
 import numpy as np
 import paddle
-import paddle.nn.functional as F
 from paddle import nn
 
 from ofa_slim import OFA, Convert, DistillConfig, RunConfig, SubnetConfig, TeacherCache, parallel, supernet
@@ -16,7 +15,6 @@ from ofa_slim.compress.loop import Around, Schedule, train
 from ofa_slim.compress.tasks import Task
 from ofa_slim.importance import compute_neuron_head_importance
 
-Loss = Callable[[paddle.Tensor, paddle.Tensor], paddle.Tensor]
 Strategy = Callable[[np.random.Generator], list[SubnetConfig]]
 
 
@@ -33,7 +31,7 @@ def finetune(
     title: str = "fine-tuning",
 ) -> None:
     """Trains a classifier in place; it is left in eval mode."""
-    loss_of = task_loss(task)
+    loss_of = task.kind.loss
 
     def step(batch: Batch, scale: float, scaler: paddle.amp.GradScaler | None) -> list[tuple[str, paddle.Tensor]]:
         input_ids, token_type_ids, labels = batch
@@ -104,11 +102,11 @@ def train_supernet(
 
     Source: Hou et al. 2020, arXiv:2004.04037.
     """
-    logit_loss = F.mse_loss if task.regression else soft_cross_entropy
+    kind = task.kind
     (draws,) = rng.spawn(1)
 
     def loss_of(student: paddle.Tensor, teacher: paddle.Tensor) -> paddle.Tensor:
-        return lambda_logit * logit_loss(student, teacher)
+        return lambda_logit * kind.distill(student, teacher)
 
     def step(batch: Batch, scale: float, scaler: paddle.amp.GradScaler | None) -> list[tuple[object, paddle.Tensor]]:
         configs = strategy(draws)
@@ -127,7 +125,7 @@ def importance(model: nn.Layer, batches: Iterable[Batch], task: Task) -> tuple[p
         batches,
         config.num_hidden_layers,
         config.num_attention_heads,
-        loss_fct=task_loss(task),
+        loss_fct=task.kind.loss,
         intermediate_name="linear1",
         output_name="linear2",
     )
@@ -154,15 +152,3 @@ def predicted(model: nn.Layer, batches: Iterable[Batch]) -> tuple[np.ndarray, np
     columns = zip(*(scored or empty), strict=True)
     logits, labels = (parallel.gather_rows(np.concatenate(column)) for column in columns)
     return logits, labels
-
-
-def task_loss(task: Task) -> Loss:
-    """Cross entropy, or mean squared error for regression, of logits [batch, classes] to labels [batch]."""
-    if task.regression:
-        return lambda logits, labels: F.mse_loss(logits.squeeze(-1), labels)
-    return lambda logits, labels: F.cross_entropy(logits, labels)
-
-
-def soft_cross_entropy(student: paddle.Tensor, teacher: paddle.Tensor) -> paddle.Tensor:
-    """Cross entropy of the student's distribution to the teacher's; logits [batch, classes] → scalar."""
-    return F.cross_entropy(student, F.softmax(teacher, axis=-1), soft_label=True)

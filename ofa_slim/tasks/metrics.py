@@ -1,4 +1,4 @@
-"""The metrics of the GLUE tasks, as shares or correlations (not percent)."""
+"""The metrics of rows with one label each, as shares or correlations (not percent)."""
 
 from __future__ import annotations
 

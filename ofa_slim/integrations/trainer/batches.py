@@ -1,0 +1,120 @@
+"""A batch and what is learnt from it: inputs and labels apart, padding, and the losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import paddle
+from paddle.nn import functional as F
+
+from ofa_slim.errors import DistillError
+from ofa_slim.integrations.trainer.arguments import OFAArguments
+from ofa_slim.losses import mean_square
+from ofa_slim.tasks import TaskKind, real_positions
+from ofa_slim.tasks.base import masked_mean
+
+# ``(student's output, teacher's output, the whole batch with its labels)`` -> scalar
+DistillLoss = Callable[[Any, Any, Mapping[str, Any]], paddle.Tensor]
+# ``(output, labels)`` -> scalar; the labels are a tuple where there are several.
+Criterion = Callable[[Any, Any], paddle.Tensor]
+
+
+class Batches:
+    """The losses of one training.
+
+    Args:
+        kind: the kind of task.
+        settings: the weights of the losses.
+        label_names: the batch's entries that hold labels.
+        pad_token_id: the id that pads; None where none does.
+        criterion: the task's loss in place of the kind's own.
+        distill_loss: the distillation of the outputs in place of the kind's own.
+    """
+
+    def __init__(
+        self,
+        kind: TaskKind,
+        settings: OFAArguments,
+        label_names: Sequence[str],
+        pad_token_id: int | None,
+        criterion: Criterion | None = None,
+        distill_loss: DistillLoss | None = None,
+    ) -> None:
+        self.kind = kind
+        self.label_names = tuple(label_names)
+        self._settings = settings
+        self._pad_token_id = pad_token_id
+        self._criterion = criterion
+        self._distill_loss = distill_loss
+        self._real: paddle.Tensor | None = None  # of the batch that trains now
+
+    def taken_apart(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+        """The model's inputs, and the labels: a tensor, a tuple of them, or None where the batch lacks any."""
+        inputs = {name: value for name, value in batch.items() if name not in self.label_names}
+        labels = [batch.get(name) for name in self.label_names]
+        if any(value is None for value in labels):
+            return inputs, None
+        return inputs, labels[0] if len(labels) == 1 else tuple(labels)
+
+    def real(self, inputs: Mapping[str, Any]) -> paddle.Tensor | None:
+        """Which positions are no padding; see `ofa_slim.tasks.real_positions`."""
+        return real_positions(inputs, self._pad_token_id)
+
+    def task_loss(self, output: Any, labels: Any, real: paddle.Tensor | None = None) -> paddle.Tensor:
+        """The task's own loss: the criterion's, or the kind's."""
+        if self._criterion is not None:
+            return self._criterion(output, labels)
+        return self.kind.loss(output, labels, real)
+
+    def loss_of(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], Callable[..., paddle.Tensor]]:
+        """The inputs of a batch and its loss without the hidden layers', as `OFA.train_step` takes them.
+
+        Raises: DistillError, when the loss is computed, where it needs labels that the batch lacks.
+        """
+        inputs, labels = self.taken_apart(batch)
+        real = self._real = self.real(inputs)
+        settings = self._settings
+
+        def task(output: Any) -> paddle.Tensor:
+            if labels is None:
+                raise DistillError(
+                    f"the task's own loss needs labels ({', '.join(self.label_names)}), but a batch has only "
+                    f"{', '.join(batch)}"
+                )
+            return self.task_loss(output, labels, real)
+
+        def loss(student: Any, *answers: Any) -> paddle.Tensor:
+            if not answers:  # nobody teaches, or this is the one who does
+                return task(student)
+            parts = []
+            if settings.lambda_logit:
+                parts.append(self._distilled(student, answers[0], batch, labels, real) * settings.lambda_logit)
+            if settings.lambda_task:
+                parts.append(task(student) * settings.lambda_task)
+            return paddle.add_n(parts) if parts else paddle.zeros([])
+
+        return inputs, loss
+
+    def _distilled(
+        self, student: Any, teacher: Any, batch: Mapping[str, Any], labels: Any, real: paddle.Tensor | None
+    ) -> paddle.Tensor:
+        if self._distill_loss is not None:
+            return self._distill_loss(student, teacher, batch)
+        return self.kind.distill(student, teacher, labels, real, self._settings.temperature)
+
+    def hidden_distance(self, student: paddle.Tensor, teacher: paddle.Tensor) -> paddle.Tensor:
+        """Mean squared error of a hidden layer [batch, length, features] where the batch is no padding.
+
+        Raises: DistillError for unequal shapes.
+        """
+        if student.shape != teacher.shape:
+            raise DistillError(
+                f"a mapped layer's output is {list(student.shape)} in the student, {list(teacher.shape)} in the "
+                "teacher; hidden layers can be matched where both have the same hidden size (mapped_layers=['none'])"
+            )
+        real = self._real
+        if real is None or list(student.shape[:2]) != list(real.shape):
+            return mean_square(student, teacher)
+        errors = F.mse_loss(student.astype("float32"), teacher.astype("float32"), reduction="none")
+        return masked_mean(errors.mean(axis=-1), real)

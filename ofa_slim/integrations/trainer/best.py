@@ -1,0 +1,67 @@
+"""The best exported model of each sub-network, in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from paddle import nn
+
+from ofa_slim.storage import save_subnet
+
+METRICS_FILE = "metrics.json"
+
+
+class Best:
+    """What was best so far, by the name of the sub-network.
+
+    A folder holds the model as `save_subnet` writes it, what `beside` adds, and the metrics in `METRICS_FILE`. That
+    file goes last: a folder without it counts for nothing, and a run that goes on reads the others.
+
+    Args:
+        folder: where the folders are.
+        greater_is_better: how values compare.
+        beside: writes into each folder whatever else belongs to a model.
+    """
+
+    def __init__(self, folder: Path, greater_is_better: bool, beside: Callable[[Path], None]) -> None:
+        self._folder = folder
+        self._greater = greater_is_better
+        self._beside = beside
+        self._values: dict[str, float] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
+
+    def read(self, names: Mapping[str, Any]) -> None:
+        """Takes up what an earlier part of the same run has left."""
+        for name in names:
+            file = self._folder / name / METRICS_FILE
+            if file.is_file():
+                value = json.loads(file.read_text(encoding="utf-8"))["value"]
+                if value is not None:
+                    self._values[name] = float(value)
+
+    def improves(self, name: str, value: float) -> bool:
+        """Whether a value is a number and better than the best so far; it is the best then."""
+        if not math.isfinite(value):
+            return False
+        best = self._values.get(name)
+        if best is not None and not (value > best if self._greater else value < best):
+            return False
+        self._values[name] = value
+        return True
+
+    def write(self, name: str, model: nn.Layer, metric: str | None, metrics: Mapping[str, float], step: int) -> None:
+        """Puts a model in the place of the best so far.
+
+        Raises: ExportError where it cannot be saved so that it loads again, or the folder holds something else.
+        """
+        folder = self._folder / name
+        save_subnet(model, folder)
+        self._beside(folder)
+        about = {"metric": metric, "value": self._values.get(name), "step": step, "metrics": dict(metrics)}
+        (folder / METRICS_FILE).write_text(json.dumps(about, indent=2, default=float) + "\n", encoding="utf-8")

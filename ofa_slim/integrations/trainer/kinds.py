@@ -1,0 +1,46 @@
+"""Which kind of task one of PaddleNLP's models is for."""
+
+from __future__ import annotations
+
+from paddle import nn
+
+from ofa_slim.errors import ConfigError
+from ofa_slim.tasks import (
+    LanguageModelling,
+    QuestionAnswering,
+    Regression,
+    SequenceClassification,
+    SpanScoring,
+    TaskKind,
+    TokenClassification,
+)
+from ofa_slim.tasks.token_classification import is_entity
+
+
+def kind_of(model: nn.Layer) -> TaskKind:
+    """The kind of task that a model's class says it is for.
+
+    Raises: ConfigError for a class that does not say it.
+    """
+    name = type(model).__name__
+    config = getattr(model, "config", None)
+    if name.endswith("ForSequenceClassification"):
+        return Regression() if getattr(config, "num_labels", None) == 1 else SequenceClassification()
+    if name.endswith("ForTokenClassification"):
+        return TokenClassification(_tags(config))
+    if name.endswith("ForQuestionAnswering"):
+        return QuestionAnswering()
+    if name == "UIE":
+        return SpanScoring()
+    if name in ("GPTForCausalLM", "GPTLMHeadModel", "GPTForPretraining"):
+        return LanguageModelling(shift=False)  # its own loss compares logits and labels place by place
+    raise ConfigError(
+        f"{name} does not say which kind of task it is for; give OFATrainer(task=...), one of ofa_slim.tasks"
+    )
+
+
+def _tags(config: object) -> list[str]:
+    """The names of the classes where they are those of entities."""
+    names = getattr(config, "id2label", None) or {}
+    tags = [str(names[key]) for key in sorted(names, key=int)]
+    return tags if any(is_entity(tag) for tag in tags) else []

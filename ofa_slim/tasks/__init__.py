@@ -1,0 +1,25 @@
+"""Kinds of tasks: each one's loss, the distillation of its outputs, and its metrics.
+
+Whatever does not count, padding and the label `IGNORED`, counts in none of the three.
+"""
+
+from ofa_slim.tasks.base import IGNORED, TaskKind, real_positions
+from ofa_slim.tasks.language_modelling import LanguageModelling
+from ofa_slim.tasks.question_answering import QuestionAnswering, squad_metrics
+from ofa_slim.tasks.regression import Regression
+from ofa_slim.tasks.sequence_classification import SequenceClassification
+from ofa_slim.tasks.span_scoring import SpanScoring
+from ofa_slim.tasks.token_classification import TokenClassification
+
+__all__ = [
+    "IGNORED",
+    "LanguageModelling",
+    "QuestionAnswering",
+    "Regression",
+    "SequenceClassification",
+    "SpanScoring",
+    "TaskKind",
+    "TokenClassification",
+    "real_positions",
+    "squad_metrics",
+]

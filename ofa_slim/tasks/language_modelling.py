@@ -1,0 +1,69 @@
+"""Causal language modelling: the next token."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import paddle
+from paddle.nn import functional as F
+
+from ofa_slim.tasks import base
+from ofa_slim.tasks.base import TaskKind
+
+
+class LanguageModelling(TaskKind):
+    """Logits [batch, length, vocabulary], labels int64 [batch, length].
+
+    Args:
+        shift: whether the label of a position is its own token, so that the logits of the one before are compared
+            with it (labels are the ids); False where labels have been moved already, as PaddleNLP's GPT wants them.
+    """
+
+    name = "language modelling"
+    main_metric = "perplexity"
+    lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "perplexity"})
+
+    def __init__(self, shift: bool = True) -> None:
+        self.shift = shift
+
+    def loss(self, output: Any, labels: Any, real: paddle.Tensor | None = None) -> paddle.Tensor:
+        """Mean cross entropy of the next tokens that count."""
+        return base.cross_entropy(self._before(self.answer(output)), self._after(labels), self._after(real))
+
+    def distill(
+        self,
+        student: Any,
+        teacher: Any,
+        labels: Any = None,
+        real: paddle.Tensor | None = None,
+        temperature: float = 1.0,
+    ) -> paddle.Tensor:
+        """Mean soft cross entropy where the next token counts."""
+        logits, answer = self.answer(student), self.answer(teacher)
+        base.same_shape(self.name, logits, answer)
+        counted = base.both(self._after(real), base.labelled(self._after(labels)))
+        return base.soft_cross_entropy(self._before(logits), self._before(answer), counted, temperature)
+
+    def reduced(self, logits: Any, labels: Any) -> paddle.Tensor:
+        """For each next token its log probability and whether it is the likeliest, float32 [batch, tokens, 2].
+
+        All logits of an evaluation would be as many as its tokens times the vocabulary.
+        """
+        chances, wanted = self._before(self.answer(logits)).astype("float32"), self._after(labels)
+        known = paddle.where(wanted == base.IGNORED, paddle.zeros_like(wanted), wanted)
+        score = -F.cross_entropy(chances, known, reduction="none").reshape(known.shape)
+        return paddle.stack([score, (chances.argmax(axis=-1) == known).astype("float32")], axis=-1)
+
+    def metrics(self, predictions: base.Predictions, labels: base.Predictions) -> dict[str, float]:
+        """Perplexity and the share of next tokens that are the likeliest, from what `reduced` returns."""
+        found, wanted = np.asarray(predictions), self._after(np.asarray(labels))
+        counted = wanted != base.IGNORED
+        score, right = found[..., 0][counted], found[..., 1][counted]
+        return {"perplexity": float(np.exp(-score.mean(dtype=np.float64))), "accuracy": float(right.mean())}
+
+    def _before(self, logits: paddle.Tensor) -> paddle.Tensor:
+        return logits[:, :-1] if self.shift else logits
+
+    def _after(self, values: Any) -> Any:
+        return values[:, 1:] if self.shift and values is not None else values

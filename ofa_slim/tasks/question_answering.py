@@ -1,0 +1,121 @@
+"""Extractive question answering: where the answer begins and where it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import paddle
+
+from ofa_slim.tasks import base
+from ofa_slim.tasks.base import TaskKind
+
+
+class QuestionAnswering(TaskKind):
+    """Two outputs, logits of the start and of the end [batch, length]; two labels, int64 [batch].
+
+    A label outside of the row does not count.
+
+    Args:
+        longest: tokens of the longest answer, for the metrics.
+    """
+
+    name = "question answering"
+    label_names = ("start_positions", "end_positions")
+    outputs = 2
+    main_metric = "f1"
+
+    def __init__(self, longest: int = 30) -> None:
+        self.longest = longest
+
+    def loss(self, output: Any, labels: Any, real: paddle.Tensor | None = None) -> paddle.Tensor:
+        """Mean cross entropy over positions, padding not among them; half of the start and half of the end."""
+        parts = []
+        for logits, places in zip(self.answer(output), labels, strict=True):
+            places = places.reshape([-1])
+            within = paddle.logical_and(places >= 0, places < logits.shape[-1])
+            parts.append(base.cross_entropy(base.nowhere(logits, real), places, within))
+        return paddle.add_n(parts) / 2
+
+    def distill(
+        self,
+        student: Any,
+        teacher: Any,
+        labels: Any = None,
+        real: paddle.Tensor | None = None,
+        temperature: float = 1.0,
+    ) -> paddle.Tensor:
+        """Mean soft cross entropy over positions, padding not among them; half of the start and half of the end."""
+        parts = []
+        for logits, answer in zip(self.answer(student), self.answer(teacher), strict=True):
+            base.same_shape(self.name, logits, answer)
+            masked = base.nowhere(logits, real), base.nowhere(answer, real)
+            parts.append(base.soft_cross_entropy(*masked, temperature=temperature))
+        return paddle.add_n(parts) / 2
+
+    def metrics(self, predictions: base.Predictions, labels: base.Predictions) -> dict[str, float]:
+        """How many spans are exactly right, and the mean F1 of their tokens; rows without an answer are left out."""
+        starts, ends = (np.asarray(one).reshape(-1) for one in labels)
+        counted = (starts >= 0) & (ends >= starts)
+        exact: list[float] = []
+        overlap: list[float] = []
+        for row in np.flatnonzero(counted):
+            first, last = best_span(predictions[0][row], predictions[1][row], self.longest)
+            exact.append(float((first, last) == (starts[row], ends[row])))
+            overlap.append(_token_f1(first, last, int(starts[row]), int(ends[row])))
+        return {"exact": float(np.mean(exact or [0.0])), "f1": float(np.mean(overlap or [0.0]))}
+
+
+def best_span(start: np.ndarray, end: np.ndarray, longest: int) -> tuple[int, int]:
+    """The first and last token of the likeliest answer of at most `longest` tokens; logits [length]."""
+    scores = start[:, None] + end[None, :]
+    places = np.arange(len(start))
+    span = places[None, :] - places[:, None]
+    first, last = np.unravel_index(np.where((span >= 0) & (span < longest), scores, -np.inf).argmax(), scores.shape)
+    return int(first), int(last)
+
+
+def _token_f1(first: int, last: int, start: int, end: int) -> float:
+    shared = min(last, end) - max(first, start) + 1
+    return 2 * shared / (last - first + 1 + end - start + 1) if shared > 0 else 0.0
+
+
+def squad_metrics(
+    examples: Sequence[Any], features: Sequence[Any], *, unanswerable: bool = False, longest: int = 30
+) -> Callable[[Any], dict[str, float]]:
+    """A ``compute_metrics`` for PaddleNLP's Trainer that compares the texts of the answers, as SQuAD does.
+
+    Args:
+        examples: rows with ``id``, ``context`` and ``answers``.
+        features: the rows that the model reads, in the order of the evaluation, with ``example_id`` and
+            ``offset_mapping``; an example may have several.
+        unanswerable: whether questions may have no answer (SQuAD 2.0).
+        longest: tokens of the longest answer.
+
+    Returns: a function from an ``EvalPrediction`` to ``{"exact": ..., "f1": ...}``, shares.
+    """
+    from paddlenlp.metrics.squad import compute_prediction, squad_evaluate
+
+    rows = _Rows(examples)
+
+    def compute_metrics(prediction: Any) -> dict[str, float]:
+        starts, ends = prediction.predictions
+        texts, _, no_answer = compute_prediction(
+            rows,
+            features,
+            (list(starts), list(ends)),
+            version_2_with_negative=unanswerable,
+            max_answer_length=longest,
+        )
+        found = squad_evaluate(examples=rows, preds=texts, na_probs=no_answer)
+        return {"exact": found["exact"] / 100, "f1": found["f1"] / 100}
+
+    return compute_metrics
+
+
+class _Rows(list[Any]):
+    """Rows that can be asked for a column too, as PaddleNLP does."""
+
+    def __getitem__(self, key: Any) -> Any:
+        return [row[key] for row in self] if isinstance(key, str) else super().__getitem__(key)

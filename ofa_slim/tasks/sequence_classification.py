@@ -1,0 +1,65 @@
+"""One of several classes for each row: a sentence or a pair of sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import paddle
+
+from ofa_slim.errors import ConfigError, nearest
+from ofa_slim.tasks import base
+from ofa_slim.tasks.base import TaskKind
+from ofa_slim.tasks.metrics import METRICS
+
+
+class SequenceClassification(TaskKind):
+    """Logits [batch, classes], labels int64 [batch].
+
+    Args:
+        metric_names: of `ofa_slim.tasks.metrics`; the first says which model is best.
+
+    Raises: ConfigError for a name that is none of them, or no name at all.
+    """
+
+    name = "sequence classification"
+
+    def __init__(self, metric_names: Sequence[str] = ("accuracy",)) -> None:
+        self.metric_names = known_metrics(metric_names)
+        self.main_metric = self.metric_names[0]
+
+    def loss(self, output: Any, labels: Any, real: paddle.Tensor | None = None) -> paddle.Tensor:
+        """Mean cross entropy; padding has no say in it beyond the model's own attention."""
+        return base.cross_entropy(self.answer(output), labels.reshape([-1]))
+
+    def distill(
+        self,
+        student: Any,
+        teacher: Any,
+        labels: Any = None,
+        real: paddle.Tensor | None = None,
+        temperature: float = 1.0,
+    ) -> paddle.Tensor:
+        """Mean soft cross entropy over the rows."""
+        logits, answer = self.answer(student), self.answer(teacher)
+        base.same_shape(self.name, logits, answer)
+        counted = base.labelled(None if labels is None else labels.reshape([-1]))
+        return base.soft_cross_entropy(logits, answer, counted, temperature)
+
+    def metrics(self, predictions: base.Predictions, labels: base.Predictions) -> dict[str, float]:
+        """The metrics of the most likely classes."""
+        classes = np.asarray(predictions).argmax(axis=-1)
+        wanted = np.asarray(labels).reshape(-1)
+        counted = wanted != base.IGNORED
+        return {name: METRICS[name](wanted[counted], classes[counted]) for name in self.metric_names}
+
+
+def known_metrics(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of metrics of rows; raises `ConfigError` for others."""
+    if isinstance(names, str) or not names:
+        raise ConfigError(f"metric_names {names!r} is not a list with at least one of {', '.join(METRICS)}")
+    for name in names:
+        if name not in METRICS:
+            raise ConfigError(f"metric {name!r} is not one of {', '.join(METRICS)}{nearest(str(name), METRICS)}")
+    return tuple(names)
