@@ -13,7 +13,7 @@ from ofa_slim.errors import ConfigError
 from ofa_slim.importance import compute_neuron_head_importance, reorder_neuron_head
 from ofa_slim.integrations.trainer.arguments import ALL, NONE
 from ofa_slim.integrations.trainer.batches import Batches
-from ofa_slim.supernet.families import Stack, find_stacks, layer_at
+from ofa_slim.supernet.families import Stack, find_stacks, layer_at, max_sizes
 
 EMBEDDINGS = "embeddings"
 
@@ -36,7 +36,7 @@ def hidden_layers(model: nn.Layer, wanted: Sequence[str] | None) -> list[str]:
     Raises: ConfigError for a name that the model does not have.
     """
     stack = only_stack(model)
-    paths = {str(number): f"{stack.layers_path}.{number}" for number in range(len(stack.blocks))}
+    paths = {str(number): path for number, path in enumerate(stack.blocks)}
     embeddings = ".".join([*stack.path.split(".")[:-1], EMBEDDINGS])
     if _has(model, embeddings):
         paths = {EMBEDDINGS: embeddings, **paths}
@@ -69,10 +69,8 @@ def reorder(model: nn.Layer, batches: Batches, loader: Iterable[Mapping[str, Any
         model,
         _scored(batches, islice(loader, limit or None)),
         len(stack.blocks),
-        int(layer_at(stack.blocks[0], stack.family.attention).num_heads),
+        _heads(stack),
         loss_fct=lambda output, wanted: batches.task_loss(output, *wanted),
-        intermediate_name=stack.family.intermediate,
-        output_name=stack.family.output,
     )
     reorder_neuron_head(model, parallel.mean_over_ranks(heads), [parallel.mean_over_ranks(one) for one in neurons])
 
@@ -85,6 +83,12 @@ def _scored(batches: Batches, loader: Iterable[Mapping[str, Any]]) -> Iterator[d
             missing = ", ".join(batches.label_names)
             raise ConfigError(f"importance needs labels ({missing}), but a batch has only {', '.join(batch)}")
         yield {**inputs, "labels": (labels, batches.real(inputs))}
+
+
+def _heads(stack: Stack) -> int:
+    """How many heads a block has, the first one standing for all."""
+    block = next(iter(stack.blocks.values()))
+    return (max_sizes(layer_at(block, stack.family.heads.counted[0])) or {}).get("heads", 0)
 
 
 def _has(model: nn.Layer, path: str) -> bool:
