@@ -16,7 +16,7 @@ from safetensors.paddle import load_file, save_file
 
 from ofa_slim.errors import ExportError
 from ofa_slim.export import cut
-from ofa_slim.factorise import factorised_ranks, put
+from ofa_slim.factorised_embedding import factorised_ranks, put
 from ofa_slim.integrations import pretrained
 from ofa_slim.probes import compare, make_probe
 from ofa_slim.supernet.discover import full_space

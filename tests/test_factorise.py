@@ -16,7 +16,8 @@ from paddle import nn
 from ofa_slim import SubnetConfig, factorise_embeddings, load_subnet, save_subnet, to_static
 from ofa_slim.cost import measured_cost
 from ofa_slim.errors import ExportError
-from ofa_slim.factorise import FactorisedEmbedding, factors
+from ofa_slim.factorise import factors
+from ofa_slim.factorised_embedding import FactorisedEmbedding
 from ofa_slim.probes import make_probe
 
 WORDS = "bert.embeddings.word_embeddings"
