@@ -16,7 +16,7 @@ from paddle import nn
 from ofa_slim import SubnetConfig, factorise_embeddings, load_subnet, save_subnet, to_static
 from ofa_slim.cost import measured_cost
 from ofa_slim.errors import ExportError
-from ofa_slim.factorise import factors
+from ofa_slim.factorise import factors, largest_rank
 from ofa_slim.factorised_embedding import FactorisedEmbedding
 from ofa_slim.probes import make_probe
 
@@ -137,9 +137,17 @@ def test_it_trains_on_as_the_table_did() -> None:
     assert losses[-1] < losses[0]
     assert all(difference(now, then) > 0 for now, then in zip(layer.parameters(), before, strict=True))
     frozen = bert()
+    frozen.eval()
     frozen.bert.embeddings.word_embeddings.weight.stop_gradient = True
     factorise_embeddings(frozen, RANK)
+    assert not any(part.training for part in frozen.sublayers(include_self=True))
     assert all(parameter.stop_gradient for parameter in frozen.bert.embeddings.word_embeddings.parameters())
+
+
+def test_the_largest_rank_is_the_last_one_that_saves() -> None:
+    for rows, width in ((6, 3), (50, 16), (30522, 384), (7, 1), (1, 1)):
+        most = largest_rank(rows, width)
+        assert most * (rows + width) < rows * width <= (most + 1) * (rows + width)
 
 
 def test_it_draws_no_random_numbers() -> None:

@@ -123,7 +123,8 @@ def _embeddings(factorised: Mapping[str, Any] | None) -> str:
     before, after = (factorised[f"parameters_{when}"] / 1e6 for when in ("before", "after"))
     return (
         f" Its word embeddings are a product of rank {factorised['rank']}, with {after:.2f} instead of {before:.2f} "
-        f"million parameters (relative error, by how often tokens stand in the training rows: {100 * factorised['weighted_error']:.1f} %)."
+        "million parameters; its relative error, rows weighted by how often the training text has them, is "
+        f"{100 * factorised['weighted_error']:.1f} %."
     )
 
 
