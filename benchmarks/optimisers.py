@@ -34,7 +34,7 @@ OPTIMISERS = {
     "NSGA-II and regressor": ("nsga2", True),
 }
 BASE = "random search"
-COLORS = ("0.45", "#009e73", "#d55e00", "#0072b2")
+COLORS = dict(zip(OPTIMISERS, ("0.45", "#009e73", "#d55e00", "#0072b2"), strict=True))
 CHANCE = 0.5  # the score of a coin
 SHAPES = [[1, 64], [1, 64]]
 
@@ -91,16 +91,24 @@ def reached(volumes: Volumes, name: str, base: str = BASE) -> int | None:
     return int(enough[0]) + 1 if len(enough) else None
 
 
+def shared(volumes: Volumes) -> int:
+    """How many evaluations all searches have in common: those of the uniform sub-networks that they begin with."""
+    every = np.concatenate(list(volumes.values()))
+    apart = np.flatnonzero((every != every[0]).any(axis=0))
+    return int(apart[0]) if len(apart) else every.shape[1]
+
+
 def error_of(values: np.ndarray) -> np.ndarray:
     """The standard error of the mean over seeds."""
     return values.std(axis=0, ddof=1) / np.sqrt(len(values))
 
 
-def run(ofa: OFA, score: Memo, seeds: Sequence[int], evaluations: int) -> dict[str, np.ndarray]:
+def run(ofa: OFA, score: Memo, names: Sequence[str], seeds: Sequence[int], evaluations: int) -> dict[str, np.ndarray]:
     """One search per optimiser and seed."""
-    found: dict[str, list[np.ndarray]] = {name: [] for name in OPTIMISERS}
+    found: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for seed in seeds:
-        for name, (algorithm, regressor) in OPTIMISERS.items():
+        for name in names:
+            algorithm, regressor = OPTIMISERS[name]
             start = time.perf_counter()
             config = SearchConfig(
                 candidates=evaluations, algorithm=algorithm, regressor=regressor, metric=METRIC, seed=seed,
@@ -116,6 +124,9 @@ def run(ofa: OFA, score: Memo, seeds: Sequence[int], evaluations: int) -> dict[s
 
 def show(volumes: Volumes) -> None:
     """Prints the table of the README."""
+    first = shared(volumes)
+    print(f"The first {first} evaluations are the same for all; hypervolume after them: ", end="")
+    print(f"{volumes[BASE][0, first - 1]:.4f}" if first else "0")
     print("| optimiser | hypervolume | seeds | to random search, same seed | ahead in | its last volume after |")
     print("| --- | ---: | --- | ---: | ---: | ---: |")
     for name, values in volumes.items():
@@ -137,22 +148,24 @@ def draw(volumes: Volumes, file: Path) -> None:
 
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for (name, values), color in zip(volumes.items(), COLORS, strict=True):
+    for name, values in volumes.items():
         evaluations = np.arange(1, values.shape[1] + 1)
         sides = [(left, values)] if name == BASE else [(left, values), (right, paired(volumes, name))]
         for axes, shown in sides:
             mean, error = shown.mean(axis=0), error_of(shown)
-            axes.plot(evaluations, mean, color=color, label=name)
-            axes.fill_between(evaluations, mean - error, mean + error, color=color, alpha=0.18, linewidth=0)
-    right.axhline(0, color=COLORS[0], linewidth=1)
+            axes.plot(evaluations, mean, color=COLORS[name], label=name)
+            axes.fill_between(evaluations, mean - error, mean + error, color=COLORS[name], alpha=0.18, linewidth=0)
+    right.axhline(0, color=COLORS[BASE], linewidth=1)
     left.set_title(f"mean and standard error of {len(volumes[BASE])} seeds", fontsize=10)
     right.set_title("ahead of random search with the same seed", fontsize=10)
     left.set_ylabel("hypervolume (share)")
-    left.set_ylim(bottom=min(values[:, values.shape[1] // 10].min() for values in volumes.values()))
+    first = max(shared(volumes), 1)
+    left.set_ylim(bottom=float(volumes[BASE][0, first - 1]))
     for axes in (left, right):
+        axes.set_xlim(left=first, right=volumes[BASE].shape[1])
         axes.set_xlabel("sub-networks scored")
         axes.grid(alpha=0.25)
-        axes.legend(frameon=False, loc="lower right" if axes is left else "upper left")
+        axes.legend(frameon=False, loc="upper left")
     FigureCanvasAgg(figure)
     figure.savefig(file, dpi=130)
 
@@ -163,8 +176,9 @@ def main() -> None:
     parser.set_defaults(seeds=[1, 2, 3, 4, 5], output_dir=ROOT / "runs/optimisers", importance_batches=60)
     parser.add_argument("--train_rows", type=int, default=3000, help="to fine-tune and train the supernet on")
     parser.add_argument("--epochs", type=int, default=1, help="of supernet training")
-    parser.add_argument("--evaluations", type=int, default=72, help="of each search; 24 are a generation of NSGA-II")
+    parser.add_argument("--evaluations", type=int, default=96, help="of each search; 24 are a generation of NSGA-II")
     parser.add_argument("--rows", type=int, default=128, help="of those that nothing trained on, to score on")
+    parser.add_argument("--against", nargs="+", choices=[name for name in OPTIMISERS if name != BASE], default=None)
     parser.add_argument("--picture", type=Path, default=ROOT / "docs/images/optimisers.png")
     options = parser.parse_args()
     if reason := missing(options):
@@ -179,14 +193,15 @@ def main() -> None:
     unseen = sets["held-out"]
     score = Memo(scorer(unseen.take(stratified(unseen.labels, options.rows))))
     start = time.perf_counter()
-    volumes = run(ofa, score, options.seeds, options.evaluations)
+    names = [BASE, *(options.against or [name for name in OPTIMISERS if name != BASE])]
+    volumes = run(ofa, score, names, options.seeds, options.evaluations)
     seconds = time.perf_counter() - start
     show(volumes)
     draw(volumes, options.picture)
     print(f"optimisers: {score.asked} evaluations of {len(score.scores)} sub-networks in {seconds:.0f} s")
     output = {"benchmark": "optimisers", "evaluations": options.evaluations, "rows": options.rows}
-    last = {name: [round(float(value), 5) for value in values[:, -1]] for name, values in volumes.items()}
-    print(json.dumps({**output, "seconds": round(seconds, 1), "hypervolume": last}))
+    curves = {name: values.round(5).tolist() for name, values in volumes.items()}
+    print(json.dumps({**output, "seconds": round(seconds, 1), "hypervolumes": curves}))
 
 
 if __name__ == "__main__":

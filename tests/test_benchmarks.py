@@ -13,7 +13,7 @@ from models import bert, ofa_of
 from alternation import alternate, ratio, report, table
 from ofa_slim import OFA, SubnetConfig
 from ofa_slim.search import Point
-from optimisers import Memo, curve, error_of, paired, reached
+from optimisers import Memo, curve, error_of, paired, reached, shared
 from paddleslim_env import PaddleSlimError, Worker
 from time_to_accuracy import Stopwatch, meets, padded_lengths, steady
 
@@ -145,6 +145,8 @@ def test_the_hypervolume_is_a_share_that_never_falls() -> None:
 def test_optimisers_are_compared_seed_by_seed() -> None:
     volumes = {"random search": np.array([[1.0, 2.0, 3.0], [3.0, 4.0, 5.0]]), "b": np.array([[1.5, 4.0, 6], [2, 4, 6]])}
     np.testing.assert_array_equal(paired(volumes, "b"), [[0.5, 2.0, 3.0], [-1.0, 0.0, 1.0]])
+    assert shared(volumes) == 0
+    assert shared({"a": np.array([[1.0, 2, 3, 9], [1, 2, 4, 9]]), "b": np.array([[1.0, 2, 3, 9]])}) == 2
     assert reached(volumes, "b") == 2
     assert reached({**volumes, "b": volumes["random search"] - 0.1}, "b") is None
     np.testing.assert_allclose(error_of(volumes["random search"]), [1.0, 1.0, 1.0])
