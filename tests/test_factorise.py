@@ -332,3 +332,13 @@ def test_it_is_written_for_paddle_inference(tmp_path: Path) -> None:
     to_static(whole, tmp_path / "whole")
     smaller, larger = (sum(file.stat().st_size for file in (tmp_path / name).iterdir()) for name in ("out", "whole"))
     assert smaller < larger
+
+
+def test_a_factorised_model_becomes_a_supernet_and_is_exported_again(tmp_path: Path) -> None:
+    ofa = ofa_of(twice())
+    small = ofa.export(config=SubnetConfig({"encoder.0.heads": 1, "encoder.1.ffn": 7}))
+    small.eval()
+    layer = small.bert.embeddings.word_embeddings
+    assert (type(layer), type(layer.table), type(layer.projection)) == (FactorisedEmbedding, nn.Embedding, nn.Linear)
+    save_subnet(small, tmp_path / "out")
+    assert difference(load_subnet(tmp_path / "out")(*batch()), small(*batch())) == 0
