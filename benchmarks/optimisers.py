@@ -160,7 +160,8 @@ def draw(volumes: Volumes, file: Path) -> None:
     right.set_title("ahead of random search with the same seed", fontsize=10)
     left.set_ylabel("hypervolume (share)")
     first = max(shared(volumes), 1)
-    left.set_ylim(bottom=float(volumes[BASE][0, first - 1]))
+    low, high = float(volumes[BASE][0, first - 1]), max(float(values.max()) for values in volumes.values())
+    left.set_ylim(low, high + 0.1 * (high - low))
     for axes in (left, right):
         axes.set_xlim(left=first, right=volumes[BASE].shape[1])
         axes.set_xlabel("sub-networks scored")
