@@ -64,6 +64,8 @@ bench: $(STAMP) ## run the benchmarks; those on SST-2 only where its files are
 	OMP_NUM_THREADS=1 $(PY) examples/cnn_digits.py --output_dir runs/digits
 	$(PY) benchmarks/time_to_accuracy.py --paddleslim
 	$(PY) benchmarks/search.py
+	OMP_NUM_THREADS=1 $(PY) benchmarks/optimisers.py
+	OMP_NUM_THREADS=1 $(PY) benchmarks/embeddings.py
 	$(PY) benchmarks/formats.py
 
 clean: ## remove the virtual environments, builds and caches; data/ and runs/ stay

@@ -1,4 +1,4 @@
-"""Searched sub-networks against uniform widths on SST-2, and one optimiser against another.
+"""Searched sub-networks against uniform widths on SST-2.
 
 Two supernets of one fine-tuned MiniLM (rows and checkpoint: `sst2.py`), equal steps: one trained on uniform widths, one
 by the sandwich rule over sizes of each layer. Searches on the second score on the dev rows and are judged on rows 8,001
@@ -17,7 +17,6 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,6 @@ from ofa_slim import OFA
 from ofa_slim.compress.data import Batches, Examples
 from ofa_slim.latency import LatencyTable
 from ofa_slim.search import SearchConfig, SearchResult, stratified
-from ofa_slim.search.front import hypervolume
 from ofa_slim.strategies import Sandwich, Uniform
 
 WIDTHS = (1.0, 0.75, 0.5, 0.25)
@@ -120,57 +118,12 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
         )
 
 
-def algorithms(
-    ofa: OFA, examples: Examples, table: LatencyTable, seeds: Sequence[int], candidates: int, folder: Path
-) -> dict[str, np.ndarray]:
-    """Hypervolume after each evaluation, float64 [seeds, evaluations], of optimisers with equal evaluations."""
-    kinds = {"random": ("random", False), "NSGA-II": ("nsga2", False), "NSGA-II and regressor": ("nsga2", True)}
-    reference = (0.5, table.predict(ofa.search_space.largest()))
-    found: dict[str, list[list[float]]] = {name: [] for name in kinds}
-    for seed in seeds:
-        for name, (algorithm, regressor) in kinds.items():
-            config = SearchConfig(
-                candidates=candidates, algorithm=algorithm, regressor=regressor, seed=seed, latency=table,
-                input_shapes=SHAPES, directory=None, winners=0, progress=False,
-            )  # fmt: skip
-            points = ofa.search(scorer(examples), None, config).points
-            pairs = [(point.score, point.costs["latency_ms"]) for point in points]
-            found[name].append([hypervolume(pairs[: count + 1], reference) for count in range(len(pairs))])
-            print(f"seed {seed}, {name}: hypervolume {found[name][-1][-1]:.4f}", flush=True)
-    volumes = {name: np.array(values) for name, values in found.items()}
-    draw(volumes, folder / "hypervolume.png")
-    return volumes
-
-
-def draw(volumes: Mapping[str, np.ndarray], file: Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.subplots()
-    for (name, values), color in zip(volumes.items(), ("0.5", "#d55e00", "#0072b2"), strict=True):
-        evaluations = np.arange(1, values.shape[1] + 1)
-        axes.plot(evaluations, values.mean(axis=0), color=color, label=name)
-        axes.fill_between(evaluations, values.min(axis=0), values.max(axis=0), color=color, alpha=0.15, linewidth=0)
-    axes.set_xlabel("sub-networks scored")
-    axes.set_ylabel("hypervolume (probability x ms)")
-    low = min(values[:, len(values[0]) // 5].min() for values in volumes.values())
-    axes.set_ylim(bottom=low)
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False, loc="lower right", title=f"mean and range of {len(next(iter(volumes.values())))} seeds")
-    FigureCanvasAgg(figure)
-    figure.savefig(file, dpi=150)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add_options(parser)
     parser.add_argument("--epochs", type=int, default=4, help="of supernet training")
     parser.add_argument("--candidates", type=int, default=200)
     parser.add_argument("--screen_rows", type=int, default=436, help="of the dev rows, for screening")
-    parser.add_argument("--algorithm_seeds", type=int, nargs="*", default=[1, 2, 3, 4, 5], help="none: left out")
-    parser.add_argument("--algorithm_candidates", type=int, default=100)
-    parser.add_argument("--algorithm_rows", type=int, default=150)
     options = parser.parse_args()
     if reason := missing(options):
         print(f"search: {reason}")
@@ -200,17 +153,8 @@ def main() -> None:
         print(f"search: seed {seed}: {seconds[-1]:.0f} s, rank correlation {correlation:.2f}", flush=True)
     rows = compare(supernets, results, table, teacher, sets["held-out"])
     show(rows)
-    output: dict[str, Any] = {"benchmark": "search", "table_seconds": round(table_seconds, 1)}
-    output |= {"search_seconds": [round(value, 1) for value in seconds], "rows": rows}
-    if options.algorithm_seeds:
-        part = dev.take(stratified(dev.labels, options.algorithm_rows))
-        volumes = algorithms(ofa, part, table, options.algorithm_seeds, options.algorithm_candidates, folder)
-        final = {name: [round(float(value), 5) for value in values[:, -1]] for name, values in volumes.items()}
-        print("| optimiser | mean hypervolume | of each seed |\n| --- | ---: | --- |")
-        for name, values in final.items():
-            print(f"| {name} | {np.mean(values):.4f} | {', '.join(f'{value:.4f}' for value in values)} |")
-        output["hypervolume"] = final
-    print(json.dumps(output))
+    output = {"benchmark": "search", "table_seconds": round(table_seconds, 1)}
+    print(json.dumps({**output, "search_seconds": [round(value, 1) for value in seconds], "rows": rows}))
 
 
 if __name__ == "__main__":

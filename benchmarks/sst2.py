@@ -57,11 +57,12 @@ def missing(options: argparse.Namespace) -> str | None:
     return None if folder.is_dir() else f"left out, {folder} is not there"
 
 
-def prepare(options: argparse.Namespace) -> tuple[nn.Layer, Examples, dict[str, Examples]]:
-    """The fine-tuned model, the training rows, and the two sets that score."""
+def prepare(options: argparse.Namespace, rows: int = TRAIN) -> tuple[nn.Layer, Examples, dict[str, Examples]]:
+    """The model fine-tuned on the first of the training rows, these rows, and the two sets that score."""
     paddle.seed(0)
     model, tokenizer = load_sequence_classifier(str(options.model), TASK.num_classes)
     train, sets = read(options.data_dir, tokenizer)
+    train = train.take(np.arange(rows))
     return checkpoint(model, train, options.output_dir / "checkpoint"), train, sets
 
 

@@ -7,6 +7,7 @@ for any budget is then a selection and an export away. Importing this imports Pa
 from ofa_slim.checkpoint import CheckpointManager, stop_on_signals
 from ofa_slim.distill_config import DistillConfig
 from ofa_slim.errors import OfaSlimError
+from ofa_slim.factorise import factorise_embeddings
 from ofa_slim.ofa import OFA, dynabert_config
 from ofa_slim.pipeline import pipeline
 from ofa_slim.run_config import RunConfig
@@ -28,6 +29,7 @@ __all__ = [
     "SubnetConfig",
     "TeacherCache",
     "dynabert_config",
+    "factorise_embeddings",
     "load_subnet",
     "pipeline",
     "save_subnet",

@@ -17,6 +17,7 @@ from safetensors.paddle import load_file, save_file
 
 from ofa_slim.errors import ExportError
 from ofa_slim.export import cut
+from ofa_slim.factorised_embedding import factorised_ranks, put
 from ofa_slim.integrations import pretrained
 from ofa_slim.probes import Probe, compare, make_probe
 from ofa_slim.supernet.discover import full_space
@@ -37,9 +38,9 @@ def save_subnet(model: nn.Layer, directory: str | os.PathLike[str], inputs: Mapp
     """Writes a plain model, exported or not, so that `load_subnet` rebuilds it.
 
     The directory holds ``model.safetensors``, PaddleNLP's ``config.json`` where the model is one of its
-    classes, and ``subnet.json`` with the size of each axis and layer. It is written aside, loaded again,
-    compared with the model (what it computes, or for a model that only its own code can build the weights) and
-    only then put in place.
+    classes, and ``subnet.json`` with the size of each axis and layer and the rank of each factorised embedding.
+    It is written aside, loaded again, compared with the model (what it computes, or for a model that only its own
+    code can build the weights) and only then put in place.
 
     Args:
         model: a plain model; a supernet is cut by `OFA.export` first.
@@ -60,6 +61,7 @@ def save_subnet(model: nn.Layer, directory: str | os.PathLike[str], inputs: Mapp
         "built_with": pretrained.built_with(model) if known else {},
         "axes": sizes,
         "layers": _layer_sizes(model),
+        "factorised": factorised_ranks(model),
     }
     with replacing(directory, marker=SUBNET_FILE) as aside:
         # Tied parameters are one tensor under several names; a file holds each name for itself.
@@ -106,6 +108,7 @@ def load_subnet(directory: str | os.PathLike[str], model: nn.Layer | None = None
             raise ExportError(f"{folder}: not a PaddleNLP model; give load_subnet(..., model=) a freshly built one")
         model = pretrained.build(about["class"], folder, about.get("built_with", {}))
     _shrink(model, about["axes"], folder)
+    _factorise(model, about.get("factorised", {}), folder)
     _resize(model, about["layers"], folder)
     state = load_file(str(folder / WEIGHTS_FILE))
     own = model.state_dict()
@@ -174,6 +177,23 @@ def _shrink(model: nn.Layer, sizes: dict[str, int], folder: Path) -> None:
     if unknown:
         raise ExportError(f"{folder}: {SUBNET_FILE} names axis {unknown[0]!r}, which the model does not have")
     cut(model, space, space.complete(sizes))
+
+
+def _factorise(model: nn.Layer, ranks: Any, folder: Path) -> None:
+    """Gives a model the factorised embeddings that were saved; it may have them already."""
+    if not isinstance(ranks, dict):
+        raise ExportError(f"{folder}: 'factorised' in {SUBNET_FILE} is {ranks!r}, not ranks by layer")
+    present = factorised_ranks(model)
+    layers = dict(model.named_sublayers())
+    for path, rank in ranks.items():
+        if present.get(path) == rank:
+            continue
+        table = layers.get(path)
+        if type(table) is not nn.Embedding:
+            raise ExportError(f"{folder}: {SUBNET_FILE} names embedding {path!r}, which the model does not have so")
+        if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank < table.weight.shape[1]:
+            raise ExportError(f"{folder}: {SUBNET_FILE} gives embedding {path!r} the rank {rank!r}")
+        put(model, path, rank)
 
 
 def _layer_sizes(model: nn.Layer) -> dict[str, dict[str, int]]:

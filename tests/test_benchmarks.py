@@ -8,8 +8,12 @@ import sys
 
 import numpy as np
 import pytest
+from models import bert, ofa_of
 
 from alternation import alternate, ratio, report, table
+from ofa_slim import OFA, SubnetConfig
+from ofa_slim.search import Point
+from optimisers import Memo, curve, error_of, paired, reached, shared
 from paddleslim_env import PaddleSlimError, Worker
 from time_to_accuracy import Stopwatch, meets, padded_lengths, steady
 
@@ -111,3 +115,38 @@ def test_a_worker_answers_with_seconds_and_its_death_is_an_error(monkeypatch: py
             worker.step(13)
     with pytest.raises(PaddleSlimError, match="ended with status 1"):
         Worker([sys.executable, "-c", "import sys; sys.exit(1)"])
+
+
+def test_a_score_is_computed_once_per_config_whoever_asks() -> None:
+    ofa = ofa_of(bert())
+    computed: list[str] = []
+
+    def score(model: OFA) -> dict[str, float]:
+        computed.append(model.net_config.to_json())
+        return {"score": float(len(computed))}
+
+    memo = Memo(score)
+    found = []
+    for config in (ofa.search_space.largest(), ofa.search_space.smallest(), ofa.search_space.largest()):
+        with ofa.subnet(config):
+            found.append(memo(ofa)["score"])
+    assert found == [1.0, 2.0, 1.0]
+    assert (memo.asked, len(computed)) == (3, 2)
+    with pytest.raises(RuntimeError, match="no sub-network is set"):
+        memo(ofa)
+
+
+def test_the_hypervolume_is_a_share_that_never_falls() -> None:
+    tried = [(0.75, 0.5), (0.5, 0.1), (0.75, 0.75), (1.0, 1.0), (1.0, 0.9)]
+    points = [Point(SubnetConfig({"a": 1}), score, {"flops_ratio": cost}, "optimiser", True) for score, cost in tried]
+    np.testing.assert_allclose(curve(points, "flops_ratio"), [0.25, 0.25, 0.25, 0.25, 0.3])
+
+
+def test_optimisers_are_compared_seed_by_seed() -> None:
+    volumes = {"random search": np.array([[1.0, 2.0, 3.0], [3.0, 4.0, 5.0]]), "b": np.array([[1.5, 4.0, 6], [2, 4, 6]])}
+    np.testing.assert_array_equal(paired(volumes, "b"), [[0.5, 2.0, 3.0], [-1.0, 0.0, 1.0]])
+    assert shared(volumes) == 0
+    assert shared({"a": np.array([[1.0, 2, 3, 9], [1, 2, 4, 9]]), "b": np.array([[1.0, 2, 3, 9]])}) == 2
+    assert reached(volumes, "b") == 2
+    assert reached({**volumes, "b": volumes["random search"] - 0.1}, "b") is None
+    np.testing.assert_allclose(error_of(volumes["random search"]), [1.0, 1.0, 1.0])

@@ -96,6 +96,31 @@ class TestRightUses:
         (expected,) = [row["score"] for row in rows if (row["model"], row["format"]) == ("searched", "plain")]
         assert found == {"dev": {"rows": 16, "accuracy": expected}}
 
+    def test_a_rank_factorises_the_embeddings_of_the_winner_and_is_scored(
+        self, done: Path, tmp_path: Path, capsys: Capture
+    ) -> None:
+        shutil.copytree(done, tmp_path / "copy")
+        out = tmp_path / "copy" / "out"
+        arguments = [str(tmp_path / "copy" / "recipe.yaml"), "--output_dir", str(out), "--embedding_rank", "3"]
+        assert main(["export", *arguments, "--overwrite"]) == 0
+        found = json.loads((out / "formats" / "results.json").read_text())
+        before = json.loads((done / "out" / "formats" / "results.json").read_text())
+        saved = 50 * 16 - 3 * (50 + 16)
+        for row, whole in zip(found["rows"], before["rows"], strict=True):
+            assert whole["parameters"] - row["parameters"] == (saved if row["model"] == "searched" else 0)
+        factorised = found["embeddings"]
+        assert before["embeddings"] is None
+        assert (factorised["rank"], factorised["parameters_after"]) == (3, 3 * (50 + 16))
+        # The texts have few words, so the weighted product loses less of them than of all.
+        assert factorised["weighted_error"] < factorised["error"]
+        capsys.readouterr()
+        plain = out / "formats" / "searched" / "plain"
+        assert main(["evaluate", str(plain), "--data_dir", str(done / "text")]) == 0
+        (row,) = [row for row in found["rows"] if (row["model"], row["format"]) == ("searched", "plain")]
+        assert json.loads(capsys.readouterr().out)["dev"]["accuracy"] == row["score"]
+        assert ofa_slim.load_subnet(plain).bert.embeddings.word_embeddings.rank == 3
+        assert "product of rank 3" in (out / "report.html").read_text()
+
     def test_inspect_counts_the_sub_network(self, done: Path, capsys: Capture) -> None:
         config = done / "out" / "search" / "results.json"
         assert main(["inspect", str(done / "out" / "train"), "--length", "8", "--config", str(config)]) == 0
@@ -204,6 +229,7 @@ def an_output_folder_that_is_a_file(recipe: Path) -> list[str]:
         (lambda recipe: ["--output_dir", "/proc/nowhere"], "/proc/nowhere: No such file or directory", 1),
         (lambda recipe: ["--search_rows", "5000"], "search_rows is 5000, but there are 60 training rows", 1),
         (lambda recipe: ["--widths", "1.0,0.3"], "has 0.3, which is 1.2 of the model's 4 attention heads", 2),
+        (lambda recipe: ["--embedding_rank", "13"], "saves nothing in a table of 50 x 16; it can be at most 12", 2),
         (lambda recipe: ["--max_length", "64"], "key 'max_length' is 64, but the model has 32 positions", 2),
         (lambda recipe: ["--stages", "search"], "search needs the output of train, but", 1),
     ],

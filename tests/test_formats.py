@@ -16,7 +16,7 @@ from models import VOCABULARY, Tagger, bert, labels, ofa_of
 from paddle import nn
 from paddle.vision import models
 
-from ofa_slim import OFA, Convert, dynabert_config, load_subnet, supernet
+from ofa_slim import OFA, Convert, dynabert_config, factorise_embeddings, load_subnet, supernet
 from ofa_slim.errors import ExportError
 from ofa_slim.formats import FORMATS, Opened, time_models, write_formats
 from ofa_slim.formats import reader as reader_file
@@ -280,3 +280,20 @@ def test_damaged_files_are_named(
 def test_a_model_that_cannot_be_timed_says_why(written: tuple[Path, dict[str, Any], nn.Layer]) -> None:
     with pytest.raises(ExportError, match=r"cannot be timed: .*token_type_ids"):
         time_models({"one": written[0] / "onnx"}, [{"input_ids": np.zeros((1, 4), "int64")}])
+
+
+def test_a_factorised_embedding_is_written_in_every_format(tmp_path: Path) -> None:
+    import onnx
+
+    model = bert(layers=1)
+    factorise_embeddings(model, 4)
+    record = write_formats(model, tmp_path / "out", texts(), TEXT)
+    assert list(record["formats"]) == list(TEXT)
+    found = load_subnet(tmp_path / "out" / "plain")
+    inputs = {name: paddle.to_tensor(value) for name, value in texts()[0].items()}
+    np.testing.assert_allclose(found(**inputs).numpy(), model(**inputs).numpy(), atol=1e-6)
+    # Of the vocabulary there is the small table alone, in 8 bits where all is in 8 bits.
+    for name, kind in (("onnx", onnx.TensorProto.FLOAT), ("onnx-int8", onnx.TensorProto.UINT8)):
+        graph = onnx.load(str(tmp_path / "out" / name / "model.onnx")).graph
+        tables = [(list(each.dims), each.data_type) for each in graph.initializer if VOCABULARY in each.dims]
+        assert tables == [([VOCABULARY, 4], kind)]

@@ -46,6 +46,11 @@ class Examples:
         )
 
 
+def token_counts(examples: Examples, vocabulary: int) -> np.ndarray:
+    """How often each token stands in some rows, int64 [vocabulary]; padding is in none."""
+    return np.bincount(np.concatenate(list(examples.input_ids)), minlength=vocabulary)
+
+
 def tokenise(tokenizer: Any, rows: Rows, max_length: int) -> Examples:
     """Tokenises with a PaddleNLP tokenizer; longer rows are cut."""
     pairs: Sequence[str | None] = rows.second or [None] * len(rows)

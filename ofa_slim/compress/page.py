@@ -113,7 +113,18 @@ def lead(report: Mapping[str, Any]) -> str:
     return (
         f"The model that was searched for ({after['format']}, {after['size']}) answers {times['speed_up']} times as "
         f"fast as the original ({before['size']}): in {times['median']} instead of {slow} ms for one input, with "
-        f"{metric} {after['score']} % against {before['score']} %."
+        f"{metric} {after['score']} % against {before['score']} %.{_embeddings(formats.get('embeddings'))}"
+    )
+
+
+def _embeddings(factorised: Mapping[str, Any] | None) -> str:
+    if factorised is None:
+        return ""
+    before, after = (factorised[f"parameters_{when}"] / 1e6 for when in ("before", "after"))
+    return (
+        f" Its word embeddings are a product of rank {factorised['rank']}, with {after:.2f} instead of {before:.2f} "
+        "million parameters; its relative error, rows weighted by how often the training text has them, is "
+        f"{100 * factorised['weighted_error']:.1f} %."
     )
 
 

@@ -38,7 +38,7 @@ TRAIN_KEYS = (
 SEARCH_KEYS = (
     "budget", "search_candidates", "search_part", "search_survivors", "multiple_of", "latency_length",
 )  # fmt: skip
-FORMAT_KEYS = ("formats", "format_widths", "tolerance", "latency_length")
+FORMAT_KEYS = ("formats", "format_widths", "embedding_rank", "tolerance", "latency_length")
 
 STAGES: dict[str, Stage] = {
     stage.name: stage

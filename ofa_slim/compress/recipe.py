@@ -131,6 +131,11 @@ class Recipe(BaseModel):
         "inference (Paddle Inference), onnx, onnx-int8 (dynamic quantisation), onnx-int8-static",
     )
     format_widths: list[Share] = Field([], description="uniform widths that are written in these formats too")
+    embedding_rank: Count | None = Field(
+        None,
+        description="rank of the product that replaces the word embeddings of the searched sub-network in these "
+        "formats; none: they stay whole",
+    )
     tolerance: Annotated[Real, Field(ge=0, le=1)] = Field(
         0.015, description="how much of the metric an 8-bit format may lose, as a share"
     )

@@ -19,13 +19,14 @@ from tqdm import tqdm
 
 from ofa_slim import OFA, TeacherCache, dynabert_config, load_subnet, parallel, save_subnet, to_static
 from ofa_slim.compress import latency
-from ofa_slim.compress.data import Batches, Examples, arrays
+from ofa_slim.compress.data import Batches, Examples, arrays, token_counts
 from ofa_slim.compress.folders import MARK, StageError, check_mark, new_folder, read_json, write_json
 from ofa_slim.compress.loop import StoppedError
 from ofa_slim.compress.plan import STAGES, Stage, settings
 from ofa_slim.compress.recipe import Recipe, RecipeError
 from ofa_slim.compress.run import Run, count_parameters, describe, subnet_name
 from ofa_slim.compress.training import Strategy, build_supernet, finetune, importance, predicted, train_supernet
+from ofa_slim.factorise import factorise_embeddings, largest_rank
 from ofa_slim.formats import time_models, write_formats
 from ofa_slim.importance import reorder_neuron_head
 from ofa_slim.integrations.paddlenlp import load_sequence_classifier
@@ -67,7 +68,7 @@ def run_finetune(run: Run, folder: Path, rng: np.random.Generator) -> None:
 
 
 def check_model(recipe: Recipe, config: Any) -> None:
-    """Refuses keys that a model cannot meet: widths of no whole number of heads, and lengths that it has no place for.
+    """Refuses keys that a model cannot meet: widths of no whole number of heads, lengths, a rank that saves nothing.
 
     Raises: RecipeError that names the key, its value and what is possible.
     """
@@ -85,6 +86,13 @@ def check_model(recipe: Recipe, config: Any) -> None:
                     f"key {key!r} has {width:g}, which is {width * heads:.3g} of the model's {heads} attention heads; "
                     f"whole ones are {possible}"
                 )
+    if recipe.embedding_rank is not None:
+        most = largest_rank(config.vocab_size, config.hidden_size)
+        if recipe.embedding_rank > most:
+            raise RecipeError(
+                f"key 'embedding_rank' is {recipe.embedding_rank}, which saves nothing in a table of "
+                f"{config.vocab_size} x {config.hidden_size}; it can be at most {most}"
+            )
 
 
 def run_importance(run: Run, folder: Path, rng: np.random.Generator) -> None:
@@ -271,14 +279,21 @@ def run_formats(run: Run, folder: Path, rng: np.random.Generator) -> None:
         "formats": recipe.formats, "calibration": calibration, "score": score, "tolerance": recipe.tolerance,
         "tokenizer": tokenizer, "task": task.to_dict(),
     }  # fmt: skip
+    embeddings: dict[str, Any] | None = None
     records = {ORIGINAL: write_formats(original, folder / ORIGINAL, samples, **shared)}
     for name, chosen in configs.items():
         LOG.info("formats: writing %s", name)
         config = ofa.subnet_config(chosen)
         with ofa.subnet(config):
-            records[name] = write_formats(
-                ofa.export(config=config), folder / name, samples, reference=ofa.model, config=config, **shared
-            )
+            plain, reference = ofa.export(config=config), ofa.model
+            if name == SEARCHED and recipe.embedding_rank is not None:
+                # What is written is no longer what the supernet computes: it is scored as it is.
+                counts = token_counts(train, original.config.vocab_size) + 1
+                (factorised,) = factorise_embeddings(plain, recipe.embedding_rank, frequencies=counts)
+                LOG.info("formats: %s", factorised)
+                embeddings = factorised.to_dict()
+                reference = plain
+            records[name] = write_formats(plain, folder / name, samples, reference=reference, config=config, **shared)
     inputs = [latency.random_input(original.config.vocab_size, recipe.latency_length, rng, rows) for rows in (1, 32)]
     LOG.info("formats: timing %d models in turns", len(records) * len(recipe.formats))
     paths = {(name, form): folder / name / form for name in records for form in recipe.formats}
@@ -292,7 +307,8 @@ def run_formats(run: Run, folder: Path, rng: np.random.Generator) -> None:
         | {key: records[name]["formats"][form][key] for key in ("score", "bytes", "difference")}
         for name, form in paths
     ]
-    write_json(folder / RESULTS, {"metric": run.task.metrics[0], "config": dict(searched), "rows": rows})
+    found = {"metric": run.task.metrics[0], "config": dict(searched), "embeddings": embeddings, "rows": rows}
+    write_json(folder / RESULTS, found)
 
 
 def _spread(examples: Examples, rows: int = 96, size: int = 16) -> list[dict[str, np.ndarray]]:
