@@ -6,9 +6,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from models import batch, bert, difference, labels
+from trainer_runs import collate, ernie, rows
 
 from ofa_slim import load_subnet
 
@@ -16,31 +18,51 @@ DOCS = Path(__file__).parent.parent / "docs"
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+SCRIPT, LOOP, BRIDGE, TRAINER, CONFIGS, SEARCH, PROCESSES, OTHER, NARROW, FORMATS, _ = BLOCKS
+
+
 def test_the_training_script_and_the_configs_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    script, loop, configs, search, processes, other, formats, _ = blocks
-    assert len([line for line in script.splitlines() if line]) <= 30
+    assert len([line for line in SCRIPT.splitlines() if line]) <= 30
     loader = [(*batch(seed=seed), labels(seed=seed)) for seed in range(2)]
     names = {"model": bert(layers=4, heads=12, head_dim=2, ffn=1000), "loader": loader}
-    exec(script, names)
+    exec(SCRIPT, names)
     inputs = batch()
     small = names["small"]
     small.eval()
     assert difference(load_subnet("small")(*inputs), small(*inputs)) == 0
     assert {path.name for path in Path("small-inference").iterdir()} == {"model.json", "model.pdiparams"}
     assert small.bert.encoder.layers[0].linear1.weight.shape[1] == 500
-    exec(loop, names)
-    exec(configs, {**names, "input_ids": inputs[0]})
-    exec(search, names)
+    exec(LOOP, names)
+    exec(CONFIGS, {**names, "input_ids": inputs[0]})
+    exec(SEARCH, names)
     assert names["result"].best.costs["params_ratio"] <= 0.8
     assert Path("search/report.md").is_file()
     pytest.importorskip("onnxruntime")
-    exec(formats, names)
+    exec(FORMATS, names)
     assert names["record"]["formats"]["onnx"]["difference"] < 1e-4
-    exec(processes, names)
-    exec(other, names)
+    exec(PROCESSES, names)
+    exec(OTHER, names)
     assert names["small"].fc.weight.shape == [256, 1000]
+    names["classifier"] = bert(layers=1, heads=12, head_dim=64)
+    exec(NARROW, names)
+    assert names["small"].classifier.weight.shape == [576, 3]
+
+
+def test_the_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = {"train": rows("token"), "dev": rows("token", 8, seed=1), "pad": collate}
+    names: dict[str, Any] = {"model": ernie("token"), **data}
+    exec(TRAINER, names)
+    assert names["small"].ernie.encoder.layers[0].linear1.weight.shape[1] == 12
+
+
+def test_the_bridge_is_one_import() -> None:
+    """In a process of its own, which it changes."""
+    code = f"{BRIDGE}\nfrom paddleslim.nas.ofa import OFA\nprint(OFA.__module__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=DOCS.parent)
+    assert done.stdout.startswith("ofa_slim."), done.stderr
 
 
 def test_the_readme_opens_with_the_two_commands() -> None:

@@ -62,7 +62,7 @@ def with_hidden(model: nn.Layer, space: SearchSpace, example: Example | None, de
     axes = []
     for stack in stacks:
         name = HIDDEN if len(stacks) == 1 else f"{stack.name}.{HIDDEN}"
-        axes.append(_hidden_axis(stack, name, traced))
+        axes.append(_followed(_hidden_axis(stack, name, traced), traced, space))
     ours = {(slot.layer, slot.role) for axis in axes for slot in axis.slots}
     fixed = [row for row in space.fixed if not any(layer == row.layer for layer, _ in ours)]
     return space.replaced([*space.axes, *axes], fixed)
@@ -89,6 +89,31 @@ def _hidden_axis(stack: Stack, name: str, traced: SearchSpace) -> Axis:
         (reasons[path] for path in writers if path in reasons), "its blocks have different ones"
     )
     raise ConfigError(f"hidden_size: that of {stack.path or 'the model'!r} cannot be elastic: {said}")
+
+
+def _followed(hidden: Axis, traced: SearchSpace, space: SearchSpace) -> Axis:
+    """The axis with what is as wide as it and made from it alone: a pooler, the layers of a head.
+
+    The trace tells these from the residual stream, which they are not added to.
+    """
+    families = {(slot.layer, slot.role) for axis in space.axes for slot in axis.slots}
+    left = [
+        axis
+        for axis in traced.axes
+        if axis.size == hidden.size
+        and not axis.held
+        and not {(slot.layer, slot.role) for slot in axis.slots} & families
+        and not any(slot in hidden.slots for slot in axis.slots)
+    ]
+    slots = list(hidden.slots)
+    while True:
+        taking = {slot.layer for slot in slots if slot.role == "in"}
+        joined_now = [axis for axis in left if all(slot.layer in taking for slot in axis.slots if slot.makes)]
+        if not joined_now:
+            return replace(hidden, slots=tuple(slots))
+        for axis in joined_now:
+            left.remove(axis)
+            slots.extend(axis.slots)
 
 
 def _writers(stack: Stack) -> list[str]:
