@@ -8,6 +8,9 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
+# Workers of the tests; each of them holds Paddle. Files stay whole, as their tests share what they build.
+TOGETHER := --numprocesses=auto --maxprocesses=4 --dist=loadfile
+
 # Tools run as `python -m tool`: the scripts in .venv/bin stop working when the folder is moved.
 CODE := ofa_slim tests examples benchmarks
 
@@ -27,8 +30,8 @@ help: ## list the targets
 
 setup: $(STAMP) ## make the virtual environment and install into it
 
-test: $(STAMP) ## run the tests
-	$(PY) -m pytest $(ARGS)
+test: $(STAMP) ## run the tests, a file per core at a time
+	$(PY) -m pytest $(TOGETHER) $(ARGS)
 
 matrix: ## run the tests on every supported release of Paddle, in environments of their own (2 GB each)
 	$(PYTHON) tests/matrix.py $(ARGS)

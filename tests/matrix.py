@@ -72,6 +72,10 @@ class Row:
         return f"| {' | '.join(map(str, values))} |"
 
 
+# As `make test` runs them.
+TOGETHER = ("--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile")
+
+
 class CellError(Exception):
     """Why the tests of a cell did not run."""
 
@@ -113,7 +117,7 @@ def run(cell: Cell, options: Sequence[str]) -> Row:
         options = ["--without-paddlenlp", *options]
     report = cell.file("junit.xml")
     report.unlink(missing_ok=True)
-    status = cell.call("pytest.log", "-m", "pytest", f"--junitxml={report}", *options)
+    status = cell.call("pytest.log", "-m", "pytest", f"--junitxml={report}", *TOGETHER, *options)
     if not report.is_file():
         raise CellError(f"pytest: {last_word(cell.file('pytest.log'))}")
     counts = ElementTree.parse(report).find("testsuite").attrib
