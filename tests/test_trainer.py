@@ -13,6 +13,7 @@ import numpy as np
 import paddle
 import pytest
 import trainer_parallel
+from families import FAMILIES
 from launching import launched
 from models import Tagger, difference
 from paddle import nn
@@ -494,3 +495,32 @@ def test_what_a_run_lacks_is_named(tmp_path: Path) -> None:
     wrong = trainer("sequence", tmp_path, evaluation_strategy="epoch", metric_for_best_model="f2", num_train_epochs=1)
     with pytest.raises(ConfigError, match=r"no metric 'f2' of width_1.0; there are loss, accuracy"):
         wrong.train()
+
+
+@pytest.mark.parametrize("name", ["gpt-lm", "electra", "nezha", "albert", "mpnet"])
+def test_other_families_train_with_it(name: str, tmp_path: Path) -> None:
+    """PaddleNLP's GPT takes labels that are the next tokens already; the rest classify rows."""
+    rng = np.random.default_rng(0)
+    ids = rng.integers(3, 50, (16, 7))
+    labels = np.roll(ids, -1, axis=1) if name == "gpt-lm" else ids[:, 1] % 3
+    data = [{"input_ids": row, "labels": label} for row, label in zip(ids, labels, strict=True)]
+    run = OFATrainer(
+        FAMILIES[name](),
+        args=arguments(tmp_path, max_steps=3, evaluation_strategy="steps", eval_steps=3),
+        data_collator=collate,
+        train_dataset=data,
+        eval_dataset=data,
+        ofa_args=plain(widths=[1.0, 0.5]),
+    )
+    run.train()
+    metric = "perplexity" if name == "gpt-lm" else "accuracy"
+    logged = next(entry for entry in run.state.log_history if "eval_loss" in entry)
+    small = load_subnet(tmp_path / "width_0.5")
+    about = json.loads((tmp_path / "width_0.5" / "metrics.json").read_text())
+    assert (about["metric"], about["value"]) == (metric, logged[f"eval_width_0.5_{metric}"])
+    answer = small(paddle.to_tensor(ids))
+    if name == "gpt-lm":
+        loss = F.cross_entropy(answer.reshape([-1, answer.shape[-1]]), paddle.to_tensor(labels).reshape([-1]))
+        assert about["value"] == pytest.approx(float(loss.exp()), rel=1e-4)
+    else:
+        assert about["value"] == pytest.approx(float((answer.argmax(-1).numpy() == labels).mean()))

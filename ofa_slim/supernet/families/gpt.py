@@ -1,8 +1,10 @@
-"""PaddleNLP's GPT, a decoder: attention looks back only."""
+"""PaddleNLP's GPT, a decoder: attention looks back only. Its blocks are named as those of Paddle's encoder are."""
 
-from ofa_slim.supernet.families.base import BlockAxis, Family
+from dataclasses import replace
+
+from ofa_slim.supernet.families.transformer_encoder import TRANSFORMER_ENCODER
 from ofa_slim.supernet.layers.base import AttributeSized, register_elastic
-from ofa_slim.supernet.layers.norm import SuperLayerNorm
+from ofa_slim.supernet.layers.norm import OVER_CHANNELS, SuperLayerNorm
 
 _MODULE = "paddlenlp.transformers.gpt.modeling"
 
@@ -12,35 +14,12 @@ register_elastic(
     sizes={"heads": "num_attention_heads"},
     scores=("q_proj", "k_proj"),
 )
-register_elastic(
-    f"{_MODULE}.GPTLayerNorm",
-    SuperLayerNorm,
-    params={"weight": ("out",), "bias": ("out",)},
-    sizes={"out": "_normalized_shape"},
-    width="out",
-    follows=True,
-    work={"out": 2},
-)
+register_elastic(f"{_MODULE}.GPTLayerNorm", SuperLayerNorm, **OVER_CHANNELS)
 
-GPT = Family(
+# Where queries, keys and values come out of one fused layer there is no q_proj, and the heads are fixed.
+GPT = replace(
+    TRANSFORMER_ENCODER,
     stack=f"{_MODULE}.TransformerDecoder",
     block=f"{_MODULE}.GPTDecoderLayer",
-    layers="layers.*",
-    # Where queries, keys and values come out of one fused layer there is no q_proj, and the heads are fixed.
-    heads=BlockAxis(
-        "heads",
-        counted=("self_attn", "heads"),
-        slots=(
-            ("self_attn.q_proj", "out"),
-            ("self_attn.k_proj", "out"),
-            ("self_attn.v_proj", "out"),
-            ("self_attn.out_proj", "in"),
-            ("self_attn", "heads"),
-        ),
-        whole=True,
-    ),
-    ffn=BlockAxis("ffn", counted=("linear1", "out"), slots=(("linear1", "out"), ("linear2", "in"))),
-    attention="self_attn",
-    stream=(("self_attn.out_proj", "out"), ("linear2", "out")),
     depth=(("layers", "depth"),),
 )

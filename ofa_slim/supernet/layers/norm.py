@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import paddle
 from paddle import ParamAttr, nn
@@ -53,17 +54,15 @@ class SuperLayerNorm(ElasticLayer, nn.LayerNorm):
         )
 
 
-register(
-    LayerSpec(
-        nn.LayerNorm,
-        SuperLayerNorm,
-        params={"weight": ("out",), "bias": ("out",)},
-        sizes={"out": "_normalized_shape"},
-        width="out",
-        follows=True,
-        work={"out": 2},
-    )
-)
+# The row of every layer norm, PaddleNLP's subclasses of Paddle's included.
+OVER_CHANNELS: dict[str, Any] = {
+    "params": {"weight": ("out",), "bias": ("out",)},
+    "sizes": {"out": "_normalized_shape"},
+    "width": "out",
+    "follows": True,
+    "work": {"out": 2},
+}
+register(LayerSpec(nn.LayerNorm, SuperLayerNorm, **OVER_CHANNELS))
 
 
 class ElasticInstanceNorm(FollowingLayer):
