@@ -13,6 +13,7 @@ from paddle import nn
 
 from ofa_slim.errors import ConfigError, nearest
 from ofa_slim.pickles import refusal
+from ofa_slim.supernet.layers import ElasticLayer
 from ofa_slim.teacher import ENGINES, TeacherCache
 from ofa_slim.unwrap import unwrap
 
@@ -116,6 +117,11 @@ def load_teacher(config: DistillConfig) -> nn.Layer | None:
     teacher, source = config.teacher_model, config.teacher_model_path
     if not isinstance(teacher, nn.Layer):
         return None
+    if any(isinstance(layer, ElasticLayer) and layer.cut for layer in unwrap(teacher).sublayers(include_self=True)):
+        raise ConfigError(
+            "teacher_model is a supernet that runs one of its sub-networks; copy the model before it is converted, or "
+            "export the sub-network that is to teach"
+        )
     if source is None:
         return teacher
     if isinstance(source, Mapping):

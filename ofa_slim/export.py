@@ -45,7 +45,7 @@ def export_subnet(
             )
     # A model that cuts its own depth is told it at each call, the exported one as well.
     call = {DEPTH: config[DEPTH]} if DEPTH in config else {}
-    probe = make_probe(supernet, input_shapes, input_dtypes, **call)
+    probe = _probe(supernet, input_shapes, input_dtypes, call)
     target = origin_model
     undo: Undo = _nothing
     try:
@@ -70,6 +70,19 @@ def export_subnet(
         undo()
         raise
     return target if origin_model is None else origin_model
+
+
+def _probe(supernet: nn.Layer, shapes: Any, dtypes: Any, call: dict[str, Any]) -> Probe:
+    try:
+        return make_probe(supernet, shapes, dtypes, **call)
+    except ExportError:
+        raise
+    except Exception as error:  # whatever the model's forward raises
+        raise ExportError(
+            f"{type(supernet).__name__} does not run on random inputs of "
+            f"{'the shape [2, 16]' if shapes is None else 'input_shapes'} ({type(error).__name__}: {error}); give "
+            "input_shapes with what its forward takes, shapes or tensors, e.g. [{'input_ids': ids, 'bbox': boxes}]"
+        ) from error
 
 
 def _nothing() -> None:

@@ -194,7 +194,10 @@ def _weights(tables: Mapping[str, nn.Embedding], frequencies: Any) -> dict[str, 
         raise ExportError(f"frequencies are given for {', '.join(given)}; to be factorised are {', '.join(tables)}")
     found: dict[str, np.ndarray | None] = {}
     for name, table in tables.items():
-        values = np.asarray(given[name], dtype=np.float64)
+        try:
+            values = np.asarray(given[name], dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ExportError(f"frequencies of {name!r} are {given[name]!r}, not numbers") from error
         rows = int(table.weight.shape[0])
         if values.shape != (rows,):
             raise ExportError(f"frequencies of {name!r} have shape {list(values.shape)}, its table needs [{rows}]")

@@ -6,7 +6,7 @@ the residual stream as it leaves each layer norm.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,8 +48,9 @@ def compute_hidden_importance(
 
     Raises: ImportanceError where there is no such axis, no norm with a weight on it, or no batch.
     """
+    found = _axis(ofa, axis)
     network = unwrap(ofa.model)
-    norms = _norms(network, _axis(ofa, axis))
+    norms = _norms(network, found)
     weights = [tensor for norm in norms for tensor in (norm.weight, norm.bias) if tensor is not None]
     if not weights:
         raise ImportanceError(f"no layer norm with a weight is on axis {axis!r}, so its channels cannot be scored")
@@ -68,7 +69,7 @@ def compute_hidden_importance(
     return total
 
 
-def reorder_hidden(ofa: OFA, importance: paddle.Tensor, axis: str = HIDDEN) -> None:
+def reorder_hidden(ofa: OFA, importance: paddle.Tensor | Sequence[float], axis: str = HIDDEN) -> None:
     """Puts the most important channels of the hidden size first, in every layer at once and in place.
 
     At full size the model computes the same function as before. Do this before an optimizer has gathered moments: they
@@ -83,14 +84,19 @@ def reorder_hidden(ofa: OFA, importance: paddle.Tensor, axis: str = HIDDEN) -> N
     Raises: ImportanceError where the scores do not fit the model; nothing is changed then.
     """
     found, network = _axis(ofa, axis), unwrap(ofa.model)
-    if list(importance.shape) != [found.size]:
-        raise ImportanceError(f"axis {axis!r}: scores of shape {list(importance.shape)}, expected [{found.size}]")
-    order = np.argsort(-np.asarray(importance, dtype=np.float64), kind="stable")
+    scores = np.asarray(importance, dtype=np.float64)
+    if scores.shape != (found.size,) or not np.isfinite(scores).all():
+        raise ImportanceError(
+            f"axis {axis!r}: scores of shape {list(scores.shape)}, expected are [{found.size}] finite numbers"
+        )
+    order = np.argsort(-scores, kind="stable")
     with full_size(network):
         reorder_axis(network, found, order)
 
 
 def _axis(ofa: OFA, name: str) -> Axis:
+    if not isinstance(ofa, OFA):
+        raise ImportanceError(f"a hidden size belongs to an OFA; this is a {type(ofa).__name__}")
     found = {axis.name: axis for axis in ofa.search_space.axes if axis.task == HIDDEN}
     if name not in found:
         raise ImportanceError(

@@ -56,8 +56,8 @@ class OFA(nn.Layer):
         model: a converted model, or one inside `paddle.DataParallel`.
         run_config: the search space's limits and the schedule.
         distill_config: what to learn from a teacher.
-        elastic_order: the order in which tasks (``"kernel_size"``, ``"width"``, ``"depth"``) join; tasks left
-            out stay at full size. By default every task that the model has, in that order.
+        elastic_order: the order in which tasks (``"kernel_size"``, ``"width"``, ``"hidden_size"``, ``"depth"``)
+            join; tasks left out stay at full size. By default every task that the model has, in that order.
         train_full: always run in full.
         example_inputs: inputs to trace the model with once, to find which widths must agree: a tensor, a
             tuple or list of positional inputs, or a dictionary of keyword inputs. Models of a known family
@@ -242,8 +242,8 @@ class OFA(nn.Layer):
         """Chooses by hand what is sampled.
 
         Args:
-            task: ``"width"`` (or ``"expand_ratio"``, ``"channel"``), ``"depth"``, ``"kernel_size"``, or a list;
-                every other task runs in full.
+            task: ``"width"`` (or ``"expand_ratio"``, ``"channel"``), ``"hidden_size"``, ``"depth"``,
+                ``"kernel_size"``, or a list; every other task runs in full.
             phase: the last task offers its ``phase + 2`` largest choices; None: all.
         """
         last = checked_phase(phase)

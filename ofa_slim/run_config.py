@@ -204,8 +204,10 @@ def _with_depth(space: SearchSpace, depths: Sequence[int] | None, passes_depth: 
         return space.replaced([*stacks, axis])
     stacks = [axis for axis in space.axes if axis.task == DEPTH]
     if not stacks:
+        reasons = [f" ({row.layer}: {row.reason})" for row in space.fixed if row.reason.endswith("take turns")]
         raise ConfigError(
             "elastic_depth: the model has no stack of layers that can be cut, and its forward takes no depth"
+            + "".join(reasons)
         )
     for axis in stacks:
         for depth in depths:

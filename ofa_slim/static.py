@@ -36,8 +36,8 @@ def to_static(
 ) -> None:
     """Writes a model for Paddle Inference: ``model.json`` and ``model.pdiparams``.
 
-    The files are written aside, run by Paddle Inference at two shapes, compared with the model and only
-    then put in place. The model itself is left as it is. Where a pass of Paddle Inference makes a mistake in this
+    The files are written aside, run by Paddle Inference at two shapes (or on `inputs`), compared with the model and
+    only then put in place. The model itself is left as it is. Where a pass of Paddle Inference makes a mistake in this
     model, ``passes_off.json`` beside the files names it.
 
     Args:

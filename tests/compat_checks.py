@@ -631,6 +631,34 @@ def trainer_compress_writes_the_best_of_each_width() -> None:
 # With PaddleNLP, which replaces the encoder's forward when it is imported.
 
 
+def other_families_run_too() -> None:
+    """Some attentions have a part called `key`, which is also a published name."""
+    bridge().install()
+    from families import FAMILIES, inputs, outputs
+    from paddleslim.nas.ofa import OFA
+    from paddleslim.nas.ofa.convert_super import Convert, supernet
+
+    for name in ("nezha", "albert", "mpnet", "gpt", "ernie-layout"):
+        batch = inputs(name)
+        ofa = OFA(Convert(supernet(expand_ratio=[1.0, 0.5])).convert(FAMILIES[name]()))
+        with ofa.subnet(ofa.search_space.smallest()):
+            expected = outputs(ofa.model, batch)
+        plain = ofa.export(config=ofa.search_space.smallest(), input_shapes=[batch])
+        plain.eval()
+        for one, other in zip(outputs(plain, batch), expected, strict=True):
+            same(one, other)
+
+
+def a_hidden_size_alone_is_asked_for_too() -> None:
+    bridge().install()
+    from families import FAMILIES
+    from paddleslim.nas.ofa import OFA
+    from paddleslim.nas.ofa.convert_super import Convert, supernet
+
+    ofa = OFA(Convert(supernet(hidden_size=[16, 8])).convert(FAMILIES["bert"]()))
+    assert ofa.search_space["hidden_size"].choices == (8, 16)
+
+
 def _bert() -> Any:
     from models import bert
 

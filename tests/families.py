@@ -26,6 +26,7 @@ _COMMON: dict[str, Any] = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
     "classifier_dropout": 0.0,
+    "classifier_dropout_prob": 0.0,
     "initializer_range": 0.3,
     "type_vocab_size": 2,
     "pad_token_id": 0,

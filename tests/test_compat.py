@@ -39,7 +39,12 @@ PROCESSES = (
     ("a_broken_paddleslim_is_replaced_and_put_back",),
     ("a_working_paddleslim_stays_unless_it_is_forced",),
     ("paddlenlp_before_the_bridge",),
-    ("trainer_compress_writes_the_best_of_each_width", "paddlenlp_after_the_bridge"),
+    (
+        "trainer_compress_writes_the_best_of_each_width",
+        "paddlenlp_after_the_bridge",
+        "other_families_run_too",
+        "a_hidden_size_alone_is_asked_for_too",
+    ),
     TOGETHER,
 )
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,9 @@ from families import FAMILIES, HEADS, HIDDEN, LAYERS, NEURONS, inputs, outputs
 from models import difference
 from paddle import nn
 
-from ofa_slim import OFA, Convert, dynabert_config, load_subnet, save_subnet, supernet
+from ofa_slim import OFA, Convert, DistillConfig, RunConfig, dynabert_config, load_subnet, save_subnet, supernet
 from ofa_slim.cost import CostModel
-from ofa_slim.errors import ImportanceError
+from ofa_slim.errors import ConfigError, ExportError, ImportanceError
 from ofa_slim.importance import compute_neuron_head_importance, reorder_head, reorder_neuron_head
 from ofa_slim.supernet.layers import ElasticLayer
 
@@ -171,8 +174,6 @@ def test_gpt_trains_as_a_language_model() -> None:
     def next_token(logits: paddle.Tensor, answer: paddle.Tensor) -> paddle.Tensor:
         return F.kl_div(F.log_softmax(logits[:, :-1]), F.softmax(answer[:, :-1]), reduction="batchmean")
 
-    from ofa_slim import DistillConfig
-
     ofa = OFA(
         Convert(supernet(expand_ratio=[1.0, 0.5])).convert(student),
         distill_config=DistillConfig(teacher_model=teacher, teacher_engine="dygraph"),
@@ -208,3 +209,85 @@ def test_an_unknown_attention_is_explained() -> None:
     model = nn.Sequential(nn.Embedding(20, 8), Mixing(8, 2))
     with pytest.raises(ImportanceError, match=r"register_family takes a table .* docs/a-family-of-your-own\.md"):
         compute_neuron_head_importance("", model, [(paddle.ones([1, 3], "int64"), paddle.ones([1]))], 1, 2)
+
+
+def test_the_biases_of_an_exported_ernie_layout_know_its_heads() -> None:
+    """Its config does not: it says what the original had."""
+    batch = inputs("ernie-layout")
+    first = converted("ernie-layout")
+    half = first.export(config=dynabert_config(first, 0.5), input_shapes=[batch])
+    half.eval()
+    expected = outputs(half, batch)
+    heads, neurons = compute_neuron_head_importance(
+        "", half, batches("ernie-layout"), LAYERS, HEADS // 2, loss_fct=loss
+    )
+    reorder_neuron_head(half, heads, neurons)
+    assert same(outputs(half, batch), expected)
+    again = OFA(Convert(supernet(expand_ratio=[1.0, 0.5])).convert(half))
+    assert again.search_space["encoder.heads"].size == HEADS // 2
+    config = again.search_space.smallest()
+    with again.subnet(config):
+        expected = outputs(again.model, batch)
+    quarter = again.export(config=config, input_shapes=[batch])
+    assert same(outputs(quarter, batch), expected)
+
+
+def test_a_model_that_needs_more_than_token_ids_says_so() -> None:
+    with pytest.raises(ExportError, match=r"does not run on random inputs of the shape \[2, 16\] .* give input_shapes"):
+        converted("ernie-layout").export(config={"depth": 1})
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+@pytest.mark.parametrize("name", ["nezha", "albert", "ernie-layout", "gpt", "bert"])
+def test_supernets_are_copied_as_they_run(name: str, copied: Callable[[nn.Layer], nn.Layer]) -> None:
+    ofa, batch = converted(name), inputs(name)
+    with ofa.subnet(ofa.search_space.smallest()):
+        expected = outputs(ofa.model, batch)
+        other = copied(ofa.model)
+    assert all(difference(*pair) == 0 for pair in zip(outputs(other, batch), expected, strict=True))
+    assert [type(layer) for layer in other.sublayers()] == [type(layer) for layer in ofa.model.sublayers()]
+
+
+def test_a_supernet_that_runs_in_part_does_not_teach() -> None:
+    model = FAMILIES["bert"]()
+    ofa = OFA(Convert(supernet(expand_ratio=[1.0, 0.5])).convert(model))
+    ofa.set_net_config(ofa.search_space.smallest())
+    part = copy.deepcopy(model)
+    with pytest.raises(ConfigError, match="a supernet that runs one of its sub-networks"):
+        OFA(model, distill_config=DistillConfig(teacher_model=part))
+    ofa.set_net_config(ofa.search_space.largest())
+    OFA(model, distill_config=DistillConfig(teacher_model=copy.deepcopy(model)))
+
+
+def test_why_a_depth_is_fixed_is_said() -> None:
+    model = Convert(supernet(expand_ratio=[1.0, 0.5])).convert(FAMILIES["albert"](num_hidden_groups=3))
+    with pytest.raises(ConfigError, match="its 3 different blocks take turns"):
+        OFA(model, RunConfig(elastic_depth=[1, 3]))
+
+
+@every_family
+def test_a_step_gives_the_gradients_of_its_sub_networks_one_by_one(name: str) -> None:
+    ofa, batch = converted(name), inputs(name)
+    ofa.train()
+    rng = np.random.default_rng(0)
+    configs = [ofa.search_space.sample(rng) for _ in range(3)]
+
+    def objective(answer: Any) -> paddle.Tensor:
+        return loss(answer, paddle.ones([1]))
+
+    def gradients() -> dict[str, np.ndarray]:
+        named = ofa.model.named_parameters()
+        found = {key: parameter.grad.numpy() for key, parameter in named if parameter.grad is not None}
+        ofa.model.clear_gradients()
+        return found
+
+    ofa.train_step(batch, objective, configs)
+    together = gradients()
+    for config in configs:
+        ofa.set_net_config(config)
+        objective(ofa(**batch)).backward()
+    alone = gradients()
+    assert list(together) == list(alone)
+    for key, expected in alone.items():
+        # The true gradient of a key's bias is zero: what is left of it is rounding.
+        assert np.abs(together[key] - expected).max() < 1e-5 * max(1.0, np.abs(expected).max()), key

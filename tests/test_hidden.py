@@ -151,6 +151,38 @@ def test_a_search_has_hidden_sizes_among_its_candidates(tmp_path: Path) -> None:
         LatencyTable.build(ofa, input_shapes=[[1, 8], [1, 8]], progress=False)
 
 
+class Twin(nn.Layer):
+    """Two towers over one table of embeddings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(50, HIDDEN)
+        self.left, self.right = (
+            nn.TransformerEncoder(nn.TransformerEncoderLayer(HIDDEN, 4, 24, dropout=0.0), 2) for _ in range(2)
+        )
+        self.head = nn.Linear(HIDDEN, 3)
+
+    def forward(self, ids: paddle.Tensor) -> paddle.Tensor:
+        x = self.table(ids)
+        return self.head(self.left(x).mean(1) + self.right(x).mean(1))
+
+
+def test_stacks_that_meet_in_a_sum_share_a_hidden_size() -> None:
+    model, ids = Twin(), batch()[0]
+    model.eval()
+    expected = model(ids)
+    ofa = OFA(Convert(supernet(expand_ratio=[1.0, 0.5], hidden_size=CHOICES)).convert(model))
+    assert [axis.name for axis in ofa.search_space.axes if axis.task == "hidden_size"] == ["hidden_size"]
+    reorder_hidden(ofa, paddle.rand([HIDDEN]))
+    with ofa.subnet(ofa.search_space.largest()):
+        assert difference(ofa.model(ids), expected) < 1e-5
+    with ofa.subnet(ofa.search_space.smallest()):
+        small = ofa.model(ids)
+    plain = ofa.export(config=ofa.search_space.smallest())
+    assert plain.head.weight.shape == [8, 3]
+    assert difference(plain(ids), small) < 1e-5
+
+
 def test_what_reads_the_embedding_table_itself_keeps_it_whole() -> None:
     with pytest.raises(ConfigError, match="hidden_size: the model's forward fails at 8"):
         converted(FAMILIES["gpt-lm"]())
@@ -174,7 +206,9 @@ def test_what_reads_the_embedding_table_itself_keeps_it_whole() -> None:
             "no axis 'hidden_size'",
         ),
         (lambda: compute_hidden_importance(converted(bert()), []), ImportanceError, "no batch"),
-        (lambda: reorder_hidden(converted(bert()), paddle.rand([3])), ImportanceError, r"shape \[3\], expected \[16\]"),
+        (lambda: reorder_hidden(converted(bert()), [1.0] * 3), ImportanceError, r"shape \[3\], expected are \[16\]"),
+        (lambda: reorder_hidden(converted(bert()), [float("nan")] * 16), ImportanceError, "16.* finite numbers"),
+        (lambda: compute_hidden_importance(bert(), []), ImportanceError, "this is a BertForSequenceClassification"),
     ],
 )
 def test_mistakes_are_named(make: Callable[[], object], error: type[Exception], message: str) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import paddle
 import pytest
 import trainer_parallel
-from families import FAMILIES
+from families import FAMILIES, inputs, outputs
 from launching import launched
 from models import Tagger, difference
 from paddle import nn
@@ -524,3 +524,41 @@ def test_other_families_train_with_it(name: str, tmp_path: Path) -> None:
         assert about["value"] == pytest.approx(float(loss.exp()), rel=1e-4)
     else:
         assert about["value"] == pytest.approx(float((answer.argmax(-1).numpy() == labels).mean()))
+
+
+def test_a_model_that_needs_more_than_token_ids_trains_with_it(tmp_path: Path) -> None:
+    batch = inputs("ernie-layout", rows=16, length=7)
+    columns = {name: value.numpy() for name, value in batch.items()}
+    data = [
+        {name: values[row] for name, values in {**columns, "labels": columns["input_ids"] % 3}.items()}
+        for row in range(16)
+    ]
+    run = OFATrainer(
+        FAMILIES["ernie-layout"](),
+        args=arguments(tmp_path, max_steps=2, evaluation_strategy="steps", eval_steps=2),
+        data_collator=lambda rows: {name: paddle.to_tensor(np.stack([row[name] for row in rows])) for name in rows[0]},
+        train_dataset=data,
+        eval_dataset=data,
+        ofa_args=plain(widths=[1.0, 0.5]),
+    )
+    run.train()
+    small = load_subnet(tmp_path / "width_0.5")
+    right = outputs(small, batch)[0].argmax(-1).numpy() == data_labels(data)
+    about = json.loads((tmp_path / "width_0.5" / "metrics.json").read_text())
+    assert about["value"] == pytest.approx(float(right.mean()))
+
+
+def test_the_teacher_is_whole_whatever_ran_before(tmp_path: Path) -> None:
+    model = ernie("sequence")
+    ids = collate(rows("sequence"))["input_ids"]
+    model.eval()
+    expected = model(ids)
+    first = trainer("sequence", tmp_path, model)
+    first.ofa.set_net_config(first.ofa.search_space.smallest())
+    again = trainer("sequence", tmp_path, model, ofa_args=OFAArguments(importance=False, teacher_engine="dygraph"))
+    again.ofa.eval()
+    assert difference(again.ofa(ids)[1], expected) == 0
+
+
+def data_labels(data: list[dict[str, Any]]) -> np.ndarray:
+    return np.stack([row["labels"] for row in data])

@@ -46,7 +46,7 @@ def asked_for_hidden(model: nn.Layer) -> bool:
 
 
 def with_hidden(model: nn.Layer, space: SearchSpace, example: Example | None, depth: Mapping[str, Any]) -> SearchSpace:
-    """The space with an axis for the hidden size of each stack, at its full size.
+    """The space with an axis for each hidden size, at its full size; stacks that meet in a sum share one.
 
     Args:
         model: the supernet, unwrapped, running in full.
@@ -58,11 +58,14 @@ def with_hidden(model: nn.Layer, space: SearchSpace, example: Example | None, de
         the model.
     """
     traced = traced_space(model, example or _token_ids(model, depth), depth)
-    stacks = find_stacks(model)
+    streams: dict[str, tuple[Stack, Axis]] = {}
+    for stack in find_stacks(model):
+        axis = _hidden_axis(stack, traced)
+        streams.setdefault(axis.name, (stack, axis))
     axes = []
-    for stack in stacks:
-        name = HIDDEN if len(stacks) == 1 else f"{stack.name}.{HIDDEN}"
-        axes.append(_followed(_hidden_axis(stack, name, traced), traced, space))
+    for stack, axis in streams.values():
+        name = HIDDEN if len(streams) == 1 else f"{stack.name}.{HIDDEN}"
+        axes.append(_followed(replace(axis, name=name, task=HIDDEN, one_share=0), traced, space))
     ours = {(slot.layer, slot.role) for axis in axes for slot in axis.slots}
     fixed = [row for row in space.fixed if not any(layer == row.layer for layer, _ in ours)]
     return space.replaced([*space.axes, *axes], fixed)
@@ -79,11 +82,11 @@ def check_hidden(model: nn.Layer, space: SearchSpace, example: Example | None, d
         raise ConfigError(f"hidden_size: the model's forward fails at {axes[0].choices[0]}: {error}")
 
 
-def _hidden_axis(stack: Stack, name: str, traced: SearchSpace) -> Axis:
+def _hidden_axis(stack: Stack, traced: SearchSpace) -> Axis:
     writers = _writers(stack)
     found = [axis for axis in traced.axes if any(slot.makes and slot.layer in writers for slot in axis.slots)]
     if len(found) == 1 and not found[0].held:
-        return replace(found[0], name=name, task=HIDDEN, one_share=0)
+        return found[0]
     reasons = {row.layer: row.reason for row in traced.fixed}
     said = next((axis.held for axis in found if axis.held), None) or next(
         (reasons[path] for path in writers if path in reasons), "its blocks have different ones"

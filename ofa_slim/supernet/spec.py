@@ -146,8 +146,12 @@ def full_class_name(layer: nn.Layer) -> str:
 
 def spec_of(layer: nn.Layer) -> LayerSpec | None:
     """The row of exactly this layer's class; a subclass with a forward of its own has none."""
-    kind = type(layer)
-    if kind not in _BY_CLASS and (row := _BY_NAME.get(full_class_name(layer))) is not None:
+    return spec_of_class(type(layer))
+
+
+def spec_of_class(kind: type[nn.Layer]) -> LayerSpec | None:
+    """The row of exactly this class."""
+    if kind not in _BY_CLASS and (row := _BY_NAME.get(f"{kind.__module__}.{kind.__qualname__}")) is not None:
         register(row(kind))
     return _BY_CLASS.get(kind)
 

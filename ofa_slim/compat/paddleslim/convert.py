@@ -34,7 +34,7 @@ class Convert(PlainConvert):
 
     def _convert(self, network: nn.Layer) -> None:
         plain_attention(network)
-        asked = (self.context.kernel_size, self.context.expand_ratio, self.context.channel)
+        asked = (self.context.kernel_size, self.context.expand_ratio, self.context.channel, self.context.hidden_size)
         if any(choices is not None for choices in asked):
             super()._convert(network)
             _keep_last_width(network)

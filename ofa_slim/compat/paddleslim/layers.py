@@ -66,17 +66,21 @@ class Published:
     @property
     def fn(self) -> Any:
         """The elastic layer, which is this one."""
-        return self
+        return self._own("fn", self)
 
     @property
-    def key(self) -> str:
+    def key(self) -> Any:
         """Paddle's full name of the layer."""
-        return self.full_name()  # type: ignore[attr-defined]
+        return self._own("key", self.full_name())  # type: ignore[attr-defined]
 
     @property
-    def fixed(self) -> bool:
+    def fixed(self) -> Any:
         """Whether the layer always runs in full: never, unless a `Block` around it says so."""
-        return False
+        return self._own("fixed", False)
+
+    def _own(self, name: str, published: Any) -> Any:
+        """The published value, but where the layer has a part of that name (an attention's `key`)."""
+        return dict(self.named_children()).get(name, published)  # type: ignore[attr-defined]
 
     @property
     def cur_config(self) -> dict[str, Any]:

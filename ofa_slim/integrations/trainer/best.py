@@ -55,13 +55,21 @@ class Best:
         self._values[name] = value
         return True
 
-    def write(self, name: str, model: nn.Layer, metric: str | None, metrics: Mapping[str, float], step: int) -> None:
-        """Puts a model in the place of the best so far.
+    def write(
+        self,
+        name: str,
+        model: nn.Layer,
+        inputs: Mapping[str, Any] | None,
+        metric: str | None,
+        metrics: Mapping[str, float],
+        step: int,
+    ) -> None:
+        """Puts a model in the place of the best so far, once it computes the same on `inputs` when loaded again.
 
         Raises: ExportError where it cannot be saved so that it loads again, or the folder holds something else.
         """
         folder = self._folder / name
-        save_subnet(model, folder)
+        save_subnet(model, folder, inputs)
         self._beside(folder)
         about = {"metric": metric, "value": self._values.get(name), "step": step, "metrics": dict(metrics)}
         (folder / METRICS_FILE).write_text(json.dumps(about, indent=2, default=float) + "\n", encoding="utf-8")

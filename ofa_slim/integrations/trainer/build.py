@@ -14,6 +14,7 @@ from ofa_slim.errors import ConfigError
 from ofa_slim.integrations.trainer.arguments import NONE, ORIGINAL, OFAArguments
 from ofa_slim.integrations.trainer.blocks import hidden_layers, only_stack
 from ofa_slim.strategies import Sampled, Sandwich, Uniform
+from ofa_slim.supernet.convert import make_plain
 
 
 def as_supernet(model: nn.Layer, settings: OFAArguments, teacher: nn.Layer | None, distance: DistillFn) -> OFA:
@@ -32,7 +33,7 @@ def as_supernet(model: nn.Layer, settings: OFAArguments, teacher: nn.Layer | Non
     distill = None
     if settings.teacher != NONE:
         if teacher is None and settings.teacher == ORIGINAL:
-            teacher = copy.deepcopy(model)
+            teacher = make_plain(copy.deepcopy(model))  # a supernet may have been left at any size
         distill = DistillConfig(
             lambda_distill=settings.lambda_distill,
             teacher_model="self" if teacher is None else teacher,
@@ -41,7 +42,10 @@ def as_supernet(model: nn.Layer, settings: OFAArguments, teacher: nn.Layer | Non
             teacher_engine="auto" if teacher is None else settings.teacher_engine,
         )
     count = len(only_stack(model).blocks)
-    depths = sorted({max(1, round(share * count)) for share in (1.0, *settings.depths)})
+    for share in settings.depths:
+        if not round(share * count):
+            raise ConfigError(f"depths: {share} of {count} blocks is none")
+    depths = sorted({round(share * count) for share in (1.0, *settings.depths)})
     # The full width is always a choice, so that what is saved is the plain model.
     Convert(supernet(expand_ratio=sorted({1.0, *settings.widths}, reverse=True))).convert(model)
     return OFA(model, RunConfig(elastic_depth=depths if len(depths) > 1 else None), distill)

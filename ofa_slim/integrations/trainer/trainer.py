@@ -86,6 +86,7 @@ class OFATrainer(Trainer):
         self._best = Best(Path(self.args.output_dir), greater_is_better, self._save_tokenizer)
         self._ordered = not self.ofa_args.importance
         self._each = False
+        self._example: dict[str, paddle.Tensor] | None = None  # inputs that exported models are compared on
         self.add_callback(OFACallback())
 
     def train(
@@ -123,6 +124,8 @@ class OFATrainer(Trainer):
         """
         model.train()
         features, loss = self._batches.loss_of(self._prepare_inputs(inputs))
+        if self._example is None:
+            self._example = {name: value[:2] for name, value in features.items() if isinstance(value, paddle.Tensor)}
         # Batches whose gradients add up to one step train the same sub-networks, as one larger batch would.
         configs = self._strategy(np.random.default_rng([self.args.seed, self.state.global_step]))
         scale = 1.0 / self.args.gradient_accumulation_steps
@@ -242,8 +245,10 @@ class OFATrainer(Trainer):
 
     def _keep(self, name: str, metrics: Mapping[str, float]) -> None:
         if self.args.should_save:
-            model = self.ofa.export(config=self.subnets[name])
-            self._best.write(name, model, self._metric if metrics else None, metrics, self.state.global_step)
+            shapes = None if self._example is None else [self._example]
+            model = self.ofa.export(config=self.subnets[name], input_shapes=shapes)
+            metric = self._metric if metrics else None
+            self._best.write(name, model, self._example, metric, metrics, self.state.global_step)
 
     def _save_tokenizer(self, folder: Path) -> None:
         if self.tokenizer is not None:

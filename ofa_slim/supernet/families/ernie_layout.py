@@ -8,13 +8,19 @@ from __future__ import annotations
 from typing import Any
 
 import paddle
+from paddle import nn
 
 from ofa_slim.supernet.families.base import BlockAxis, Family
 from ofa_slim.supernet.layers.base import AttributeSized, ElasticLayer, register_elastic
 from ofa_slim.supernet.spec import part_of
 
 _MODULE = "paddlenlp.transformers.ernie_layout.modeling"
+_TABLES = ("rel_pos_bias", "rel_pos_x_bias", "rel_pos_y_bias")
 _BIAS = ("rows", "heads", "queries", "keys")
+
+
+def _biased(encoder: nn.Layer) -> bool:
+    return any(getattr(encoder, name, None) is not None for name in _TABLES)
 
 
 class PlaceBiases(ElasticLayer):
@@ -35,8 +41,9 @@ class PlaceBiases(ElasticLayer):
 register_elastic(
     f"{_MODULE}.ErnieLayoutEncoder",
     PlaceBiases,
-    params={name: ("distances", "heads") for name in ("rel_pos_bias", "rel_pos_x_bias", "rel_pos_y_bias")},
-    measure=lambda encoder: {"heads": encoder.config["num_attention_heads"]},
+    params={name: ("distances", "heads") for name in _TABLES},
+    # Of an encoder without biases only its config knows; of an exported one only the biases do.
+    measure=lambda encoder: {} if _biased(encoder) else {"heads": encoder.config["num_attention_heads"]},
 )
 register_elastic(
     f"{_MODULE}.ErnieLayoutSelfAttention",

@@ -14,7 +14,17 @@ import paddle
 from paddle import nn
 
 from ofa_slim.errors import ConvertError, IllegalSubnetError, nearest
-from ofa_slim.supernet.spec import Extent, LayerSpec, Sizes, length, part_of, register, register_later, spec_of
+from ofa_slim.supernet.spec import (
+    Extent,
+    LayerSpec,
+    Sizes,
+    length,
+    part_of,
+    register,
+    register_later,
+    spec_of,
+    spec_of_class,
+)
 
 CandidateConfig = Mapping[str, tuple[float, ...]]
 
@@ -76,6 +86,11 @@ class ElasticLayer(nn.Layer):
     def activate(self, sizes: Sizes) -> None:
         """Runs from now on with these sizes; roles left out keep theirs."""
         self.active_sizes = {**self.active_sizes, **sizes}
+
+    @property
+    def cut(self) -> bool:
+        """Whether less than the whole layer runs now."""
+        return any(length(extent) < self.max_sizes[role] for role, extent in self.active_sizes.items())
 
     def part(self, name: str, sizes: Sizes) -> paddle.Tensor | None:
         """The part of parameter `name` at `sizes`, or None where the layer has no such one."""
@@ -176,13 +191,25 @@ def register_elastic(kind: type[nn.Layer] | str, mixin: type[ElasticLayer], **ro
     """
 
     def spec(plain: type[nn.Layer]) -> LayerSpec:
-        described = {"__doc__": f"An elastic `{plain.__module__}.{plain.__name__}`.", "__module__": __name__}
+        described = {
+            "__doc__": f"An elastic `{plain.__module__}.{plain.__name__}`.",
+            "__module__": __name__,
+            "__reduce_ex__": lambda self, protocol: (_unfilled, (plain,), vars(self)),
+        }
         return LayerSpec(plain, type(f"Super{plain.__name__}", (mixin, plain), described), **row)
 
     if isinstance(kind, str):
         register_later(kind, spec)
     else:
         register(spec(kind))
+
+
+def _unfilled(plain: type[nn.Layer]) -> nn.Layer:
+    """An elastic layer of a class that was made for a plain one, to be filled with its state: for pickle and copy."""
+    spec = spec_of_class(plain)
+    if spec is None:
+        raise TypeError(f"{plain.__name__} has no row in the table of layers")
+    return spec.elastic.__new__(spec.elastic)
 
 
 def swap_class(layer: nn.Layer, candidate_config: CandidateConfig | None = None) -> None:
