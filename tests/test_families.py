@@ -237,7 +237,15 @@ def test_a_model_that_needs_more_than_token_ids_says_so() -> None:
         converted("ernie-layout").export(config={"depth": 1})
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def pickled(model: nn.Layer) -> nn.Layer:
+    try:
+        pickle.dumps(nn.Linear(1, 1))
+    except TypeError as error:
+        pytest.skip(f"this Paddle pickles no layer: {error}")
+    return pickle.loads(pickle.dumps(model))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickled])
 @pytest.mark.parametrize("name", ["nezha", "albert", "ernie-layout", "gpt", "bert"])
 def test_supernets_are_copied_as_they_run(name: str, copied: Callable[[nn.Layer], nn.Layer]) -> None:
     ofa, batch = converted(name), inputs(name)
