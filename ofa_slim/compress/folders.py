@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ofa_slim.errors import OfaSlimError
+from ofa_slim.files import written_aside
 
 MARK = "stage.json"
 
@@ -63,9 +64,8 @@ def write_json(path: Path, content: object) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes text aside, then renames."""
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
+    with written_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:

@@ -15,6 +15,7 @@ from ofa_slim.compress.page import lead, markdown_rows, results, write_page
 from ofa_slim.compress.plan import STAGES
 from ofa_slim.compress.run import Run
 from ofa_slim.compress.stages import RESULTS
+from ofa_slim.files import written_aside
 from ofa_slim.threads import threads
 
 matplotlib.use("Agg")
@@ -161,10 +162,9 @@ def draw(report: dict[str, Any], path: Path) -> None:
     panels[0].set_ylabel(f"{metric} (%)")
     panels[0].legend(loc="lower right", frameon=False)
     figure.suptitle(f"{report['task']}: exported sub-networks, labelled with their width")
-    aside = path.with_name(f".{path.name}.partial")
-    figure.savefig(aside, format="png", dpi=150)
+    with written_aside(path) as aside:
+        figure.savefig(aside, format="png", dpi=150)
     plt.close(figure)
-    aside.replace(path)
 
 
 def millions(count: int) -> str:

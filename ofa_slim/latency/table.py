@@ -18,6 +18,7 @@ import paddle
 from paddle import nn
 
 from ofa_slim.errors import LatencyError
+from ofa_slim.files import written_aside
 from ofa_slim.latency.blocks import Block, Dimension, Dropped, Repeated
 from ofa_slim.latency.programs import version_of
 from ofa_slim.supernet.space import SubnetConfig
@@ -204,9 +205,8 @@ class LatencyTable:
     def save(self, file: str | os.PathLike[str]) -> None:
         """Writes the table as JSON; it is written aside and renamed."""
         target = Path(file)
-        aside = target.with_name(f".{target.name}.partial")
-        aside.write_text(self._to_json(), encoding="utf-8")
-        aside.replace(target)
+        with written_aside(target) as aside:
+            aside.write_text(self._to_json(), encoding="utf-8")
 
     def _to_json(self) -> str:
         kinds = {kind: number for number, kind in enumerate(self.times)}

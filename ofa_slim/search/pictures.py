@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ofa_slim.files import written_aside
 from ofa_slim.search.budget import LATENCY
 from ofa_slim.search.result import Point, SearchResult
 from ofa_slim.supernet.layers import kept_layers
@@ -119,7 +120,6 @@ def _runs(space: SearchSpace, name: str, config: SubnetConfig) -> bool:
 
 def _save(figure: Figure, file: Path) -> None:
     FigureCanvasAgg(figure)
-    aside = file.with_name(f".{file.name}.partial")
     options: dict[str, Any] = {"format": "png", "dpi": 150}
-    figure.savefig(aside, **options)
-    aside.replace(file)
+    with written_aside(file) as aside:
+        figure.savefig(aside, **options)

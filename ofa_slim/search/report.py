@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from ofa_slim.files import written_aside
 from ofa_slim.search.budget import LATENCY
 from ofa_slim.search.pictures import draw_points, draw_subnet
 from ofa_slim.search.result import Point, SearchResult, Winner
@@ -97,6 +98,5 @@ def _measured(result: SearchResult, winner: Winner) -> str:
 
 
 def _write(file: Path, text: str) -> None:
-    aside = file.with_name(f".{file.name}.partial")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(file)
+    with written_aside(file) as aside:
+        aside.write_text(text, encoding="utf-8")
