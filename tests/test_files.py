@@ -10,12 +10,17 @@ import pytest
 from ofa_slim.files import written_aside
 
 
+def half_written(file: Path) -> None:
+    with written_aside(file) as aside:
+        aside.write_text("half")
+        raise KeyboardInterrupt
+
+
 def test_a_file_is_replaced_when_all_went_well(tmp_path: Path) -> None:
     file = tmp_path / "report.md"
     file.write_text("old")
-    with pytest.raises(KeyboardInterrupt), written_aside(file) as aside:
-        aside.write_text("half")
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        half_written(file)
     assert file.read_text() == "old"
     with written_aside(file) as aside:
         aside.write_text("new")
