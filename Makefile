@@ -51,7 +51,7 @@ demo: $(STAMP) ## compress a BERT on movie-review snippets, search and report in
 	$(PY) examples/fetch_demo_data.py
 	$(PY) -m ofa_slim.cli compress examples/recipes/movie-polarity.yaml --output_dir runs/demo $(ARGS)
 
-examples: $(STAMP) ## four GLUE tasks as a table, where their files are in data/GLUE or GLUE_DIR (about half an hour)
+examples: $(STAMP) ## four GLUE tasks as a table, where their files are in data/GLUE or GLUE_DIR (up to an hour)
 	$(PY) examples/fetch_demo_data.py
 	$(PY) examples/glue.py $(ARGS)
 

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NAMES = {"sst-2": "SST-2", "mrpc": "MRPC", "cola": "CoLA", "sts-b": "STS-B"}
 WIDTHS = [1.0, 0.75, 0.5]
 STAGES = ("finetune", "importance", "reorder", "train", "evaluate")
-# So that the four take half an hour in all on two cores: a part of the larger tasks' rows, one epoch of the supernet.
+# So that the four take no more than an hour on two cores: a part of the larger tasks' rows, one epoch of the supernet.
 ROWS = {"sst-2": 4_000, "cola": 4_000, "sts-b": 2_000}
 
 
