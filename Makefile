@@ -47,7 +47,7 @@ style: $(STAMP) ## format the code and apply ruff's safe fixes
 	$(PY) -m ruff check --fix-only .
 	$(PY) -m ruff format .
 
-demo: $(STAMP) ## compress a BERT on movie-review snippets, search and report included (about 10 minutes)
+demo: $(STAMP) ## compress a BERT on movie-review snippets, search and report included (10 to 13 minutes)
 	$(PY) examples/fetch_demo_data.py
 	$(PY) -m ofa_slim.cli compress examples/recipes/movie-polarity.yaml --output_dir runs/demo $(ARGS)
 

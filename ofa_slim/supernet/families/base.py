@@ -113,10 +113,6 @@ class Stack:
         """Whether the depth counts the calls of the blocks, and drops none."""
         return not self.family.depth[0][0]
 
-    def shares(self, axis: BlockAxis) -> bool:
-        """Whether all blocks have one axis of that kind."""
-        return bool(axis.beside)
-
 
 def is_class(layer: nn.Layer, kind: type[nn.Layer] | str) -> bool:
     """Whether a layer is of a class that is given itself, or by name; elastic layers are of their plain class too."""
@@ -164,7 +160,7 @@ def stack_axes(model: nn.Layer, stack: Stack) -> Iterator[Axis | Fixed]:
         else:
             elastic[number] = path
     for row in family.axes:
-        if stack.shares(row):
+        if row.beside:
             places = [(joined(path, place), role) for path in elastic.values() for place, role in row.slots]
             places += [(joined(stack.path, place), role) for place, role in row.beside]
             counted = [(joined(path, row.counted[0]), row.counted[1]) for path in elastic.values()]
@@ -173,7 +169,7 @@ def stack_axes(model: nn.Layer, stack: Stack) -> Iterator[Axis | Fixed]:
                 yield _axis(f"{stack.name}.{row.name}", model, counted[0], places, row.whole)
     for number, path in elastic.items():
         for row in family.axes:
-            if not stack.shares(row):
+            if not row.beside:
                 places = [(joined(path, place), role) for place, role in row.slots]
                 counted_at = (joined(path, row.counted[0]), row.counted[1])
                 yield _axis(f"{stack.name}.{number}.{row.name}", model, counted_at, places, row.whole)
