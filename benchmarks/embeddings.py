@@ -17,9 +17,9 @@ from paddle import nn
 
 from sst2 import ROOT, add_options, missing, prepare, scores  # isort: skip
 from ofa_slim import factorise_embeddings
-from ofa_slim.compress.data import token_counts, tokenise
-from ofa_slim.compress.tasks import TASKS
-from ofa_slim.factorise import largest_rank
+from ofa_slim.train.batches import token_counts, tokenise
+from ofa_slim.job.glue import TASKS
+from ofa_slim.export.factorise import largest_rank
 from ofa_slim.integrations.paddlenlp import load_sequence_classifier
 
 TITLES = (

@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 
 from minilm import minilm
 from ofa_slim import OFA, Convert, RunConfig, SubnetConfig, supernet
-from ofa_slim.latency import LatencyTable, measure_latency
+from ofa_slim.measure import LatencyTable, measure_latency
 
 WANTED = {"median": 0.05, "worst": 0.15, "rank": 0.97, "seconds": 180}
 SHAPES = [[1, 64], [1, 64]]

@@ -26,10 +26,10 @@ from paddle import nn
 
 from sst2 import Supernet, add_options, missing, prepare, trained_supernet  # isort: skip
 from ofa_slim import OFA
-from ofa_slim.compress.data import Batches, Examples
-from ofa_slim.latency import LatencyTable
+from ofa_slim.train.batches import Batches, Examples
+from ofa_slim.measure import LatencyTable
 from ofa_slim.search import SearchConfig, SearchResult, stratified
-from ofa_slim.strategies import Sandwich, Uniform
+from ofa_slim.train.strategies import Sandwich, Uniform
 
 WIDTHS = (1.0, 0.75, 0.5, 0.25)
 FINE = tuple(count / 12 for count in range(3, 13))

@@ -29,10 +29,10 @@ from paddle import nn
 
 from sst2 import BATCH, TASK, add_options, missing, prepare, reordered, scores, width_scores  # isort: skip
 from minilm import MAPPABLE
-from ofa_slim.compress.data import Examples
-from ofa_slim.compress.loop import Around, Schedule
-from ofa_slim.compress.training import build_supernet, train_supernet
-from ofa_slim.strategies import Uniform
+from ofa_slim.train.batches import Examples
+from ofa_slim.train.loop import Around, Schedule
+from ofa_slim.train.builders import build_supernet, train_supernet
+from ofa_slim.train.strategies import Uniform
 from paddleslim_env import Worker, paddleslim_worker
 
 GOALS = {1.0: 0.4, 0.75: -0.9, 0.5: -3.7, 0.25: -4.5}

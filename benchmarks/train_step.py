@@ -24,7 +24,7 @@ from paddle import nn
 from alternation import alternate, report, timed
 from minilm import adamw, minilm, random_batch, soft_label_loss
 from ofa_slim import OFA, Convert, DistillConfig, dynabert_config, supernet
-from ofa_slim.teacher import ENGINES
+from ofa_slim.train.teacher import ENGINES
 from paddleslim_env import paddleslim_worker
 
 LAMBDA = 0.1

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import yaml
 
-from ofa_slim.compress.folders import read_json
-from ofa_slim.compress.job import compress, quiet_third_parties
-from ofa_slim.compress.recipe import Recipe, load_recipe
-from ofa_slim.compress.stages import RESULTS
-from ofa_slim.compress.tasks import TASKS
+from ofa_slim.job.stage_folders import read_json
+from ofa_slim.job.job import compress, quiet_third_parties
+from ofa_slim.job.recipe import Recipe, load_recipe
+from ofa_slim.job.stages import RESULTS
+from ofa_slim.job.glue import TASKS
 from ofa_slim.errors import OfaSlimError
 
 ROOT = Path(__file__).resolve().parent.parent

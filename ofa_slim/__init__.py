@@ -4,19 +4,21 @@ One training turns a fine-tuned model into a supernet that holds every smaller n
 for any budget is then a selection and an export away. Importing this imports Paddle but not PaddleNLP.
 """
 
-from ofa_slim.checkpoint import CheckpointManager, stop_on_signals
-from ofa_slim.distill_config import DistillConfig
-from ofa_slim.errors import OfaSlimError
-from ofa_slim.factorise import factorise_embeddings
-from ofa_slim.ofa import OFA, dynabert_config
-from ofa_slim.pipeline import pipeline
-from ofa_slim.run_config import RunConfig
-from ofa_slim.static import to_static
-from ofa_slim.storage import load_subnet, save_subnet
-from ofa_slim.supernet import Convert, SearchSpace, SubnetConfig, set_state_dict, supernet
-from ofa_slim.teacher import TeacherCache
+import sys
 
-__version__ = "0.1.0"
+from ofa_slim.base import former_paths
+from ofa_slim.base.version import __version__
+from ofa_slim.distill import DistillConfig, TeacherCache
+from ofa_slim.errors import OfaSlimError
+from ofa_slim.export.factorise import factorise_embeddings
+from ofa_slim.export.pipeline import pipeline
+from ofa_slim.export.static import to_static
+from ofa_slim.export.subnet_files import load_subnet, save_subnet
+from ofa_slim.ofa import OFA, dynabert_config
+from ofa_slim.supernet import Convert, SearchSpace, SubnetConfig, set_state_dict, supernet
+from ofa_slim.supernet.run_config import RunConfig
+from ofa_slim.train import parallel, strategies
+from ofa_slim.train.checkpoint import CheckpointManager, stop_on_signals
 
 __all__ = [
     "OFA",
@@ -28,13 +30,20 @@ __all__ = [
     "SearchSpace",
     "SubnetConfig",
     "TeacherCache",
+    "__version__",
     "dynabert_config",
     "factorise_embeddings",
     "load_subnet",
+    "parallel",
     "pipeline",
     "save_subnet",
     "set_state_dict",
     "stop_on_signals",
+    "strategies",
     "supernet",
     "to_static",
 ]
+
+former_paths.register()
+# Known before anyone imports it: importing a module binds its name here, where `pipeline` is the function.
+sys.modules["ofa_slim.pipeline"] = sys.modules["ofa_slim.export.pipeline"]

@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 
 import click
 
-from ofa_slim.compress.loop import StoppedError
-from ofa_slim.compress.recipe import Recipe, RecipeError, commented, load_recipe, texts_to_values
-from ofa_slim.compress.tasks import TASKS
 from ofa_slim.errors import OfaSlimError
+from ofa_slim.job.glue import TASKS
+from ofa_slim.job.recipe import Recipe, RecipeError, commented, load_recipe, texts_to_values
+from ofa_slim.train.loop import StoppedError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -94,7 +94,7 @@ def _recipe(path: Path | None, texts: dict[str, str | None]) -> Recipe:
 
 
 def _run(recipe: Recipe, stages: Sequence[str], overwrite: bool, resume: bool) -> None:
-    from ofa_slim.compress.job import compress, quiet_third_parties
+    from ofa_slim.job.job import compress, quiet_third_parties
 
     quiet_third_parties()
     table = compress(recipe, stages, overwrite=overwrite, resume=resume)
@@ -117,12 +117,12 @@ def compress_command(
     an option too, which wins over the file; lists are separated by commas.
     """
     settings = _recipe(recipe, keys)
-    from ofa_slim.compress.job import stage_names
-    from ofa_slim.compress.plan import STAGES
+    from ofa_slim.job.job import stage_names
+    from ofa_slim.job.plan import STAGES
 
     names = stage_names(",".join(STAGES) if stages is None else stages)
     if dry_run:
-        from ofa_slim.compress.estimate import plan_text
+        from ofa_slim.job.estimate import plan_text
 
         with _quiet():
             plan = plan_text(settings, names)
@@ -161,7 +161,7 @@ def recipe(task: str | None) -> None:
 @click.option("--eval_rows", type=click.IntRange(1), help="Score on this many rows only.")
 def evaluate(directory: Path, data_dir: Path, task: str | None, eval_rows: int | None) -> None:
     """Score the written model in DIRECTORY (one format's folder) on its task's rows."""
-    from ofa_slim.compress.tools import evaluated
+    from ofa_slim.job.tools import evaluated
 
     with _quiet():
         found = evaluated(directory, data_dir, task, eval_rows)
@@ -179,7 +179,7 @@ def evaluate(directory: Path, data_dir: Path, task: str | None, eval_rows: int |
 @click.option("--allow_pickle", is_flag=True, help="Whether MODEL may be a pickle, which runs code when read.")
 def inspect(model: Path, **options: Any) -> None:
     """Show what of the classifier in MODEL is elastic, what is not and why, and what a sub-network costs."""
-    from ofa_slim.compress.tools import inspected
+    from ofa_slim.job.tools import inspected
 
     with _quiet():
         found = inspected(model, **options)
@@ -192,7 +192,7 @@ def inspect(model: Path, **options: Any) -> None:
 @click.option("--length", type=click.IntRange(2), default=64, show_default=True, help="Tokens per row.")
 def bench_latency(directories: tuple[Path, ...], batch: tuple[int, ...], length: int) -> None:
     """Time written models (folders of one format each) in turns; threads are those of OMP_NUM_THREADS."""
-    from ofa_slim.compress.tools import timed
+    from ofa_slim.job.tools import timed
 
     with _quiet():
         found = timed(directories, batch, length)
@@ -207,7 +207,7 @@ def predict(directory: Path, texts: tuple[str, ...], lines: Path | None) -> None
     """Classify TEXTS with the written model in DIRECTORY; one JSON object per line."""
     if bool(texts) == (lines is not None):
         raise click.UsageError("give either texts or --file", click.get_current_context())
-    from ofa_slim.compress.tools import classified
+    from ofa_slim.job.tools import classified
 
     with _quiet():
         found = classified(directory, texts, lines)
@@ -216,7 +216,7 @@ def predict(directory: Path, texts: tuple[str, ...], lines: Path | None) -> None
 
 
 def _quiet() -> Any:
-    from ofa_slim.compress.job import logged, quiet_third_parties
+    from ofa_slim.job.job import logged, quiet_third_parties
 
     quiet_third_parties()
     return logged(None)

@@ -15,24 +15,24 @@ import paddle
 from paddle import nn
 from paddle.static import InputSpec
 
-from ofa_slim.distill import Distiller
-from ofa_slim.distill_config import SELF, DistillConfig, load_teacher
-from ofa_slim.engine import LossFn, train_subnet
+from ofa_slim.base.probes import eval_mode, make_probe
+from ofa_slim.base.taps import Taps
+from ofa_slim.base.unwrap import unwrap
 from ofa_slim.errors import ConfigError, DistillError, ExportError
-from ofa_slim.export import export_arguments, export_subnet
-from ofa_slim.probes import eval_mode, make_probe
-from ofa_slim.recalibration import recalibrate
-from ofa_slim.run_config import RunConfig, build_space, possible_tasks
-from ofa_slim.sampling import Sampler, check_lengths, checked_epoch, checked_phase, checked_tasks
-from ofa_slim.stem import shared, stem_layers
+from ofa_slim.export.cut import export_arguments, export_subnet
+from ofa_slim.export.recalibration import recalibrate
 from ofa_slim.supernet.discover import Example, example_of, needs_trace
 from ofa_slim.supernet.layers.affine import whole_backward
 from ofa_slim.supernet.published import Dictionaries, LayerDict, LayerNames
+from ofa_slim.supernet.run_config import RunConfig, build_space, possible_tasks
 from ofa_slim.supernet.space import DEPTH, KERNEL, Axis, SearchSpace, SubnetConfig
-from ofa_slim.taps import Taps
-from ofa_slim.teacher import Answer, CachedEngine
 from ofa_slim.tokens import Entry, decoded, entries_of_space, numbered
-from ofa_slim.unwrap import unwrap
+from ofa_slim.train.distill_config import SELF, DistillConfig, load_teacher
+from ofa_slim.train.distiller import Distiller
+from ofa_slim.train.sampling import Sampler, check_lengths, checked_epoch, checked_phase, checked_tasks
+from ofa_slim.train.stem import shared, stem_layers
+from ofa_slim.train.step import LossFn, train_subnet
+from ofa_slim.train.teacher import Answer, CachedEngine
 
 if TYPE_CHECKING:
     from ofa_slim.search import SearchConfig, SearchResult
@@ -308,7 +308,7 @@ class OFA(nn.Layer):
         the comparison of its first answers, and by `cache_teacher`. The teacher runs
         once, layers that embed the inputs run once for all sub-networks, and of each sub-network's activations
         nothing is left when the next one starts. Inside `paddle.DataParallel` no gradients are exchanged;
-        `ofa_slim.parallel.reduce_gradients` does that once per optimizer step.
+        `ofa_slim.train.parallel.reduce_gradients` does that once per optimizer step.
 
         Args:
             batch: the model's inputs: a dictionary of them, a tuple or list in order, or a tensor.
@@ -456,7 +456,7 @@ class OFA(nn.Layer):
         Source: NSGA-II of Deb et al. 2002, doi:10.1109/4235.996017, in Optuna.
         """
         # Optuna, scikit-learn and Matplotlib take a second to import.
-        from ofa_slim.search.run import search
+        from ofa_slim.search.search import search
 
         return search(self, eval_func, condition, search_config)
 

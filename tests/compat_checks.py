@@ -634,9 +634,10 @@ def trainer_compress_writes_the_best_of_each_width() -> None:
 def other_families_run_too() -> None:
     """Some attentions have a part called `key`, which is also a published name."""
     bridge().install()
-    from families import FAMILIES, inputs, outputs
     from paddleslim.nas.ofa import OFA
     from paddleslim.nas.ofa.convert_super import Convert, supernet
+
+    from families import FAMILIES, inputs, outputs
 
     for name in ("nezha", "albert", "mpnet", "gpt", "ernie-layout"):
         batch = inputs(name)
@@ -651,9 +652,10 @@ def other_families_run_too() -> None:
 
 def a_hidden_size_alone_is_asked_for_too() -> None:
     bridge().install()
-    from families import FAMILIES
     from paddleslim.nas.ofa import OFA
     from paddleslim.nas.ofa.convert_super import Convert, supernet
+
+    from families import FAMILIES
 
     ofa = OFA(Convert(supernet(hidden_size=[16, 8])).convert(FAMILIES["bert"]()))
     assert ofa.search_space["hidden_size"].choices == (8, 16)
@@ -680,7 +682,6 @@ def paddlenlp_after_the_bridge() -> None:
 
 def _with_paddlenlp() -> None:
     from models import batch
-
     from ofa_slim import OFA, Convert, supernet
 
     found = bridge()

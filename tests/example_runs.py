@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from models import bert
 from paddle import nn
 
 import bert_glue
+from models import bert
 
 WORDS = ["good", "bad", "film", "plot", "the", "a"]
 

@@ -23,11 +23,11 @@ import paddle
 from paddle import nn
 
 from ofa_slim import OFA, Convert, DistillConfig, RunConfig, parallel, supernet
-from ofa_slim.compress.data import Examples
-from ofa_slim.compress.loop import Around, Schedule
-from ofa_slim.compress.tasks import TASKS
-from ofa_slim.compress.training import train_supernet
-from ofa_slim.strategies import Sandwich
+from ofa_slim.job.glue import TASKS
+from ofa_slim.train.batches import Examples
+from ofa_slim.train.builders import train_supernet
+from ofa_slim.train.loop import Around, Schedule
+from ofa_slim.train.strategies import Sandwich
 
 STEPS_PER_EPOCH, EPOCHS = 16, 4
 STEPS = STEPS_PER_EPOCH * EPOCHS

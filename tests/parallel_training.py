@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import paddle
 import paddle.nn.functional as F
-from models import VOCABULARY, Tagger, ofa_of
 from paddle import distributed, nn
 
+from models import VOCABULARY, Tagger, ofa_of
 from ofa_slim import OFA, RunConfig
 from ofa_slim.errors import OfaSlimError
-from ofa_slim.parallel import (
+from ofa_slim.train.parallel import (
     barrier,
     broadcast_parameters,
     check_same,

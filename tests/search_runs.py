@@ -17,7 +17,6 @@ import paddle
 sys.path.insert(0, str(Path(__file__).parent))
 
 from models import batch, bert, ofa_of
-
 from ofa_slim import OFA, RunConfig
 from ofa_slim.search import SearchConfig
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import paddle
 from paddle import distributed
-from trainer_runs import Weights, ernie, rows, trainer, weights
 
 from ofa_slim.integrations.trainer import OFAArguments
+from trainer_runs import Weights, ernie, rows, trainer, weights
 
 ROWS = 16
 

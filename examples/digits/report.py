@@ -12,7 +12,7 @@ import numpy as np
 import paddle
 
 from digits.training import SeedRun, Settings
-from ofa_slim.compress.folders import write_json, write_text
+from ofa_slim.job.stage_folders import write_json, write_text
 
 
 def write_report(folder: Path, runs: Sequence[SeedRun], settings: Settings) -> None:

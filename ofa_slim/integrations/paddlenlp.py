@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import paddle
 
+from ofa_slim.base.pickles import holds_pickle, refusal
 from ofa_slim.errors import OfaSlimError
-from ofa_slim.pickles import holds_pickle, refusal
 
 LOG = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import numpy as np
 from optuna.storages import BaseStorage
 
 from ofa_slim.errors import SearchError
-from ofa_slim.latency import LatencyTable
+from ofa_slim.measure import LatencyTable
 from ofa_slim.search.proposals import ALGORITHMS
 
 EvalFunc = Callable[[Any], float | Mapping[str, float]]

@@ -6,8 +6,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ofa_slim.cost import CostModel
-from ofa_slim.latency import LatencyTable
+from ofa_slim.measure import LatencyTable
+from ofa_slim.measure.cost import CostModel
 from ofa_slim.search.budget import LATENCY, with_ratios
 from ofa_slim.search.config import SearchConfig
 from ofa_slim.supernet.space import SearchSpace, SubnetConfig

@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from ofa_slim.errors import SearchError
 from ofa_slim.search.choices import Choices
 from ofa_slim.search.proposals import DIRECTIONS, EXCESS, Proposal, Scored, attributes, sampler_of
-from ofa_slim.search.storage import Turn
+from ofa_slim.search.study_storage import Turn
 from ofa_slim.supernet.space import SubnetConfig
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ofa_slim.files import written_aside
+from ofa_slim.base.files import written_aside
 from ofa_slim.search.budget import LATENCY
 from ofa_slim.search.result import Point, SearchResult
 from ofa_slim.supernet.layers import kept_layers

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import paddle
 from paddle import nn
 
+from ofa_slim.base.probes import eval_mode
 from ofa_slim.errors import SearchError
-from ofa_slim.probes import eval_mode
-from ofa_slim.recalibration import BATCH_NORMS
+from ofa_slim.export.recalibration import BATCH_NORMS
 from ofa_slim.search.config import EvalFunc
 from ofa_slim.supernet.space import SubnetConfig
 

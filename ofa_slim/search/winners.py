@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from paddle import nn
 
-from ofa_slim.latency import measure_latency
+from ofa_slim.export.subnet_files import save_subnet
+from ofa_slim.measure import measure_latency
 from ofa_slim.search.config import EvalFunc, SearchConfig
 from ofa_slim.search.result import Point, SearchResult, Winner
 from ofa_slim.search.scoring import Scorer
-from ofa_slim.storage import save_subnet
 from ofa_slim.supernet.space import SubnetConfig
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from ofa_slim.errors import ConfigError, ConvertError, IllegalSubnetError, neare
 from ofa_slim.supernet.discover import full_space
 from ofa_slim.supernet.families import layer_at, max_sizes
 from ofa_slim.supernet.grow import Chosen, grow, grown_by_ratio, grown_to_channels, kernels_when_grown
-from ofa_slim.supernet.hidden import stream_choices
+from ofa_slim.supernet.hidden_axis import stream_choices
 from ofa_slim.supernet.layers import (
     ElasticLayer,
     elastic_kernels,

@@ -15,8 +15,8 @@ import paddle
 from paddle import nn
 from paddle.static import InputSpec
 
+from ofa_slim.base.probes import eval_mode, make_probe
 from ofa_slim.errors import ConfigError, ConvertError
-from ofa_slim.probes import eval_mode, make_probe
 from ofa_slim.supernet.coupling import Holder, couple, trace
 from ofa_slim.supernet.families import find_stacks, layer_at, stack_axes
 from ofa_slim.supernet.grow import original_extent

@@ -33,7 +33,7 @@ import logging
 from types import ModuleType
 
 from ofa_slim.compat.paddleslim import forwards, modules, watch
-from ofa_slim.compat.paddleslim.importance import accumulate_gradients
+from ofa_slim.compat.paddleslim.published_importance import accumulate_gradients
 
 __all__ = ["accumulate_gradients", "install", "installed", "uninstall"]
 

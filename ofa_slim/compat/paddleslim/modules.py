@@ -9,8 +9,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-from ofa_slim.compat.paddleslim import convert, importance, layers, ofa, utils
-from ofa_slim.run_config import RunConfig
+from ofa_slim.compat.paddleslim import conversion, layers, ofa, published_importance, utils
+from ofa_slim.supernet.run_config import RunConfig
 
 ROOT = "paddleslim"
 
@@ -59,15 +59,15 @@ def _tree() -> dict[str, ModuleType]:
     blocks = {"BaseBlock": layers.BaseBlock, "Block": layers.Block}
     elastic = layers.published_layers()
     general = {name: getattr(utils, name) for name in _UTILS}
-    scores = {name: getattr(importance, name) for name in _SCORES}
+    scores = {name: getattr(published_importance, name) for name in _SCORES}
     of_width = {"dynabert_config": utils.dynabert_config}
     training = {"OFA": ofa.OFA, "RunConfig": RunConfig, "DistillConfig": ofa.DistillConfig}
-    converting = {"Convert": convert.Convert, "supernet": convert.supernet}
+    converting = {"Convert": conversion.Convert, "supernet": conversion.supernet}
     version = {"get_paddle_version": utils.get_paddle_version, "pd_ver": utils.get_paddle_version()}
     tree = {
         "": _module("", {}),
         "nas": _module("nas", {}),
-        "nas.ofa": _module("nas.ofa", {**training, "supernet": convert.supernet, **of_width, **elastic}),
+        "nas.ofa": _module("nas.ofa", {**training, "supernet": conversion.supernet, **of_width, **elastic}),
         "nas.ofa.ofa": _module("nas.ofa.ofa", training, {**blocks, **general}),
         "nas.ofa.convert_super": _module("nas.ofa.convert_super", converting, {**blocks, **elastic, **version}),
         "nas.ofa.layers": _module("nas.ofa.layers", elastic, {**blocks, **general}),

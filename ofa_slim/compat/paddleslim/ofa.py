@@ -10,8 +10,9 @@ from typing import Any
 
 from paddle import nn
 
-from ofa_slim import ofa as plain
-from ofa_slim.compat.paddleslim.convert import weighted_layers
+import ofa_slim.ofa as plain
+from ofa_slim.base.unwrap import unwrap
+from ofa_slim.compat.paddleslim.conversion import weighted_layers
 from ofa_slim.compat.paddleslim.layers import export_attention, plain_attention, publish
 from ofa_slim.compat.paddleslim.space import (
     Choices,
@@ -23,14 +24,13 @@ from ofa_slim.compat.paddleslim.space import (
     sampled,
     tokens_of,
 )
-from ofa_slim.distill_config import DistillConfig as PlainDistillConfig
 from ofa_slim.errors import ConfigError, IllegalSubnetError
-from ofa_slim.run_config import RunConfig, possible_tasks
-from ofa_slim.sampling import check_lengths, checked_phase, checked_tasks
 from ofa_slim.supernet.discover import Example, example_of
 from ofa_slim.supernet.layers.base import WIDTH_KEYS
+from ofa_slim.supernet.run_config import RunConfig, possible_tasks
 from ofa_slim.supernet.space import DEPTH, KERNEL, WIDTH, SubnetConfig
-from ofa_slim.unwrap import unwrap
+from ofa_slim.train.distill_config import DistillConfig as PlainDistillConfig
+from ofa_slim.train.sampling import check_lengths, checked_phase, checked_tasks
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ofa_slim.errors import ConfigError
-from ofa_slim.run_config import RunConfig
+from ofa_slim.supernet.run_config import RunConfig
 from ofa_slim.supernet.space import DEPTH, KERNEL, WIDTH
 
 Choices = dict[str, Any]

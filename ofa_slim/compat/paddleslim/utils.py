@@ -9,13 +9,13 @@ from typing import Any
 import paddle
 from paddle import nn
 
-from ofa_slim import ofa as plain
-from ofa_slim.compat.paddleslim.convert import weighted_layers
+import ofa_slim.ofa as plain
+from ofa_slim.base.unwrap import unwrap
+from ofa_slim.compat.paddleslim.conversion import weighted_layers
 from ofa_slim.errors import ConfigError
 from ofa_slim.supernet import convert
 from ofa_slim.supernet.published import LayerDict
 from ofa_slim.supernet.space import DEPTH
-from ofa_slim.unwrap import unwrap
 
 logger = logging.getLogger(__name__)
 

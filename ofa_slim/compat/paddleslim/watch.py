@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ofa_slim.base.probes import forwards_kept
 from ofa_slim.compat.paddleslim.forwards import accept_head_masks
-from ofa_slim.probes import forwards_kept
 
 _COMPRESS = "paddlenlp.trainer.trainer_compress"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import List, Optional  # noqa: UP035  # PaddleNLP's parser knows these forms alone
 
 from ofa_slim.errors import ConfigError, nearest
-from ofa_slim.teacher import ENGINES
+from ofa_slim.train.teacher import ENGINES
 
 STRATEGIES = ("uniform", "sandwich", "sampled")
 ORIGINAL = "original"

@@ -10,9 +10,9 @@ from paddle.nn import functional as F
 
 from ofa_slim.errors import DistillError
 from ofa_slim.integrations.trainer.arguments import OFAArguments
-from ofa_slim.losses import mean_square
 from ofa_slim.tasks import TaskKind, real_positions
 from ofa_slim.tasks.base import masked_mean
+from ofa_slim.tasks.losses import mean_square
 
 # ``(student's output, teacher's output, the whole batch with its labels)`` -> scalar
 DistillLoss = Callable[[Any, Any, Mapping[str, Any]], paddle.Tensor]

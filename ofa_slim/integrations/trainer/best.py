@@ -10,7 +10,7 @@ from typing import Any
 
 from paddle import nn
 
-from ofa_slim.storage import save_subnet
+from ofa_slim.export.subnet_files import save_subnet
 
 METRICS_FILE = "metrics.json"
 

@@ -11,7 +11,7 @@ from paddle import distributed, nn
 from paddlenlp.trainer import TrainerCallback
 from paddlenlp.trainer.trainer_utils import has_length
 
-from ofa_slim import parallel
+from ofa_slim.train import parallel
 
 
 class OFACallback(TrainerCallback):

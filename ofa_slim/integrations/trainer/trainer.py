@@ -17,10 +17,10 @@ from ofa_slim.errors import ConfigError
 from ofa_slim.integrations.trainer.arguments import NONE, OFAArguments
 from ofa_slim.integrations.trainer.batches import Batches, DistillLoss
 from ofa_slim.integrations.trainer.best import Best
-from ofa_slim.integrations.trainer.blocks import hidden_layers, reorder
-from ofa_slim.integrations.trainer.build import as_supernet, named_subnets, strategy_of
 from ofa_slim.integrations.trainer.callback import OFACallback
-from ofa_slim.integrations.trainer.kinds import kind_of
+from ofa_slim.integrations.trainer.stack_layers import hidden_layers, reorder
+from ofa_slim.integrations.trainer.task_of_model import kind_of
+from ofa_slim.integrations.trainer.trainer_supernet import as_supernet, named_subnets, strategy_of
 from ofa_slim.tasks import LanguageModelling, TaskKind
 
 _REFUSED = ("use_hybrid_parallel", "enable_auto_parallel", "to_static")

@@ -12,8 +12,8 @@ import paddle
 from paddle import nn
 from paddle.static import InputSpec
 
+from ofa_slim.base.probes import eval_mode, forwards_kept
 from ofa_slim.errors import ConvertError
-from ofa_slim.probes import eval_mode, forwards_kept
 
 
 @dataclass(frozen=True)

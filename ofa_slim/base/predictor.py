@@ -1,0 +1,74 @@
+"""Paddle Inference programs, opened and run on the CPU."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import paddle
+from paddle import inference
+
+from ofa_slim.base.threads import threads, threads_kept
+
+MODEL_FILE = "model.json"
+PARAMS_FILE = "model.pdiparams"
+PASSES_FILE = "passes_off.json"
+"""Names of the passes that must not run on a program, as a list; written by `to_static` where there are any."""
+
+
+def passes_off(folder: Path) -> list[str]:
+    """The passes that must not run on the program in a folder."""
+    file = folder / PASSES_FILE
+    return list(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else []
+
+
+class Predictor:
+    """The files that `to_static` writes, ready to run; the thread counts of the process stay as they are.
+
+    Args:
+        folder: holds ``model.json`` and ``model.pdiparams``.
+        onednn: whether to use oneDNN's operators; the threads are then those that Paddle was told to use.
+
+    Attributes:
+        names: of its inputs.
+    """
+
+    def __init__(self, folder: Path, onednn: bool = False) -> None:
+        config = inference.Config(str(folder / MODEL_FILE), str(folder / PARAMS_FILE))
+        config.disable_gpu()
+        config.disable_glog_info()
+        if onednn:
+            config.enable_mkldnn()
+            config.set_cpu_math_library_num_threads(threads())
+        for name in passes_off(folder):
+            config.delete_pass(name)
+        with threads_kept():
+            self._predictor = inference.create_predictor(config)
+        self.names: list[str] = list(self._predictor.get_input_names())
+
+    def __call__(self, inputs: Mapping[str, np.ndarray | paddle.Tensor]) -> list[np.ndarray]:
+        """The outputs, in order, for inputs by name; tensors are on the CPU."""
+        # A handle keeps no more than a pointer: what it points to lives until the run is over, and has no gaps.
+        shared = {
+            name: value.contiguous() if isinstance(value, paddle.Tensor) else value for name, value in inputs.items()
+        }
+        self.feed(shared)
+        with threads_kept():
+            self.run()
+        names = self._predictor.get_output_names()
+        return [np.asarray(self._predictor.get_output_handle(name).copy_to_cpu()) for name in names]
+
+    def feed(self, inputs: Mapping[str, np.ndarray | paddle.Tensor]) -> None:
+        """Gives it the inputs of the next runs; tensors are contiguous, and live until then."""
+        for name in self.names:
+            value, handle = inputs[name], self._predictor.get_input_handle(name)
+            if isinstance(value, paddle.Tensor):
+                handle.share_external_data(value)
+            else:
+                handle.copy_from_cpu(value)
+
+    def run(self) -> None:
+        """Runs it once more, and leaves the process with the thread counts that it sets."""
+        self._predictor.run()

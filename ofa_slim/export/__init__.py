@@ -1,0 +1,1 @@
+"""From a supernet and a config to a plain model, and from a plain model to files of every format."""

@@ -1,0 +1,234 @@
+"""Supernet and config to a plain model: cut, checked against the supernet, or put back as it was."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import paddle
+from paddle import nn
+
+from ofa_slim.base.probes import Probe, compare, make_probe
+from ofa_slim.errors import ExportError
+from ofa_slim.export.config_depth import set_config_depth
+from ofa_slim.export.recalibration import recalibrate
+from ofa_slim.supernet.convert import activate, active_sizes_kept, make_plain
+from ofa_slim.supernet.discover import grown_roles
+from ofa_slim.supernet.families import layer_at
+from ofa_slim.supernet.layers import ElasticLayer, swap_class
+from ofa_slim.supernet.space import DEPTH, SearchSpace, SubnetConfig
+from ofa_slim.supernet.spec import cut_plain, parameter_like, spec_of
+
+Undo = Callable[[], None]
+
+
+def export_subnet(
+    supernet: nn.Layer,
+    space: SearchSpace,
+    config: SubnetConfig,
+    origin_model: nn.Layer | None = None,
+    input_shapes: Any = None,
+    input_dtypes: Any = None,
+    load_weights_from_supernet: bool = True,
+    loader: Iterable[Any] | None = None,
+    batches: int | None = None,
+) -> nn.Layer:
+    """Cuts a plain model for a config; see `OFA.export`."""
+    grown = list(grown_roles(supernet))
+    if origin_model is not None:
+        _check_origin(supernet, origin_model, grown)
+        if grown and not load_weights_from_supernet:
+            raise ExportError(
+                f"load_weights_from_supernet=False: the supernet is larger than origin_model (at {grown[0]!r}), so it "
+                "cannot be cut from its own weights"
+            )
+    # A model that cuts its own depth is told it at each call, the exported one as well.
+    call = {DEPTH: config[DEPTH]} if DEPTH in config else {}
+    probe = _probe(supernet, input_shapes, input_dtypes, call)
+    target = origin_model
+    undo: Undo = _nothing
+    try:
+        with active_sizes_kept(supernet):
+            if load_weights_from_supernet or target is None:
+                activate(supernet, space, config)
+                expected = probe.run(supernet, **call)
+                weights = transformed_weights(supernet)
+            else:
+                expected, weights = _run_as_supernet(target, space, config, probe, call), {}
+        if target is None or grown:
+            target = make_plain(copy.deepcopy(supernet))
+        elif load_weights_from_supernet:
+            undo = _load(target, supernet)
+        undo = _both(cut(target, space, config, weights), undo)
+        compare(expected, probe.run(target, **call), "export")
+        if loader is not None:
+            recalibrate(target, loader, batches, call.get(DEPTH))
+        if origin_model is not None and target is not origin_model:
+            _transplant(target, origin_model, grown, space, config)
+    except BaseException:
+        undo()
+        raise
+    return target if origin_model is None else origin_model
+
+
+def _probe(supernet: nn.Layer, shapes: Any, dtypes: Any, call: dict[str, Any]) -> Probe:
+    try:
+        return make_probe(supernet, shapes, dtypes, **call)
+    except ExportError:
+        raise
+    except Exception as error:  # whatever the model's forward raises
+        raise ExportError(
+            f"{type(supernet).__name__} does not run on random inputs of "
+            f"{'the shape [2, 16]' if shapes is None else 'input_shapes'} ({type(error).__name__}: {error}); give "
+            "input_shapes with what its forward takes, shapes or tensors, e.g. [{'input_ids': ids, 'bbox': boxes}]"
+        ) from error
+
+
+def _nothing() -> None:
+    """Nothing to undo."""
+
+
+def _both(last: Undo, first: Undo) -> Undo:
+    def undo() -> None:
+        last()
+        first()
+
+    return undo
+
+
+def _load(target: nn.Layer, supernet: nn.Layer) -> Undo:
+    """Gives a plain model a supernet's weights; what is elastic only (kernel transforms) is left out."""
+    old = {key: value.clone() for key, value in target.state_dict().items()}
+    state = supernet.state_dict()
+    target.set_state_dict({key: state[key] for key in old})
+
+    def undo() -> None:
+        target.set_state_dict(old)
+
+    return undo
+
+
+def transformed_weights(supernet: nn.Layer) -> dict[str, paddle.Tensor]:
+    """The weights of the active sub-network that are no part of a parameter, by the layer's path."""
+    with paddle.no_grad():
+        return {
+            path: layer.part("weight", layer.active_sizes)
+            for path, layer in supernet.named_sublayers(include_self=True)
+            if getattr(layer, "transforms", ())
+        }
+
+
+def _transplant(
+    source: nn.Layer, target: nn.Layer, grown: Sequence[str], space: SearchSpace, config: SubnetConfig
+) -> None:
+    """Puts the cut layers of one plain model in the place of another's, and its other weights too."""
+    paths = dict.fromkeys([*grown, *space.layer_sizes(config)])
+    for path in paths:
+        parent, _, name = path.rpartition(".")
+        layer_at(target, parent).add_sublayer(name, layer_at(source, path))
+    state = source.state_dict()
+    target.set_state_dict(state)
+
+
+def cut(
+    model: nn.Layer, space: SearchSpace, config: Mapping[str, int], weights: Mapping[str, paddle.Tensor] | None = None
+) -> Undo:
+    """Cuts a plain model in place to a config of its space.
+
+    Args:
+        model: a plain model.
+        space: its axes.
+        config: the size of every axis.
+        weights: the weights of layers, by path, that are not just a part of what the model has.
+
+    Returns: a function that puts it back: the same Parameter objects, layers and sizes.
+    """
+    # Every layer is looked up before any is cut: a shortened stack renumbers its layers.
+    targets = [(layer_at(model, path), sizes) for path, sizes in space.layer_sizes(config).items()]
+    undo: list[Undo] = []
+    try:
+        for axis in space.axes:
+            if axis.task == DEPTH and axis.slots and config[axis.name] != axis.size:
+                undo.append(set_config_depth(model, axis.size, config[axis.name]))
+        special = [(layer_at(model, path), value) for path, value in (weights or {}).items()]
+        for layer, sizes in targets:
+            undo.append(cut_plain(layer, sizes))
+        for layer, value in special:
+            undo.append(_set_weight(layer, value))
+    except BaseException:
+        _run_back(undo)
+        raise
+    return lambda: _run_back(undo)
+
+
+def _set_weight(layer: nn.Layer, value: paddle.Tensor) -> Undo:
+    old = layer.weight
+    layer.weight = parameter_like(layer, old, value)
+    return lambda: setattr(layer, "weight", old)
+
+
+def _run_back(undo: list[Undo]) -> None:
+    for step in reversed(undo):
+        step()
+
+
+def _run_as_supernet(
+    origin: nn.Layer, space: SearchSpace, config: SubnetConfig, probe: Probe, call: dict[str, Any]
+) -> list[paddle.Tensor]:
+    """What a supernet made of the origin's own weights computes under a config."""
+    twin = copy.deepcopy(origin)
+    for path in space.layer_sizes(config):
+        swap_class(layer_at(twin, path))
+    activate(twin, space, config)
+    return probe.run(twin, **call)
+
+
+def _check_origin(supernet: nn.Layer, origin: nn.Layer, grown: Sequence[str]) -> None:
+    if not isinstance(origin, nn.Layer):
+        raise ExportError(f"origin_model is a {type(origin).__name__}, not a paddle.nn.Layer")
+    if any(isinstance(layer, ElasticLayer) for layer in origin.sublayers(include_self=True)):
+        raise ExportError("origin_model is a supernet; give a plain model of the original, or leave it out")
+    own, its = make_plain(copy.deepcopy(supernet)).state_dict(), origin.state_dict()
+    for key in {**own, **its}:
+        if key not in own or key not in its:
+            raise ExportError(f"origin_model has another structure: {key!r} is in only one of the two")
+        if list(own[key].shape) != list(its[key].shape) and key.rpartition(".")[0] not in grown:
+            raise ExportError(
+                f"origin_model has another structure: {key!r} has shape {list(its[key].shape)}, in the supernet "
+                f"{list(own[key].shape)}"
+            )
+    for path, layer in supernet.named_sublayers(include_self=True):
+        if isinstance(layer, ElasticLayer) and spec_of(layer_at(origin, path)) is not spec_of(layer):
+            raise ExportError(
+                f"origin_model has another structure: {path!r} is a {type(layer_at(origin, path)).__name__}"
+            )
+
+
+def export_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `OFA.export` by name, from either of the two orders it is called in."""
+
+    def by_model(
+        origin_model: Any = None,
+        config: Any = None,
+        input_shapes: Any = None,
+        input_dtypes: Any = None,
+        load_weights_from_supernet: bool = True,
+        loader: Any = None,
+        batches: int | None = None,
+    ) -> dict[str, Any]:
+        return dict(locals())
+
+    def by_config(
+        config: Any,
+        input_shapes: Any = None,
+        input_dtypes: Any = None,
+        origin_model: Any = None,
+        load_weights_from_supernet: bool = True,
+        loader: Any = None,
+        batches: int | None = None,
+    ) -> dict[str, Any]:
+        return dict(locals())
+
+    config_first = bool(args) and isinstance(args[0], Mapping) and not isinstance(args[0], nn.Layer)
+    return by_config(*args, **kwargs) if config_first else by_model(*args, **kwargs)

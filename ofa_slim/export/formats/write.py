@@ -1,0 +1,273 @@
+"""`write_formats`: a model as files in several formats, each read back in a fresh process before it is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from ofa_slim.base.probes import TOLERANCE, eval_mode
+from ofa_slim.errors import ExportError, nearest
+from ofa_slim.export.formats.opened import CARD_FILE, Inputs, Opened, Run, layer_run
+from ofa_slim.export.formats.proof import Sample, agreement, check_samples, difference, run_afresh
+from ofa_slim.export.formats.registry import FORMATS, Format, Source, spec_of_samples
+from ofa_slim.export.formats.turns import time_models
+from ofa_slim.export.pretrained import is_pretrained
+from ofa_slim.export.subnet_files import replacing
+from ofa_slim.supernet.layers import ElasticLayer
+
+RECORD_FILE = "export.json"
+LEAST_AGREEMENT = 0.9
+
+Score = Callable[[Run], float]
+"""Scores what maps inputs by name to outputs; the higher the better."""
+
+logger = logging.getLogger(__name__)
+
+
+def write_formats(
+    model: nn.Layer,
+    directory: str | os.PathLike[str],
+    samples: Sequence[Sample],
+    formats: Sequence[str] = ("plain", "inference"),
+    *,
+    reference: nn.Layer | None = None,
+    calibration: Sequence[Sample] | None = None,
+    score: Score | None = None,
+    tolerance: float = 0.015,
+    timed: Sequence[Sample] = (),
+    tokenizer: Any = None,
+    task: Mapping[str, Any] | None = None,
+    build: Callable[[], nn.Layer] | None = None,
+    config: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
+    """Writes a plain model in several formats, each into a folder of its name, and ``export.json`` beside them.
+
+    Each format is read back in a fresh process (for Paddle Inference and ONNX one without this library), run on the
+    samples and compared. Only when all of them compute what they should is the directory put in place.
+
+    Args:
+        model: a plain model; a supernet is cut by `OFA.export` first.
+        directory: where to; it must be new, empty, or an earlier one of these, which is replaced.
+        samples: real inputs: dictionaries of arrays by the name of the model's input, together at least 64 rows. Token
+            ids should come in several lengths and with padding.
+        formats: of `FORMATS`: ``"plain"`` (safetensors and JSON), ``"inference"`` (Paddle Inference), ``"onnx"``,
+            ``"onnx-int8"`` (dynamic quantisation, for transformers), ``"onnx-int8-static"`` (for convolutions).
+        reference: what the files are compared with, such as the supernet with the sub-network set; by default the
+            model.
+        calibration: inputs that static quantisation measures ranges on; by default the samples.
+        score: the task's metric of what maps inputs to outputs.
+        tolerance: how much of the score an 8-bit format may lose. Without a score it has to decide alike on 0.9 of the
+            samples.
+        timed: inputs that every format is timed on, in turns.
+        tokenizer: its files are put beside each format.
+        task: what `pipeline` needs; see `ofa_slim.export.pipeline.TextTask`.
+        build: makes a model of the same class and original sizes; needed by ``"plain"`` for models that are not of
+            PaddleNLP. A function that can be imported.
+        config: the sub-network's sizes, for the record.
+
+    Returns: what ``export.json`` holds.
+
+    Raises: ExportError for arguments that cannot mean anything, before any work; and for files that do not compute what
+        they should, or cannot be written: nothing is left behind then.
+    """
+    chosen = _chosen(formats)
+    if any(isinstance(layer, ElasticLayer) for layer in model.sublayers(include_self=True)):
+        raise ExportError("write_formats needs a plain model; cut one out of the supernet with OFA.export first")
+    rows = check_samples(samples)
+    made_by = _importable(model, build) if "plain" in formats else None
+    with eval_mode(model):
+        expected = _outputs(model, reference, samples)
+        example = {name: paddle.to_tensor(value) for name, value in samples[0].items()}
+        source = Source(model, spec_of_samples(samples), samples if calibration is None else calibration, example)
+        wanted = None if score is None else score(layer_run(model))
+        with replacing(directory, marker=RECORD_FILE) as aside:
+            entries: dict[str, dict[str, Any]] = {}
+            for kind in _with_needs(chosen):
+                folder = aside / kind.name
+                if kind.name not in formats:
+                    folder = aside / f".{kind.name}"
+                folder.mkdir()
+                kind.write(source, folder)
+                source.done[kind.name] = folder
+                if kind.name in formats:
+                    _describe(folder, kind, samples[0], made_by, tokenizer, task)
+            afresh = _run_afresh(chosen, aside, samples, made_by)
+            for kind, found in zip(chosen, afresh, strict=True):
+                entry = _proven(kind, aside / kind.name, expected, found, score, wanted, tolerance)
+                logger.info("%s: %s", kind.name, _words(entry))
+                entries[kind.name] = entry
+            for name in source.done:
+                if name not in formats:
+                    _remove(source.done[name])
+            latency = time_models({name: aside / name for name in entries}, timed)
+            for name, entry in entries.items():
+                entry["latency_ms"] = latency.get(name, {})
+                entry["files"] = _files(aside / name)
+                entry["bytes"] = sum(file["bytes"] for file in entry["files"].values())
+            record = {
+                "class": type(model).__name__,
+                "config": None if config is None else dict(config),
+                "parameters": sum(int(np.prod(parameter.shape)) for parameter in model.parameters()),
+                "samples": {"rows": rows, "shapes": sorted({str(_shape(sample)) for sample in samples})},
+                "score": wanted,
+                "formats": entries,
+                "versions": _versions(),
+            }
+            (aside / RECORD_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return record
+
+
+def _chosen(formats: Sequence[str]) -> list[Format]:
+    if isinstance(formats, str) or not formats:
+        raise ExportError(f"formats is {formats!r}, not a list with some of {', '.join(FORMATS)}")
+    for name in formats:
+        if name not in FORMATS:
+            raise ExportError(f"no format {name!r}{nearest(str(name), FORMATS)}; there are {', '.join(FORMATS)}")
+    return [kind for name, kind in FORMATS.items() if name in formats]
+
+
+def _with_needs(chosen: Sequence[Format]) -> list[Format]:
+    """The formats and those they are made from, in order."""
+    names = {kind.name for kind in chosen}
+    for kind in chosen:
+        while kind.needs is not None:
+            names.add(kind.needs)
+            kind = FORMATS[kind.needs]
+    return [kind for name, kind in FORMATS.items() if name in names]
+
+
+def _importable(model: nn.Layer, build: Callable[[], nn.Layer] | None) -> str | None:
+    """``module:function`` of what builds a model."""
+    if build is None:
+        if is_pretrained(model):
+            return None
+        raise ExportError(
+            f"format 'plain': {type(model).__name__} is no class of PaddleNLP, so that only your code can build it; "
+            "give build=, a function of no arguments at the top of a module"
+        )
+    name = getattr(build, "__qualname__", "")
+    if not name or "<" in name or "." in name or build.__module__ == "__main__":
+        raise ExportError(f"build is {build!r}; a fresh process has to import it, so it stands at the top of a module")
+    return f"{build.__module__}:{name}"
+
+
+def _outputs(model: nn.Layer, reference: nn.Layer | None, samples: Sequence[Sample]) -> list[list[np.ndarray]]:
+    source = model if reference is None else reference
+    with eval_mode(source):
+        run = layer_run(source)
+        return [run(sample) for sample in samples]
+
+
+def _describe(
+    folder: Path, kind: Format, sample: Sample, build: str | None, tokenizer: Any, task: Mapping[str, Any] | None
+) -> None:
+    """Puts what is needed to use a format beside its files."""
+    card = {
+        "format": kind.name,
+        "opener": kind.opener,
+        "inputs": {name: str(value.dtype) for name, value in sample.items()},
+        "build": build if kind.opener == "plain" else None,
+        "task": None if task is None else dict(task),
+    }
+    (folder / CARD_FILE).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    if tokenizer is not None:
+        tokenizer.save_pretrained(str(folder))
+
+
+def _run_afresh(
+    kinds: Sequence[Format], folder: Path, samples: Sequence[Sample], build: str | None
+) -> list[list[list[np.ndarray]]]:
+    """The outputs of each format for each sample, as many processes at a time as there are cores."""
+    with ThreadPoolExecutor(min(len(kinds), os.cpu_count() or 1)) as pool:
+        return list(pool.map(lambda kind: run_afresh(kind.opener, folder / kind.name, samples, build), kinds))
+
+
+def _proven(
+    kind: Format,
+    folder: Path,
+    expected: Sequence[Sequence[np.ndarray]],
+    found: Sequence[Sequence[np.ndarray]],
+    score: Score | None,
+    wanted: float | None,
+    tolerance: float,
+) -> dict[str, Any]:
+    """How what a format computed in a fresh process compares; raises ExportError where it is not what it should be."""
+    entry: dict[str, Any] = {"difference": difference(expected, found), "agreement": agreement(expected, found)}
+    entry["tolerance"] = TOLERANCE if kind.exact else tolerance
+    if kind.exact and not entry["difference"] <= TOLERANCE:
+        raise ExportError(
+            f"{kind.name} does not compute what the model does: its outputs differ by {entry['difference']:.3g}, "
+            f"allowed is {TOLERANCE:g}. Nothing was kept"
+        )
+    if score is not None and wanted is not None:
+        entry["score"] = score(Opened(folder))
+        lost = wanted - entry["score"]
+        if not kind.exact and not lost <= tolerance:
+            raise ExportError(
+                f"{kind.name} scores {entry['score']:.4f}, the model {wanted:.4f}: more than the {tolerance:g} that it "
+                "may lose. Nothing was kept"
+            )
+    elif not kind.exact and not entry["agreement"] >= LEAST_AGREEMENT:
+        raise ExportError(
+            f"{kind.name} agrees with the model on {entry['agreement']:.3f} of the samples, wanted are "
+            f"{LEAST_AGREEMENT:g}. Nothing was kept"
+        )
+    return entry
+
+
+def _words(entry: Mapping[str, Any]) -> str:
+    words = [f"differs by {entry['difference']:.2g}, decides alike on {entry['agreement']:.3f}"]
+    if "score" in entry:
+        words.append(f"scores {entry['score']:.4f}")
+    return ", ".join(words)
+
+
+def _files(folder: Path) -> dict[str, dict[str, Any]]:
+    found = {}
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest = hashlib.sha256()
+        with file.open("rb") as content:
+            for piece in iter(lambda: content.read(1 << 20), b""):
+                digest.update(piece)
+        found[str(file.relative_to(folder))] = {"bytes": file.stat().st_size, "sha256": digest.hexdigest()}
+    return found
+
+
+def _remove(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.unlink()
+    folder.rmdir()
+
+
+def _shape(sample: Inputs) -> list[int]:
+    return list(next(iter(sample.values())).shape)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in (
+        "ofa-slim",
+        "paddlepaddle",
+        "paddlepaddle-gpu",
+        "paddlenlp",
+        "numpy",
+        "paddle2onnx",
+        "onnx",
+        "onnxruntime",
+    ):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,128 @@
+"""`pipeline`: text in, labels and scores out, from a written model of any format."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ofa_slim.errors import ExportError
+from ofa_slim.export.formats.opened import CARD_FILE, Opened, read_card
+
+Text = str | tuple[str, str]
+
+
+@dataclass(frozen=True)
+class TextTask:
+    """What `pipeline` has to know of a model; `write_formats` keeps it in ``format.json``.
+
+    Attributes:
+        name: of the task.
+        labels: the name of each class; empty for regression.
+        max_length: longer inputs are cut to this many tokens.
+        pairs: whether an input is two texts.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    max_length: int
+    pairs: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A written text classifier with its tokenizer; made by `pipeline`.
+
+    Attributes:
+        model: the opened model.
+        tokenizer: PaddleNLP's.
+        task: what its outputs mean.
+    """
+
+    model: Opened
+    tokenizer: Any
+    task: TextTask
+
+    def __call__(self, texts: Text | Sequence[Text], batch_size: int = 32) -> list[dict[str, Any]]:
+        """Classifies texts.
+
+        Args:
+            texts: strings, or pairs of strings for a task on pairs; one alone counts as a list of one.
+            batch_size: texts that the model gets at a time.
+
+        Returns: for each text ``{"label": name, "score": probability}``, or ``{"value": number}`` for regression.
+
+        Raises: ExportError for what is no text, or no pair where pairs are wanted.
+        """
+        given: Sequence[Any] = [texts] if isinstance(texts, (str, tuple)) else texts
+        if batch_size < 1:
+            raise ExportError(f"batch_size is {batch_size!r}, not at least 1")
+        rows = [self._tokens(text, number) for number, text in enumerate(given)]
+        order = np.argsort([len(row["input_ids"]) for row in rows], kind="stable")
+        found: list[dict[str, Any]] = [{} for _ in rows]
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            for row, answer in zip(chosen, self._answers([rows[row] for row in chosen]), strict=True):
+                found[row] = answer
+        return found
+
+    def _tokens(self, text: Any, number: int) -> Any:
+        pair = isinstance(text, (tuple, list)) and len(text) == 2 and all(isinstance(part, str) for part in text)
+        if not (pair if self.task.pairs else isinstance(text, str)):
+            wanted = "a pair of strings" if self.task.pairs else "a string"
+            raise ExportError(f"text number {number} is {text!r}, not {wanted}, which {self.task.name} needs")
+        parts = text if self.task.pairs else (text,)
+        return self.tokenizer(*parts, max_length=self.task.max_length, truncation="longest_first")
+
+    def _answers(self, rows: Sequence[Any]) -> list[dict[str, Any]]:
+        longest = max(len(row["input_ids"]) for row in rows)
+        ids = np.full((len(rows), longest), self.tokenizer.pad_token_id, np.int64)
+        types = np.zeros_like(ids)
+        for place, row in enumerate(rows):
+            ids[place, : len(row["input_ids"])] = row["input_ids"]
+            types[place, : len(row["token_type_ids"])] = row["token_type_ids"]
+        logits = np.asarray(self.model({"input_ids": ids, "token_type_ids": types})[0], np.float64)
+        if not self.task.labels:
+            return [{"value": float(value)} for value in logits.reshape(-1)]
+        chances = np.exp(logits - logits.max(-1, keepdims=True))
+        chances /= chances.sum(-1, keepdims=True)
+        best = chances.argmax(-1)
+        return [{"label": self.task.labels[k], "score": float(row[k])} for k, row in zip(best, chances, strict=True)]
+
+
+def pipeline(directory: str | os.PathLike[str]) -> Pipeline:
+    """Opens a written text classifier, its tokenizer included.
+
+    Args:
+        directory: one format's folder, as a run or `ofa_slim.export.formats.write_formats` (with a tokenizer and a task) wrote
+            it.
+
+    Returns: what classifies texts: ``pipeline(directory)(["a fine film"])``.
+
+    Raises: ExportError for a folder without a model, its task or its tokenizer.
+    """
+    folder = Path(directory)
+    card = read_card(folder)
+    task = card.get("task")
+    if not isinstance(task, dict):
+        raise ExportError(
+            f"{folder / CARD_FILE} names no task; give write_formats one (ofa_slim.export.pipeline.TextTask)"
+        )
+    try:
+        known = TextTask(task["name"], tuple(task["labels"]), task["max_length"], task["pairs"])
+    except (KeyError, TypeError) as error:
+        raise ExportError(f"{folder / CARD_FILE} describes no text task: {json.dumps(task)}") from error
+    if not (folder / "tokenizer_config.json").is_file():
+        raise ExportError(f"{folder}: no tokenizer (tokenizer_config.json is not there)")
+    from paddlenlp.transformers import AutoTokenizer
+
+    return Pipeline(Opened(folder), AutoTokenizer.from_pretrained(str(folder)), known)

@@ -1,0 +1,132 @@
+"""`to_static`: a plain model as Paddle Inference files."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import paddle
+from paddle import nn
+from paddle.static import InputSpec
+
+from ofa_slim.base.predictor import MODEL_FILE, PASSES_FILE, Predictor
+from ofa_slim.base.probes import Probe, compare, eval_mode, forwards_kept, make_probe
+from ofa_slim.errors import ExportError
+from ofa_slim.export.subnet_files import replacing
+from ofa_slim.supernet.layers import ElasticLayer
+
+_NAMED = ("input_ids", "token_type_ids")
+
+# Passes that give wrong results for some models on Paddle 3.3.1: with the first a ReLU behind a fused tanh takes its
+# place (TinyBERT's head), with the second a scaled product loses what is added to it (MPNet's biases for places).
+_FAULTY_PASSES = ("fc_activation_fuse_pass", "operator_scale_onednn_fuse_pass")
+
+logger = logging.getLogger(__name__)
+
+
+def to_static(
+    model: nn.Layer,
+    directory: str | os.PathLike[str],
+    input_spec: Sequence[InputSpec] | None = None,
+    inputs: Mapping[str, paddle.Tensor] | None = None,
+) -> None:
+    """Writes a model for Paddle Inference: ``model.json`` and ``model.pdiparams``.
+
+    The files are written aside, run by Paddle Inference at two shapes (or on `inputs`), compared with the model and
+    only then put in place. The model itself is left as it is. Where a pass of Paddle Inference makes a mistake in this
+    model, ``passes_off.json`` beside the files names it.
+
+    Args:
+        model: a plain model; a supernet is cut by `OFA.export` first.
+        directory: where to; it must be new, empty, or an earlier save, which is replaced.
+        input_spec: a named spec per input of the model's forward, unknown dimensions None. By default
+            ``input_ids`` and ``token_type_ids``, int64 ``[batch, length]``, as far as the forward takes them.
+        inputs: tensors by name that it is run on in place of random ones, which not every model can take.
+
+    Raises: ExportError for a supernet, a model whose inputs cannot be told, or files that do not compute
+        what the model does; nothing is left behind then.
+    """
+    if any(isinstance(layer, ElasticLayer) for layer in model.sublayers(include_self=True)):
+        raise ExportError("to_static needs a plain model; cut one out of the supernet with OFA.export first")
+    specs = _default_spec(model) if input_spec is None else list(input_spec)
+    names = [spec.name for spec in specs if spec.name is not None]
+    if len(set(names)) != len(specs):
+        raise ExportError(f"input_spec: every input needs a name of its own, got {[spec.name for spec in specs]}")
+    with replacing(directory, marker=MODEL_FILE) as aside, eval_mode(model):
+        with forwards_kept(model):
+            program = paddle.jit.to_static(_ByName(model, names), input_spec=[specs], full_graph=True)
+            paddle.jit.save(program, str(aside / "model"))
+        _check(model, _probes(model, specs, inputs), aside)
+
+
+class _ByName(nn.Layer):
+    """Calls a model with its inputs by name, so that the order of the files' inputs is ours."""
+
+    def __init__(self, model: nn.Layer, names: list[str]) -> None:
+        super().__init__()
+        self.model = model
+        self.names = names
+        self.eval()
+
+    def forward(self, inputs: list[paddle.Tensor]) -> paddle.Tensor:
+        """The model's output."""
+        return self.model(**dict(zip(self.names, inputs)))  # noqa: B905  Paddle's translation of zip takes no strict
+
+
+def _default_spec(model: nn.Layer) -> list[InputSpec]:
+    parameters = inspect.signature(model.forward).parameters
+    specs = [InputSpec([None, None], "int64", name=name) for name in _NAMED if name in parameters]
+    if not specs:
+        raise ExportError(
+            f"the inputs of {type(model).__name__} cannot be told from its forward; give input_spec=[InputSpec(...)]"
+        )
+    return specs
+
+
+def _check(model: nn.Layer, probes: Sequence[Probe], folder: Path) -> None:
+    """Runs the files; where a pass that is known to make mistakes makes one, it is turned off for them, in a file.
+
+    Raises: ExportError where they do not compute what the model does in any case.
+    """
+    expected = [probe.run(model) for probe in probes]
+    first: ExportError | None = None
+    for off in ((), *((name,) for name in _FAULTY_PASSES), _FAULTY_PASSES):
+        if off:
+            (folder / PASSES_FILE).write_text(json.dumps(off) + "\n", encoding="utf-8")
+        try:
+            for predictor in (Predictor(folder), Predictor(folder, onednn=True)):
+                for probe, wanted in zip(probes, expected, strict=True):
+                    found = predictor({name: value.numpy() for name, value in probe.kwargs.items()})
+                    compare(wanted, [paddle.to_tensor(value) for value in found], "to_static")
+        except ExportError as error:
+            first = first or error
+            continue
+        if off:
+            logger.warning(
+                "Paddle Inference computes this model wrongly with its pass %s; %s turns it off: "
+                "config.delete_pass(name) for each name in it",
+                " and ".join(off),
+                PASSES_FILE,
+            )
+        return
+    raise first or ExportError("to_static: nothing was checked")
+
+
+def _probes(model: nn.Layer, specs: Sequence[InputSpec], inputs: Mapping[str, paddle.Tensor] | None) -> list[Probe]:
+    if inputs is not None:
+        return [Probe(kwargs=dict(inputs))]
+    dtypes = {spec.name: spec.dtype for spec in specs}
+    found = []
+    for seed, unknown in enumerate(((2, 16), (3, 7))):
+        shapes = {spec.name: _filled(spec.shape, unknown) for spec in specs}
+        found.append(make_probe(model, [shapes], [dtypes], seed=seed))
+    return found
+
+
+def _filled(shape: Sequence[int | None], unknown: Sequence[int]) -> list[int]:
+    fill = iter([*unknown, *[2] * len(shape)])
+    return [next(fill) if size is None or size < 0 else size for size in shape]

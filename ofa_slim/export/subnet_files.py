@@ -1,0 +1,227 @@
+"""`save_subnet` and `load_subnet`: a plain model as safetensors and JSON, rebuilt at any widths."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from paddle import nn
+from safetensors.paddle import load_file, save_file
+
+from ofa_slim.base.probes import Probe, compare, make_probe
+from ofa_slim.errors import ExportError
+from ofa_slim.export import pretrained
+from ofa_slim.export.cut import cut
+from ofa_slim.export.factorised_embedding import factorised_ranks, put
+from ofa_slim.supernet.discover import full_space
+from ofa_slim.supernet.families import layer_at
+from ofa_slim.supernet.grow import grow
+from ofa_slim.supernet.layers import ElasticLayer
+from ofa_slim.supernet.layers.kernels import centre
+from ofa_slim.supernet.spec import Extent, cut_plain, spec_of
+
+logger = logging.getLogger(__name__)
+
+SUBNET_FILE = "subnet.json"
+WEIGHTS_FILE = "model.safetensors"
+_FORMAT = 1
+
+
+def save_subnet(model: nn.Layer, directory: str | os.PathLike[str], inputs: Mapping[str, Any] | None = None) -> None:
+    """Writes a plain model, exported or not, so that `load_subnet` rebuilds it.
+
+    The directory holds ``model.safetensors``, PaddleNLP's ``config.json`` where the model is one of its
+    classes, and ``subnet.json`` with the size of each axis and layer and the rank of each factorised embedding.
+    It is written aside, loaded again, compared with the model (what it computes, or for a model that only its own
+    code can build the weights) and only then put in place.
+
+    Args:
+        model: a plain model; a supernet is cut by `OFA.export` first.
+        directory: where to; it must be new, empty, or an earlier save, which is replaced.
+        inputs: tensors by the name of the model's input, to compare what it computes on; for models of PaddleNLP that
+            need more than token ids. Without them such a model's weights are compared.
+
+    Raises: ExportError for a supernet, a directory with other contents, or files that do not load back to
+        a model that computes the same; nothing is left behind then.
+    """
+    if any(isinstance(layer, ElasticLayer) for layer in model.sublayers(include_self=True)):
+        raise ExportError("save_subnet needs a plain model; cut one out of the supernet with OFA.export first")
+    sizes = dict(full_space(model).largest())
+    known = pretrained.is_pretrained(model)
+    about = {
+        "format": _FORMAT,
+        "class": type(model).__name__ if known else None,
+        "built_with": pretrained.built_with(model) if known else {},
+        "axes": sizes,
+        "layers": _layer_sizes(model),
+        "factorised": factorised_ranks(model),
+    }
+    with replacing(directory, marker=SUBNET_FILE) as aside:
+        # Tied parameters are one tensor under several names; a file holds each name for itself.
+        save_file({key: value.clone() for key, value in model.state_dict().items()}, str(aside / WEIGHTS_FILE))
+        if known:
+            pretrained.save_config(model, aside)
+        (aside / SUBNET_FILE).write_text(json.dumps(about, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        probe = _probe(model, inputs) if known else None
+        if probe is not None:
+            compare(probe.run(model), probe.run(load_subnet(aside)), "save_subnet")
+        else:
+            written = load_subnet(aside).state_dict() if known else load_file(str(aside / WEIGHTS_FILE))
+            state = model.state_dict()
+            compare(list(state.values()), [written[key] for key in state], "save_subnet")
+
+
+def _probe(model: nn.Layer, inputs: Mapping[str, Any] | None) -> Probe | None:
+    """Inputs that the model runs on; None where it needs more than token ids and none were given."""
+    if inputs is not None:
+        return Probe(kwargs=dict(inputs))
+    try:
+        return make_probe(model)
+    except Exception as error:  # whatever the model's forward raises without the inputs that it needs
+        logger.info("save_subnet: %s needs more inputs than token ids (%s); weights are compared", type(model), error)
+        return None
+
+
+def load_subnet(directory: str | os.PathLike[str], model: nn.Layer | None = None) -> nn.Layer:
+    """Rebuilds what `save_subnet` wrote.
+
+    Args:
+        directory: the saved directory.
+        model: for a model that is not of PaddleNLP: a freshly built one of the original sizes, cut (or, out of
+            a supernet that was made larger, grown) in place.
+
+    Returns: the plain model, as its own class, in eval mode.
+
+    Raises: ExportError where the directory is none of `save_subnet`, or the files do not fit each other.
+    """
+    folder = Path(directory)
+    about = _read_about(folder)
+    if model is None:
+        if about["class"] is None:
+            raise ExportError(f"{folder}: not a PaddleNLP model; give load_subnet(..., model=) a freshly built one")
+        model = pretrained.build(about["class"], folder, about.get("built_with", {}))
+    _shrink(model, about["axes"], folder)
+    _factorise(model, about.get("factorised", {}), folder)
+    _resize(model, about["layers"], folder)
+    state = load_file(str(folder / WEIGHTS_FILE))
+    own = model.state_dict()
+    for key in {**own, **state}:
+        if key not in own or key not in state or list(own[key].shape) != list(state[key].shape):
+            raise ExportError(f"{folder}: {WEIGHTS_FILE} does not fit the model at {key!r}")
+    for key, value in own.items():
+        value.set_value(state[key].astype(value.dtype))
+    model.eval()
+    return model
+
+
+@contextmanager
+def replacing(directory: str | os.PathLike[str], marker: str) -> Iterator[Path]:
+    """A new directory beside the target, put in its place when the block ends well, removed otherwise.
+
+    Args:
+        directory: the target; it must be new, empty, or hold the file `marker` of an earlier save.
+        marker: name of that file.
+
+    Raises: ExportError for a target with other contents.
+    """
+    target = Path(directory).absolute()
+    if target.exists() and not target.is_dir():
+        raise ExportError(f"{target} is a file, not a directory")
+    if target.is_dir() and any(target.iterdir()) and not (target / marker).is_file():
+        raise ExportError(f"{target} is not empty and no earlier save (it has no {marker}); choose another directory")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        aside.chmod(0o755)
+        yield aside
+        old = aside.with_name(aside.name + ".old")
+        if target.exists():
+            target.rename(old)
+        aside.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _read_about(folder: Path) -> dict[str, Any]:
+    file = folder / SUBNET_FILE
+    if not file.is_file():
+        raise ExportError(f"{folder} holds no saved sub-network: {SUBNET_FILE} is not there")
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ExportError(f"{file} is not readable as JSON: {error}") from error
+    if (
+        not isinstance(about, dict)
+        or about.get("format") != _FORMAT
+        or not all(isinstance(about.get(key), dict) for key in ("axes", "layers"))
+    ):
+        raise ExportError(f"{file} is not of format {_FORMAT}")
+    return about
+
+
+def _shrink(model: nn.Layer, sizes: dict[str, int], folder: Path) -> None:
+    space = full_space(model)
+    # A stack that was saved with fewer layers names the axes of its own, shorter, numbering.
+    depths = {axis.name: sizes.get(axis.name, axis.size) for axis in space.axes if axis.task == "depth"}
+    cut(model, space, space.complete(depths))
+    space = full_space(model)
+    unknown = [name for name in sizes if name not in {axis.name for axis in space.axes}]
+    if unknown:
+        raise ExportError(f"{folder}: {SUBNET_FILE} names axis {unknown[0]!r}, which the model does not have")
+    cut(model, space, space.complete(sizes))
+
+
+def _factorise(model: nn.Layer, ranks: Any, folder: Path) -> None:
+    """Gives a model the factorised embeddings that were saved; it may have them already."""
+    if not isinstance(ranks, dict):
+        raise ExportError(f"{folder}: 'factorised' in {SUBNET_FILE} is {ranks!r}, not ranks by layer")
+    present = factorised_ranks(model)
+    layers = dict(model.named_sublayers())
+    for path, rank in ranks.items():
+        if present.get(path) == rank:
+            continue
+        table = layers.get(path)
+        if type(table) is not nn.Embedding:
+            raise ExportError(f"{folder}: {SUBNET_FILE} names embedding {path!r}, which the model does not have so")
+        if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank < table.weight.shape[1]:
+            raise ExportError(f"{folder}: {SUBNET_FILE} gives embedding {path!r} the rank {rank!r}")
+        put(model, path, rank)
+
+
+def _layer_sizes(model: nn.Layer) -> dict[str, dict[str, int]]:
+    """The size of each role of each layer that can be cut, but those that an axis of a family cuts, by path."""
+    on_axis = {(slot.layer, slot.role) for axis in full_space(model).axes for slot in axis.slots}
+    found = {
+        path: {role: size for role, size in spec.full_sizes(layer).items() if (path, role) not in on_axis}
+        for path, layer in model.named_sublayers(include_self=True)
+        if (spec := spec_of(layer)) is not None and spec.params
+    }
+    return {path: sizes for path, sizes in found.items() if sizes}
+
+
+def _resize(model: nn.Layer, layers: Mapping[str, Mapping[str, int]], folder: Path) -> None:
+    """Gives each layer of a model the sizes that were saved."""
+    present = _layer_sizes(model)
+    for path, sizes in layers.items():
+        full = present.get(path)
+        if full is None or set(full) != set(sizes):
+            raise ExportError(f"{folder}: {SUBNET_FILE} names layer {path!r}, which the model does not have so")
+        layer = layer_at(model, path)
+        smaller: dict[str, Extent] = {
+            role: centre(size, full[role]) if role == "kernel" else size
+            for role, size in sizes.items()
+            if size < full[role]
+        }
+        larger = {role: size for role, size in sizes.items() if size > full[role]}
+        if larger:
+            grow(layer, larger)
+        if smaller:
+            cut_plain(layer, smaller)

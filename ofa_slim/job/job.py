@@ -1,0 +1,129 @@
+"""A recipe's run as one call: logging, the stages, the report, and what went wrong as an exit status."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import paddle
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from ofa_slim.job.plan import STAGES
+from ofa_slim.job.recipe import Recipe, RecipeError
+from ofa_slim.job.report import write_report
+from ofa_slim.job.run import Run
+from ofa_slim.job.stage_folders import MARK
+from ofa_slim.job.stages import run_stages
+from ofa_slim.train import parallel
+
+REPORTED = ("finetune", "evaluate", "rescore")  # the stages whose output a report needs
+
+
+def compress(
+    recipe: Recipe, stages: Sequence[str] | None = None, *, overwrite: bool = False, resume: bool = True
+) -> str | None:
+    """Runs the stages of a recipe; those whose output is there are skipped.
+
+    Args:
+        recipe: the settings.
+        stages: some of `STAGES`; by default all.
+        overwrite: whether to delete the output of the first of these stages and of all after it.
+        resume: whether a stage that was stopped goes on from its checkpoint.
+
+    Returns: the report's tables, once the stages that it needs have run; they are in the run's folder too, with
+        ``report.html``, ``report.md`` and ``report.json``.
+
+    Raises: OfaSlimError of many kinds for what cannot be done; `StoppedError` after a signal. Finished stages are kept.
+    """
+    names = stage_names(",".join(STAGES if stages is None else stages))
+    check_precision(recipe.amp)
+    parallel.start()
+    folder = Path(recipe.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    with logged(folder / "run.log" if parallel.is_writer() else None) as log:
+        try:
+            run = Run(recipe)
+            with logging_redirect_tqdm():
+                run_stages(run, names, overwrite, resume)
+            if not parallel.is_writer() or any(not (folder / name / MARK).is_file() for name in REPORTED):
+                return None
+            table = write_report(run)
+            log.info("the report is in %s: report.html, and as text in report.md and report.json", folder)
+            return table
+        except BaseException as error:
+            _noted(log, error)  # whoever called says it on the console
+            raise
+
+
+def _noted(log: logging.Logger, error: BaseException) -> None:
+    """Leaves the reason in the log file alone."""
+    for handler in log.handlers:
+        if isinstance(handler, logging.FileHandler):
+            text = f"{type(error).__name__}: {error}"
+            handler.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, text, (), None))
+
+
+def stage_names(text: str) -> list[str]:
+    """The stages of a list with commas."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in STAGES:
+            raise RecipeError(f"--stages: no stage {name!r}; the stages are {', '.join(STAGES)}")
+    if not names:
+        raise RecipeError(f"--stages names no stage; the stages are {', '.join(STAGES)}")
+    return names
+
+
+def check_precision(amp: str) -> None:
+    """Refuses mixed precision where the device has none: Paddle would go on without it."""
+    device = paddle.device.get_device()
+    supported = {
+        "off": True,
+        "bf16": device != "cpu" and paddle.amp.is_bfloat16_supported(),
+        "fp16": device != "cpu" and paddle.amp.is_float16_supported(),
+    }
+    if not supported[amp]:
+        allowed = ", ".join(name for name, there in supported.items() if there)
+        raise RecipeError(
+            f"key 'amp' is {amp!r}, which Paddle does not have on {device}; it should be one of {allowed}"
+        )
+
+
+def quiet_third_parties() -> None:
+    """Silences what the libraries say about themselves on import, in tokenising pairs and in tracing."""
+    for message in (
+        "No ccache found",
+        "Setuptools is replacing distutils",
+        "Tensor do not have .place. interface",
+        "Be aware, overflowing tokens are not returned",
+        ".pydantic.config.Extra. is deprecated",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+@contextmanager
+def logged(path: Path | None) -> Iterator[logging.Logger]:
+    """Logs to the console and to a file inside the block, without one warnings alone; so always PaddleNLP."""
+    from paddlenlp.utils.log import logger as paddlenlp_logger
+
+    paddlenlp_logger.set_level("WARNING")
+    console = logging.StreamHandler()
+    console.setFormatter(logging.Formatter("%(message)s"))
+    handlers: list[logging.Handler] = [console]
+    if path is not None:
+        handlers.append(logging.FileHandler(path, encoding="utf-8"))
+        handlers[-1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    log = logging.getLogger("ofa_slim")
+    log.setLevel(logging.WARNING if path is None else logging.INFO)
+    log.propagate = False
+    log.handlers = handlers
+    try:
+        yield log
+    finally:
+        log.handlers = []
+        log.propagate = True
+        for handler in handlers:
+            handler.close()

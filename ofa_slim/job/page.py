@@ -1,0 +1,214 @@
+"""`report.html`: one page that stands alone, for someone who did not run it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from ofa_slim.job.run import SCALARS, Run
+from ofa_slim.job.stage_folders import read_json, write_text
+from ofa_slim.job.stages import ORIGINAL, RESULTS, SEARCHED
+
+PAGE = "report.html"
+
+LOADING = {
+    "plain": """from ofa_slim import load_subnet  # a plain Paddle model: trains on, too
+model = load_subnet("{folder}")
+logits = model(paddle.to_tensor(input_ids), paddle.to_tensor(token_type_ids))""",
+    "inference": """from paddle import inference
+predictor = inference.create_predictor(inference.Config("{folder}/model.json", "{folder}/model.pdiparams"))
+logits = predictor.run([paddle.to_tensor(input_ids), paddle.to_tensor(token_type_ids)])[0]""",
+    "onnx": """import onnxruntime
+session = onnxruntime.InferenceSession("{folder}/model.onnx")
+logits = session.run(None, {{"input_ids": input_ids, "token_type_ids": token_type_ids}})[0]""",
+}
+ANY = """import ofa_slim
+classify = ofa_slim.export.pipeline("{folder}")  # any of these folders, tokenizer included
+classify(["a text", "another"])"""
+
+
+def write_page(run: Run, report: Mapping[str, Any], uniform: Sequence[Sequence[str]], picture: Path) -> Path:
+    """Writes the page of a run.
+
+    Args:
+        run: the run.
+        report: what ``report.json`` holds.
+        uniform: the table of uniform widths and depths, its titles first.
+        picture: of that table.
+    """
+    formats = report.get("formats")
+    search = run.folder / "search"
+    pictures = {"uniform": _embedded(picture), "curves": _curves(run.folder / SCALARS)}
+    if "search" in report:
+        pictures |= {"pareto": _embedded(search / "pareto.png"), "winner": _embedded(search / "winner.png")}
+    environment = Environment(
+        loader=PackageLoader("ofa_slim.job", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    rows = [] if formats is None else format_rows(formats)
+    page = environment.get_template("page.html").render(
+        task=report["task"],
+        metric=report["metric"],
+        lead=lead(report),
+        formats=rows,
+        shapes=[] if formats is None else list(formats["rows"][0]["latency_ms"]),
+        rows=report["scored_on"],
+        search=report.get("search"),
+        uniform=uniform,
+        pictures=pictures,
+        loading=_loading(run, formats),
+        took=", ".join(f"{name} {seconds:.0f} s" for name, seconds in report["seconds"].items()),
+        memory=report["peak_memory_mib"],
+        environment=report["environment"],
+        recipe=yaml.safe_dump(report["settings"], sort_keys=False),
+        versions=json.dumps(report["environment"], indent=1),
+    )
+    target = run.folder / PAGE
+    write_text(target, page)
+    return target
+
+
+def format_rows(formats: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of the table of formats, in words."""
+    first = formats["rows"][0]["latency_ms"]
+    return [
+        {
+            "model": row["model"],
+            "format": row["format"],
+            "score": f"{100 * row['score']:.2f}",
+            "size": f"{row['bytes'] / 1e6:.1f} MB",
+            "best": row["model"] == SEARCHED and row["format"].startswith("onnx-int8"),
+            "times": [
+                {
+                    "median": f"{time['median']:.2f}",
+                    "p95": f"{time['p95']:.2f}",
+                    "speed_up": f"{first[shape]['median'] / time['median']:.2f}",
+                }
+                for shape, time in row["latency_ms"].items()
+            ],
+        }
+        for row in formats["rows"]
+    ]
+
+
+def lead(report: Mapping[str, Any]) -> str:
+    """The whole result in a sentence or two."""
+    formats = report.get("formats")
+    if formats is None:
+        return "The sub-networks of one supernet, and what they cost."
+    rows = format_rows(formats)
+    found = [row for row in rows if row["model"] == SEARCHED]
+    if not found:
+        return "One model in several formats."
+    before, after = rows[0], next((row for row in found if row["best"]), found[-1])
+    times, metric, slow = after["times"][0], report["metric"], before["times"][0]["median"]
+    return (
+        f"The model that was searched for ({after['format']}, {after['size']}) answers {times['speed_up']} times as "
+        f"fast as the original ({before['size']}): in {times['median']} instead of {slow} ms for one input, with "
+        f"{metric} {after['score']} % against {before['score']} %.{_embeddings(formats.get('embeddings'))}"
+    )
+
+
+def _embeddings(factorised: Mapping[str, Any] | None) -> str:
+    if factorised is None:
+        return ""
+    before, after = (factorised[f"parameters_{when}"] / 1e6 for when in ("before", "after"))
+    return (
+        f" Its word embeddings are a product of rank {factorised['rank']}, with {after:.2f} instead of {before:.2f} "
+        "million parameters; its relative error, rows weighted by how often the training text has them, is "
+        f"{100 * factorised['weighted_error']:.1f} %."
+    )
+
+
+def markdown_rows(formats: Mapping[str, Any], metric: str) -> str:
+    """The table of formats as Markdown."""
+    shapes = list(formats["rows"][0]["latency_ms"])
+    titles = ["model", "format", metric, "size", *(name for shape in shapes for name in (f"{shape} ms", "speed-up"))]
+    cells = [titles] + [
+        [row["model"], row["format"], row["score"], row["size"]]
+        + [value for time in row["times"] for value in (time["median"], time["speed_up"])]
+        for row in format_rows(formats)
+    ]
+    wide = [max(len(row[column]) for row in cells) for column in range(len(titles))]
+    lines = ["| " + " | ".join(_padded(row, wide)) + " |" for row in cells]
+    rule = ["-" * width if place < 2 else "-" * (width - 1) + ":" for place, width in enumerate(wide)]
+    return "\n".join([lines[0], "| " + " | ".join(rule) + " |", *lines[1:]])
+
+
+def _padded(row: Sequence[str], wide: Sequence[int]) -> list[str]:
+    return [
+        cell.ljust(width) if place < 2 else cell.rjust(width)
+        for place, (cell, width) in enumerate(zip(row, wide, strict=True))
+    ]
+
+
+def _loading(run: Run, formats: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    if formats is None:
+        return []
+    model = SEARCHED if (run.folder / "formats" / SEARCHED).is_dir() else ORIGINAL
+    folder = f"{run.recipe.output_dir}/formats/{model}"
+    names = list(dict.fromkeys(row["format"] for row in formats["rows"]))
+    found = [("text in, labels out", ANY.format(folder=f"{folder}/{names[-1]}"))]
+    for name in names:
+        lines = LOADING["onnx" if name.startswith("onnx") else name]
+        found.append((name, lines.format(folder=f"{folder}/{name}")))
+    return found
+
+
+def _curves(file: Path) -> str | None:
+    """The training losses, smoothed by nothing, one panel per training."""
+    if not file.is_file():
+        return None
+    losses: dict[str, dict[int, float]] = {}
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:  # the last line of a run that was killed
+            continue
+        if entry["name"].endswith("/loss"):
+            losses.setdefault(entry["name"].removesuffix("/loss"), {})[entry["step"]] = entry["value"]
+    if not losses:
+        return None
+    figure, panels = plt.subplots(1, len(losses), figsize=(3.6 * len(losses), 3), layout="constrained", squeeze=False)
+    for axes, (name, values) in zip(panels[0], losses.items(), strict=True):
+        steps = sorted(values)
+        axes.plot(steps, [values[step] for step in steps], linewidth=1.2, marker="o", markersize=2.5)
+        axes.set_title(name, fontsize=10)
+        axes.set_xlabel("step")
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.25)
+    panels[0][0].set_ylabel("loss")
+    return _drawn(figure)
+
+
+def _drawn(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    plt.close(figure)
+    return _data(buffer.getvalue())
+
+
+def _embedded(picture: Path) -> str:
+    return _data(picture.read_bytes())
+
+
+def _data(content: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
+
+
+def results(run: Run) -> dict[str, Any]:
+    """What the stages search and formats found, where they ran."""
+    found = {}
+    if (run.folder / "search" / "report.json").is_file():
+        found["search"] = read_json(run.folder / "search" / "report.json")
+    if (run.folder / "formats" / RESULTS).is_file():
+        found["formats"] = read_json(run.folder / "formats" / RESULTS)
+    return found

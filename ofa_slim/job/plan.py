@@ -1,0 +1,73 @@
+"""The stages: their order, what each reads, and the recipe's keys that its output depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ofa_slim.job.recipe import Recipe
+
+DATA_KEYS = ("task", "data_dir", "max_length", "train_rows", "eval_rows", "search_rows", "seed")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    Attributes:
+        name: of the stage and its folder.
+        needs: the stages whose folders it reads.
+        keys: the recipe's keys that it depends on itself, besides the data's and those of earlier stages.
+        shared: whether all processes take part; else the first one does it alone.
+    """
+
+    name: str
+    needs: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    shared: bool = False
+
+
+FINETUNE_KEYS = (
+    "model_name_or_path", "finetuned_dir", "epochs", "learning_rate", "batch_size", "warmup", "weight_decay",
+    "accumulate", "amp",
+)  # fmt: skip
+TRAIN_KEYS = (
+    "supernet_rows", "widths", "depth_mults", "width_epochs", "depth_epochs", "width_learning_rate",
+    "depth_learning_rate", "lambda_logit", "lambda_rep", "strategy", "random_subnets", "cache_teacher",
+)  # fmt: skip
+
+SEARCH_KEYS = (
+    "budget", "search_candidates", "search_part", "search_survivors", "multiple_of", "latency_length",
+)  # fmt: skip
+FORMAT_KEYS = ("formats", "format_widths", "embedding_rank", "tolerance", "latency_length")
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage("finetune", keys=FINETUNE_KEYS, shared=True),
+        Stage("importance", ("finetune",), ("importance_rows",)),
+        Stage("reorder", ("finetune", "importance")),
+        Stage("train", ("reorder",), TRAIN_KEYS, shared=True),
+        Stage("evaluate", ("train",), shared=True),
+        Stage("export", ("finetune", "train")),
+        Stage("rescore", ("finetune", "export"), ("latency_length", "latency_rounds")),
+        Stage("search", ("train",), SEARCH_KEYS),
+        Stage("formats", ("finetune", "train", "search"), FORMAT_KEYS),
+    )
+}
+
+
+def settings(recipe: Recipe, stage: Stage) -> dict[str, object]:
+    """The recipe's values that a stage's output depends on, those of the stages before it included."""
+    keys = list(DATA_KEYS)
+    for earlier in upstream(stage):
+        keys += earlier.keys
+    keys += stage.keys
+    return {key: getattr(recipe, key) for key in dict.fromkeys(keys)}
+
+
+def upstream(stage: Stage) -> list[Stage]:
+    """All stages that a stage depends on, in order."""
+    found: set[str] = set()
+    for name in stage.needs:
+        found |= {name, *(earlier.name for earlier in upstream(STAGES[name]))}
+    return [STAGES[name] for name in STAGES if name in found]

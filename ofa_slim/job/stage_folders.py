@@ -1,0 +1,73 @@
+"""Stage folders: complete or not there, and marked with the settings that made them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ofa_slim.base.files import written_aside
+from ofa_slim.errors import OfaSlimError
+
+MARK = "stage.json"
+
+
+class StageError(OfaSlimError, RuntimeError):
+    """A stage whose output cannot be used or made."""
+
+
+@contextmanager
+def new_folder(target: Path, mark: Mapping[str, Any]) -> Iterator[Path]:
+    """Gives a folder to fill aside; it becomes `target`, with its mark, if the block ends well.
+
+    Raises: StageError where `target` appeared meanwhile.
+    """
+    aside = target.with_name(f".{target.name}.partial")
+    if aside.exists():  # left behind by a run that was killed
+        shutil.rmtree(aside)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        write_json(aside / MARK, mark)
+        if target.exists():
+            raise StageError(f"{target}: another run wrote it meanwhile")
+        aside.rename(target)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def check_mark(target: Path, settings: Mapping[str, Any]) -> None:
+    """Refuses a stage's output that other settings made; the message names them."""
+    try:
+        made_with = read_json(target / MARK)["settings"]
+    except (OSError, ValueError, KeyError) as error:
+        raise StageError(
+            f"{target}: no readable {MARK}, so it is no output of this script; use another --output_dir"
+        ) from error
+    differing = [key for key in settings if made_with.get(key) != settings[key]]
+    if differing:
+        changes = ", ".join(f"{key} ({made_with.get(key)!r} there, {settings[key]!r} now)" for key in differing)
+        raise StageError(
+            f"{target} was made with other settings: {changes}. "
+            "Add --overwrite to make it and what follows from it anew, or use another --output_dir"
+        )
+
+
+def write_json(path: Path, content: object) -> None:
+    """Writes JSON aside, then renames."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes text aside, then renames."""
+    with written_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON."""
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,308 @@
+"""The parts of a supernet whose time depends on its sizes: blocks of a stack, and elastic layers outside of stacks.
+
+A *dimension* of a block is a set of axes that cut the same of its roles; the block's time is a function of its
+dimensions.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import paddle
+from paddle import nn
+
+from ofa_slim.base.probes import Probe
+from ofa_slim.errors import LatencyError
+from ofa_slim.measure.programs import Called
+from ofa_slim.supernet.convert import activate, active_sizes_kept, full_size, make_plain
+from ofa_slim.supernet.families import Stack, find_stacks, layer_at
+from ofa_slim.supernet.families.base import joined
+from ofa_slim.supernet.layers import kept_layers
+from ofa_slim.supernet.space import DEPTH, HIDDEN, Axis, SearchSpace
+from ofa_slim.supernet.spec import cut_plain, spec_of
+
+COPIES = 4  # of a block of a stack in one program: its own weights each, as the layers of a model have
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """Axes that cut the same roles of a block.
+
+    Attributes:
+        axes: how many channels (heads, ...) one step of each axis is, by the axis's name.
+    """
+
+    axes: Mapping[str, int]
+
+    def size(self, config: Mapping[str, int]) -> int:
+        """The size of the dimension under a config."""
+        return sum(step * config[name] for name, step in self.axes.items())
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Which layers of a stack a block is, and so when the depth drops it.
+
+    Attributes:
+        axis: name of the stack's depth.
+        number: of the block.
+        full: how many blocks there are.
+    """
+
+    axis: str
+    number: int
+    full: int
+
+    def share(self, config: Mapping[str, int]) -> float:
+        """How much of the block's time is left: all or nothing."""
+        return float(self.number in kept_layers(config[self.axis], self.full))
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """That a block is called as often as its stack is deep.
+
+    Attributes:
+        axis: name of the stack's depth.
+        full: how often it is called at full depth.
+    """
+
+    axis: str
+    full: int
+
+    def share(self, config: Mapping[str, int]) -> float:
+        """How much of the block's time is left."""
+        return config[self.axis] / self.full
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of a model.
+
+    Attributes:
+        path: of the layer.
+        kind: blocks of one kind take the same time at the same sizes.
+        dimensions: what its time depends on.
+        apart: whether the dimensions' times add up (the parts of a transformer block), or depend on each other (the
+            inputs and outputs of a convolution).
+        depth: for a block of a stack that gets shorter, what that does to it.
+    """
+
+    path: str
+    kind: str
+    dimensions: tuple[Dimension, ...]
+    apart: bool
+    depth: Dropped | Repeated | None = None
+
+    def sizes(self, config: Mapping[str, int]) -> tuple[int, ...]:
+        """The size of each dimension under a config."""
+        return tuple(dimension.size(config) for dimension in self.dimensions)
+
+    def share(self, config: Mapping[str, int]) -> float:
+        """How many of its calls at full depth are left in a sub-network, as a share."""
+        return 1.0 if self.depth is None else self.depth.share(config)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A block, and how it is called.
+
+    Attributes:
+        block: the block.
+        args: of its call at full size.
+        kwargs: the same by name.
+        calls: how many there are in one forward.
+        whole: one call of the model, where an axis of the block also cuts what comes into it.
+    """
+
+    block: Block
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    calls: int
+    whole: Probe | None = None
+
+
+def find_blocks(model: nn.Layer, space: SearchSpace, probe: Probe) -> list[Seen]:
+    """The blocks of a supernet, by running it once at full size.
+
+    Raises: LatencyError for an axis that cuts both blocks of a stack and what is outside.
+    """
+    stacks: dict[str, Dropped | Repeated | None] = {}
+    for stack in find_stacks(model):
+        stacks.update(_depths(stack, space))
+    places: dict[str, list[Axis]] = {}
+    fed: set[str] = set()  # blocks whose inputs an axis of theirs cuts
+    for axis in space.axes:
+        if axis.task == DEPTH:
+            continue
+        inside = {path for path in stacks for slot in axis.slots if slot.layer.startswith(f"{path}.")}
+        outside = {slot.layer for slot in axis.slots if not any(slot.layer.startswith(f"{path}.") for path in inside)}
+        if axis.task == HIDDEN or (inside and any(_works(layer_at(model, path)) for path in outside)):
+            raise LatencyError(
+                f"axis {axis.name!r} cuts blocks of a stack and what is outside, so blocks cannot be timed alone; give "
+                "a budget of parameters or FLOPs instead"
+            )
+        if outside:
+            fed |= inside
+        for path in inside or outside:
+            places.setdefault(path, []).append(axis)
+    for path, depth in stacks.items():
+        if depth is not None:
+            places.setdefault(path, [])
+    with full_size(model), _watched(model, places) as calls:
+        probe.run(model, **_depth_call(space))
+    found = []
+    for path, axes in places.items():
+        if path in calls and (path in stacks or _works(layer_at(model, path))):
+            seen = _seen(model, path, axes, path in stacks, stacks.get(path), calls[path])
+            found.append(replace(seen, whole=probe) if path in fed else seen)
+    return found
+
+
+def _depths(stack: Stack, space: SearchSpace) -> dict[str, Dropped | Repeated | None]:
+    """What the depth of a stack does to each of its blocks, by path."""
+    own = stack.path, joined(stack.path, stack.family.depth[0][0])
+    axis = next((axis for axis in space.axes if axis.task == DEPTH for slot in axis.slots if slot.layer in own), None)
+    if axis is None:
+        return dict.fromkeys(stack.blocks)
+    if stack.repeats:
+        return dict.fromkeys(stack.blocks, Repeated(axis.name, axis.size))
+    return {path: Dropped(axis.name, number, len(stack.blocks)) for number, path in enumerate(stack.blocks)}
+
+
+def _depth_call(space: SearchSpace) -> dict[str, int]:
+    return {axis.name: axis.size for axis in space.axes if axis.task == DEPTH and not axis.slots}
+
+
+def _works(layer: nn.Layer) -> bool:
+    """Whether a layer multiplies matrices; norms and look-ups beside it are part of the rest."""
+    spec = spec_of(layer)
+    return spec is not None and "weight" in spec.work
+
+
+def _seen(
+    model: nn.Layer,
+    path: str,
+    axes: Sequence[Axis],
+    stacked: bool,
+    depth: Dropped | Repeated | None,
+    calls: Sequence[tuple[tuple[Any, ...], dict[str, Any]]],
+) -> Seen:
+    layer, (args, kwargs) = layer_at(model, path), calls[0]
+    if stacked:
+        dimensions = [Dimension({axis.name: 1}) for axis in axes]
+    else:
+        dimensions = _dimensions_of_layer(path, axes)
+    shapes = [list(value.shape) for value in (*args, *kwargs.values()) if isinstance(value, paddle.Tensor)]
+    state = {key: list(value.shape) for key, value in layer.state_dict().items()}
+    sizes = [[axis.choices for axis in axes if axis.name in dimension.axes] for dimension in dimensions]
+    kind = repr((type(layer).__name__, layer.extra_repr(), state, shapes, sizes, len(calls)))
+    return Seen(Block(path, kind, tuple(dimensions), stacked, depth), args, kwargs, len(calls))
+
+
+def _dimensions_of_layer(path: str, axes: Sequence[Axis]) -> list[Dimension]:
+    """The dimensions of a layer: its roles, those that the same axes cut as one."""
+    roles: dict[str, dict[str, int]] = {}
+    for axis in axes:
+        for slot in axis.slots:
+            if slot.layer == path:
+                steps = roles.setdefault(slot.role, {})
+                steps[axis.name] = steps.get(axis.name, 0) + slot.unit * len(slot.starts)
+    by_axes: dict[frozenset[str], dict[str, int]] = {}
+    for steps in roles.values():
+        by_axes.setdefault(frozenset(steps), steps)
+    return [Dimension(steps) for steps in by_axes.values()]
+
+
+@contextmanager
+def _watched(
+    model: nn.Layer, paths: Iterable[str]
+) -> Iterator[dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]]]:
+    """Inside the block, how layers are called is noted by path."""
+    noted: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {}
+    layers = {path: layer_at(model, path) for path in paths}
+    before = {path: vars(layer).get("forward") for path, layer in layers.items()}
+    try:
+        for path, layer in layers.items():
+
+            def noting(*args: Any, forward: Any = layer.forward, path: str = path, **kwargs: Any) -> Any:
+                noted.setdefault(path, []).append((args, kwargs))
+                return forward(*args, **kwargs)
+
+            vars(layer)["forward"] = noting
+        yield noted
+    finally:
+        for path, layer in layers.items():
+            vars(layer).pop("forward", None)
+            if before[path] is not None:
+                vars(layer)["forward"] = before[path]
+
+
+def program_of(model: nn.Layer, space: SearchSpace, seen: Seen, config: Mapping[str, int]) -> Called:
+    """A block as a plain layer of its own, cut to a config, with the inputs that it gets there."""
+    path, extents = seen.block.path, space.layer_sizes(config)
+    layer = make_plain(copy.deepcopy(layer_at(model, path)))
+    for place, sizes in extents.items():
+        if place == path or place.startswith(f"{path}."):
+            cut_plain(layer_at(layer, place[len(path) + 1 :]), sizes)
+    if seen.block.apart:
+        chain = _Chain([copy.deepcopy(layer) for _ in range(COPIES)])
+        return Called(chain, *_inputs_at(model, space, seen, config))
+    return Called(layer, [_narrowed(layer, seen.args[0]), *seen.args[1:]], seen.kwargs)
+
+
+def _inputs_at(
+    model: nn.Layer, space: SearchSpace, seen: Seen, config: Mapping[str, int]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a block of a stack is called with under a config."""
+    if seen.whole is None:
+        return seen.args, seen.kwargs
+    path = seen.block.path
+    with active_sizes_kept(model):
+        activate(model, space, config)
+        with _watched(model, [path]) as calls:
+            seen.whole.run(model, **_depth_call(space))
+    return calls[path][0]
+
+
+def empty_program(seen: Seen) -> Called:
+    """Next to nothing: the first input of a block, scaled."""
+    return Called(_Scaled(), seen.args[:1], {})
+
+
+class _Scaled(nn.Layer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = self.create_parameter([1])  # Paddle warns of programs without parameters
+
+    def forward(self, value: paddle.Tensor) -> paddle.Tensor:
+        """The input times a number."""
+        return value * self.factor
+
+
+def _narrowed(layer: nn.Layer, value: paddle.Tensor) -> paddle.Tensor:
+    """The leading channels of an input, as many as a cut layer takes."""
+    width = getattr(layer, "_in_channels", None) or layer.weight.shape[0]
+    last = getattr(layer, "_data_format", "NLC")[1] != "C"
+    axis = value.ndim - 1 if last else 1
+    return paddle.slice(value, [axis], [0], [width])
+
+
+class _Chain(nn.Layer):
+    """Blocks one behind the other, each with the further inputs of the first."""
+
+    def __init__(self, layers: Sequence[nn.Layer]) -> None:
+        super().__init__()
+        self.layers = nn.LayerList(layers)
+
+    def forward(self, value: paddle.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """What the last one gives."""
+        for layer in self.layers:
+            value = layer(value, *args, **kwargs)
+            if isinstance(value, (tuple, list)):
+                value = value[0]
+        return value

@@ -1,0 +1,287 @@
+"""`LatencyTable`: the measured time of each block of a supernet, and of what is left."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from ofa_slim.base.files import written_aside
+from ofa_slim.base.threads import threads
+from ofa_slim.base.unwrap import unwrap
+from ofa_slim.errors import LatencyError
+from ofa_slim.measure.blocks import Block, Dimension, Dropped, Repeated
+from ofa_slim.measure.programs import version_of
+from ofa_slim.supernet.space import SubnetConfig
+
+if TYPE_CHECKING:
+    from ofa_slim.measure.timing import Rule
+    from ofa_slim.ofa import OFA
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = 2
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What measured times hold for.
+
+    Attributes:
+        device: the processor's name.
+        threads: that Paddle was told to use.
+        engine: a name in `ENGINES`.
+        version: of Paddle, and of the engine where that is not Paddle's.
+        model: a hash of the model's structure: its layers and shapes, not its weights.
+        inputs: the shape and dtype of each input.
+        measured: the day.
+    """
+
+    device: str
+    threads: int
+    engine: str
+    version: str
+    model: str
+    inputs: str
+    measured: str = field(default="", compare=False)
+
+    @classmethod
+    def here(cls, model: nn.Layer, tensors: Sequence[paddle.Tensor], engine: str) -> Conditions:
+        """The conditions on this machine, for a supernet and its inputs."""
+        shapes = ", ".join(f"{_dtype(tensor)} {list(tensor.shape)}" for tensor in tensors)
+        today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+        return cls(_device(), threads(), engine, version_of(engine), _structure(model), shapes, today)
+
+
+@dataclass(frozen=True)
+class Times:
+    """The milliseconds of one kind of block.
+
+    Attributes:
+        grid: the sizes at which it was measured, ascending, by dimension.
+        values: milliseconds: where `apart`, at each size of a dimension with the others in their middle, one row per
+            dimension; else one row, at every combination of sizes, the last dimension running fastest.
+        base: milliseconds with all dimensions in their middle; 0 where not `apart`.
+        apart: whether the dimensions' times add up.
+    """
+
+    grid: tuple[tuple[int, ...], ...]
+    values: tuple[tuple[float, ...], ...]
+    base: float
+    apart: bool
+
+    def __call__(self, sizes: Sequence[int]) -> float:
+        """Milliseconds at some sizes, those between measured ones on the straight line."""
+        if self.apart:
+            lines = zip(sizes, self.grid, self.values, strict=True)
+            return self.base + sum(float(np.interp(size, grid, values)) - self.base for size, grid, values in lines)
+        table = np.reshape(np.array(self.values[0]), [len(grid) for grid in self.grid])
+        for size, grid in zip(sizes, self.grid, strict=True):
+            place = int(np.clip(np.searchsorted(grid, size) - 1, 0, max(0, len(grid) - 2)))
+            if len(grid) == 1:
+                table = table[0]
+                continue
+            share = (size - grid[place]) / (grid[place + 1] - grid[place])
+            table = table[place] * (1 - share) + table[place + 1] * share
+        return float(table)
+
+
+class LatencyTable:
+    """The time of each distinct block of a supernet's sub-networks, and of what is left.
+
+    What is predicted for a sub-network is ``fixed + scale * (sum of its blocks)``. Both numbers are fitted to some
+    whole sub-networks that were measured: `scale` is 1 where blocks take as long in a model as alone. Of these, the
+    original among them, the measured time is known and needs no prediction.
+
+    Args:
+        about: what the times hold for.
+        blocks: the blocks of the model.
+        times: by kind of block.
+        fixed: milliseconds.
+        scale: see above.
+        wholes: milliseconds of sub-networks that were measured, by their configs as JSON.
+    """
+
+    def __init__(
+        self,
+        about: Conditions,
+        blocks: Sequence[Block],
+        times: Mapping[str, Times],
+        fixed: float,
+        scale: float,
+        wholes: Mapping[str, float] | None = None,
+    ) -> None:
+        self.about = about
+        self.blocks = tuple(blocks)
+        self.times = dict(times)
+        self.fixed = fixed
+        self.scale = scale
+        self.wholes = dict(wholes or {})
+        self._known: dict[tuple[str, tuple[int, ...]], float] = {}
+
+    @classmethod
+    def build(
+        cls,
+        ofa: OFA,
+        *,
+        input_shapes: Any = None,
+        input_dtypes: Any = None,
+        engine: str = "inference",
+        choices: Mapping[str, Iterable[int]] | None = None,
+        rule: Rule | None = None,
+        progress: bool = True,
+    ) -> LatencyTable:
+        """Measures the blocks of a supernet on this machine.
+
+        Each distinct block is timed alone, in turns with others and with the whole model, until the medians are steady;
+        blocks of a stack at up to 12 choices of each axis, other layers at up to 3 of each dimension. What lies between
+        is interpolated.
+
+        Args:
+            ofa: the supernet.
+            input_shapes: of one call, as in `OFA.export`: a time holds for one batch size and length.
+            input_dtypes: as in `OFA.export`.
+            engine: that will serve: ``"inference"`` is Paddle Inference with oneDNN, ``"onnx"`` ONNX Runtime, each on
+                as many threads as Paddle was told to use (`OMP_NUM_THREADS`).
+            choices: other choices than those of the search space, ``{axis name: sizes}``.
+            rule: when enough was measured.
+            progress: whether to show a bar.
+
+        Raises: LatencyError where blocks cannot be timed alone, or the engine cannot run here.
+        """
+        from ofa_slim.measure.table_builder import build
+
+        return build(ofa, input_shapes, input_dtypes, engine, choices, rule, progress)
+
+    def predict(self, config: Mapping[str, int]) -> float:
+        """Milliseconds of one forward of a sub-network."""
+        known = self.wholes.get(SubnetConfig(config).to_json())
+        return self.fixed + self.scale * self.blocks_ms(config) if known is None else known
+
+    def blocks_ms(self, config: Mapping[str, int]) -> float:
+        """Milliseconds of its blocks alone."""
+        shares = ((block, block.share(config)) for block in self.blocks)
+        return sum(share * self._block_ms(block, block.sizes(config)) for block, share in shares if share)
+
+    def _block_ms(self, block: Block, sizes: tuple[int, ...]) -> float:
+        key = (block.kind, sizes)
+        if key not in self._known:
+            self._known[key] = self.times[block.kind](sizes)
+        return self._known[key]
+
+    @property
+    def key(self) -> str:
+        """A hash of all times."""
+        return blake2b(self._to_json().encode(), digest_size=8).hexdigest()
+
+    def check(self, ofa: OFA, input_shapes: Any = None, input_dtypes: Any = None) -> None:
+        """Checks that the times hold here, for this supernet and these inputs.
+
+        Raises: LatencyError that names what differs.
+        """
+        from ofa_slim.measure.table_builder import probe_of
+
+        probe = probe_of(ofa, input_shapes, input_dtypes)
+        here = Conditions.here(unwrap(ofa.model), probe.tensors, self.about.engine)
+        for name, there in asdict(self.about).items():
+            now = asdict(here)[name]
+            if name != "measured" and there != now:
+                raise LatencyError(
+                    f"the latency table holds for another {name}: {there!r} there, {now!r} here; measure again with "
+                    "LatencyTable.build"
+                )
+
+    def save(self, file: str | os.PathLike[str]) -> None:
+        """Writes the table as JSON; it is written aside and renamed."""
+        target = Path(file)
+        with written_aside(target) as aside:
+            aside.write_text(self._to_json(), encoding="utf-8")
+
+    def _to_json(self) -> str:
+        kinds = {kind: number for number, kind in enumerate(self.times)}
+        blocks = [{**asdict(block), "kind": kinds[block.kind]} for block in self.blocks]
+        content = {
+            "format": _FORMAT,
+            "about": asdict(self.about),
+            "fixed_ms": self.fixed,
+            "scale": self.scale,
+            "wholes": self.wholes,
+            "kinds": [{"kind": kind, **asdict(times)} for kind, times in self.times.items()],
+            "blocks": blocks,
+        }
+        return json.dumps(content, indent=1) + "\n"
+
+    @classmethod
+    def load(cls, file: str | os.PathLike[str]) -> LatencyTable:
+        """Reads what `save` wrote; `check` says whether it holds here.
+
+        Raises: LatencyError for a file that is none, or damaged.
+        """
+        path = Path(file)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise LatencyError(f"{path}: cannot read the latency table ({error.strerror})") from error
+        except ValueError as error:  # no JSON, or no text
+            raise LatencyError(f"{path} is no latency table: {error}") from error
+        if not isinstance(content, dict) or content.get("format") != _FORMAT:
+            raise LatencyError(f"{path} is no latency table of format {_FORMAT}")
+        try:
+            kinds = [
+                (
+                    entry["kind"],
+                    Times(_tuples(entry["grid"]), _tuples(entry["values"]), float(entry["base"]), entry["apart"]),
+                )
+                for entry in content["kinds"]
+            ]
+            blocks = [_block(entry, kinds[entry["kind"]][0]) for entry in content["blocks"]]
+            about = Conditions(**content["about"])
+            return cls(
+                about, blocks, dict(kinds), float(content["fixed_ms"]), float(content["scale"]), content["wholes"]
+            )
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise LatencyError(f"{path} is no sound latency table: {type(error).__name__} {error}") from error
+
+
+def _block(entry: Mapping[str, Any], kind: str) -> Block:
+    dimensions = tuple(Dimension(dict(dimension["axes"])) for dimension in entry["dimensions"])
+    said = entry["depth"]
+    depth = None if said is None else (Dropped if "number" in said else Repeated)(**said)
+    return Block(entry["path"], kind, dimensions, entry["apart"], depth)
+
+
+def _tuples(rows: Iterable[Iterable[Any]]) -> tuple[tuple[Any, ...], ...]:
+    return tuple(tuple(row) for row in rows)
+
+
+def _dtype(tensor: paddle.Tensor) -> str:
+    return str(tensor.dtype).replace("paddle.", "")
+
+
+def _structure(model: nn.Layer) -> str:
+    layers = [f"{path} {type(layer).__name__}" for path, layer in model.named_sublayers(include_self=True)]
+    shapes = [f"{key} {list(value.shape)}" for key, value in model.state_dict().items()]
+    return blake2b("\n".join([*layers, *shapes]).encode(), digest_size=8).hexdigest()
+
+
+def _device() -> str:
+    """The name of the processor, and how many of its cores this process may use."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                name = line.partition(":")[2].strip()
+                break
+    return f"{name}, {len(os.sched_getaffinity(0))} cores"

@@ -1,0 +1,233 @@
+"""Measuring a `LatencyTable`."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from paddle import nn
+from scipy.optimize import nnls
+from tqdm import tqdm
+
+from ofa_slim.base.probes import Probe, make_probe
+from ofa_slim.base.threads import threads_kept
+from ofa_slim.base.unwrap import unwrap
+from ofa_slim.export.cut import cut, transformed_weights
+from ofa_slim.measure.blocks import COPIES, Block, Seen, empty_program, find_blocks, program_of
+from ofa_slim.measure.latency_table import Conditions, LatencyTable, Times
+from ofa_slim.measure.programs import Called, Make, Run, engine_of
+from ofa_slim.measure.timing import Rule, in_turns, ratio
+from ofa_slim.supernet.convert import activate, active_sizes_kept, make_plain
+from ofa_slim.supernet.space import DEPTH, SearchSpace, SubnetConfig
+
+if TYPE_CHECKING:
+    from ofa_slim.ofa import OFA
+
+_BETWEEN = 6  # whole sub-networks that are measured, beside the largest and the smallest
+_LOADS = 3  # of each program
+_AT_ONCE = 24  # programs that take turns; each is in memory
+_EMPTY = "empty"  # a program that does next to nothing: what every run costs beside its work
+_MOST_APART = 12
+_MOST_TOGETHER = 3
+
+
+def probe_of(ofa: OFA, input_shapes: Any, input_dtypes: Any) -> Probe:
+    """One call of a supernet."""
+    space = ofa.search_space
+    call = {axis.name: axis.size for axis in space.axes if axis.task == DEPTH and not axis.slots}
+    return make_probe(unwrap(ofa.model), input_shapes, input_dtypes, **call)
+
+
+def build(
+    ofa: OFA,
+    input_shapes: Any,
+    input_dtypes: Any,
+    engine: str,
+    choices: Mapping[str, Iterable[int]] | None,
+    rule: Rule | None,
+    progress: bool,
+) -> LatencyTable:
+    """See `LatencyTable.build`."""
+    make, rule = engine_of(engine), rule or Rule()
+    model = unwrap(ofa.model)
+    space = ofa.search_space if choices is None else ofa.search_space.with_choices(choices)
+    probe = probe_of(ofa, input_shapes, input_dtypes)
+    about = Conditions.here(model, probe.tensors, engine)
+    kinds: dict[str, Seen] = {}
+    found = find_blocks(model, space, probe)
+    for seen in found:
+        kinds.setdefault(seen.block.kind, seen)
+    wanted = {
+        (kind, seen.block.sizes(config)): (seen, config)
+        for kind, seen in kinds.items()
+        for config in _configs(space, seen.block)
+    }
+    shares: dict[Any, float] = {}
+    anchors = _anchors(space)
+    with threads_kept(), _bar(len(wanted) + len(anchors), progress) as bar:
+        reference = _Reference(partial(_made_whole, make, model, space, anchors[0], probe), rule)
+        for config in anchors[1:]:
+            shares |= reference.shares({config: partial(_made_whole, make, model, space, config, probe)})
+            bar.update()
+        shares |= reference.shares({_EMPTY: lambda: make(empty_program(found[0]))})
+        for keys in _batches(list(wanted)):
+            makes = {key: partial(_made_block, make, model, space, *wanted[key]) for key in keys}
+            shares |= reference.shares(makes)
+            bar.update(len(keys))
+    whole_ms = [reference.ms * shares.get(config, 1.0) for config in anchors]
+    measured = {
+        key: reference.ms * (shares[key] - shares[_EMPTY]) * seen.calls / (COPIES if seen.block.apart else 1)
+        for key, (seen, _) in wanted.items()
+    }
+    times = {kind: _times(space, seen.block, measured) for kind, seen in kinds.items()}
+    blocks = [seen.block for seen in found]
+    alone = LatencyTable(about, blocks, times, 0.0, 1.0)
+    # The whole model is left out: sizes that libraries are tuned for make it faster than its blocks say (3 % for
+    # MiniLM).
+    fixed, scale = _fitted([alone.blocks_ms(config) for config in anchors[1:]], whole_ms[1:])
+    wholes = {config.to_json(): milliseconds for config, milliseconds in zip(anchors, whole_ms, strict=True)}
+    return LatencyTable(about, blocks, times, fixed, scale, wholes)
+
+
+class _Reference:
+    """The whole model, which takes turns with all that is timed, so that a slow spell of the machine falls on both.
+
+    Where a program lies in memory makes it up to a tenth slower for as long as it is loaded (seen on 3.3.1), so all are
+    loaded more than once.
+
+    Args:
+        make: loads the whole model.
+        rule: when enough was measured.
+    """
+
+    def __init__(self, make: Callable[[], Run], rule: Rule) -> None:
+        self._make = make
+        self._rule = rule
+        self._medians: list[float] = []
+
+    @property
+    def ms(self) -> float:
+        """The median of its loads' medians, in milliseconds."""
+        return 1000 * float(np.median(self._medians))
+
+    def shares(self, makes: Mapping[Any, Callable[[], Run]]) -> dict[Any, float]:
+        """How long some programs take, in units of the whole model."""
+        found: dict[Any, list[float]] = {key: [] for key in makes}
+        for _ in range(_LOADS):
+            programs = {None: self._make(), **{key: make() for key, make in makes.items()}}
+            seconds = in_turns(programs, self._rule)
+            self._medians.append(float(np.median(seconds[None])))
+            for key in makes:
+                found[key].append(ratio(seconds[key], seconds[None]))
+        return {key: float(np.mean(values)) for key, values in found.items()}
+
+
+def _anchors(space: SearchSpace) -> list[SubnetConfig]:
+    """Whole sub-networks that are measured: the largest, the smallest, and some between."""
+    rng = np.random.default_rng(0)
+    between = [space.sample(rng) for _ in range(_BETWEEN)]
+    return list(dict.fromkeys([space.largest(), space.smallest(), *between]))
+
+
+def _fitted(blocks_ms: Sequence[float], whole_ms: Sequence[float]) -> tuple[float, float]:
+    """What to add to the blocks' times, and to multiply them by, for the smallest relative errors."""
+    x, y = np.array(blocks_ms), np.array(whole_ms)
+    if len(x) < 2 or np.ptp(x) == 0:
+        return float(y.mean() - x.mean()), 1.0
+    # Noise in the times must not make the fixed part negative, which no part of a model is.
+    fixed, scale = nnls(np.stack([1 / y, x / y], axis=1), np.ones_like(y))[0]
+    return float(fixed), float(scale)
+
+
+def _bar(total: int, progress: bool) -> Any:
+    return tqdm(total=total, desc="timing blocks", unit="block", dynamic_ncols=True, disable=not progress)
+
+
+def _batches(keys: list[Any]) -> Iterator[list[Any]]:
+    for start in range(0, len(keys), _AT_ONCE):
+        yield keys[start : start + _AT_ONCE]
+
+
+def _made_block(make: Make, model: nn.Layer, space: SearchSpace, seen: Seen, config: SubnetConfig) -> Run:
+    return make(program_of(model, space, seen, config))
+
+
+def _made_whole(make: Make, model: nn.Layer, space: SearchSpace, config: SubnetConfig, probe: Probe) -> Run:
+    return make(_whole(model, space, config, probe))
+
+
+def _whole(model: nn.Layer, space: SearchSpace, config: SubnetConfig, probe: Probe) -> Called:
+    """A whole sub-network with its inputs."""
+    call = {axis.name: config[axis.name] for axis in space.axes if axis.task == DEPTH and not axis.slots}
+    with active_sizes_kept(model):
+        activate(model, space, config)
+        weights = transformed_weights(model)
+    plain = make_plain(copy.deepcopy(model))
+    cut(plain, space, config, weights)
+    return Called(plain, probe.args, {**probe.kwargs, **call})
+
+
+def _levels(space: SearchSpace, block: Block) -> list[list[dict[str, int]]]:
+    """For each dimension of a block, the sizes of its axes at which it is measured, the smallest first."""
+    most = _MOST_APART if block.apart else _MOST_TOGETHER
+    found = []
+    for dimension in block.dimensions:
+        axes = [space[name] for name in dimension.axes]
+        count = min(most, max(len(axis.choices) for axis in axes))
+        shares = np.linspace(0, 1, count) if count > 1 else [1.0]
+        levels = [
+            {axis.name: axis.choices[round(float(share) * (len(axis.choices) - 1))] for axis in axes}
+            for share in shares
+        ]
+        found.append(list({dimension.size(level): level for level in levels}.values()))
+    return found
+
+
+def _configs(space: SearchSpace, block: Block) -> Iterator[SubnetConfig]:
+    """The configs at which a block is measured: one dimension after the other, or all their combinations."""
+    levels = _levels(space, block)
+    if block.apart:
+        middle = _middle(space, block)
+        yield middle
+        for dimension in levels:
+            for level in dimension:
+                yield SubnetConfig({**middle, **level})
+    else:
+        for combination in itertools.product(*levels):
+            sizes = dict(space.largest())
+            for level in combination:
+                sizes.update(level)
+            yield SubnetConfig(sizes)
+
+
+def _middle(space: SearchSpace, block: Block) -> SubnetConfig:
+    """The config with each dimension of a block in the middle.
+
+    The effects of two dimensions are added, and add up best around the middle: at full size a cache may be too small
+    for a block, which any cut mends, so that two cuts would count it twice.
+    """
+    sizes = dict(space.largest())
+    for levels in _levels(space, block):
+        sizes.update(levels[len(levels) // 2])
+    return SubnetConfig(sizes)
+
+
+def _times(space: SearchSpace, block: Block, measured: Mapping[tuple[str, tuple[int, ...]], float]) -> Times:
+    found = {block.sizes(config): measured[block.kind, block.sizes(config)] for config in _configs(space, block)}
+    middle = block.sizes(_middle(space, block))
+    levels = _levels(space, block)
+    grid = tuple(
+        tuple(sorted(dimension.size(level) for level in own))
+        for dimension, own in zip(block.dimensions, levels, strict=True)
+    )
+    if not block.apart:
+        return Times(grid, (tuple(found[sizes] for sizes in itertools.product(*grid)),), 0.0, apart=False)
+    rows = [
+        tuple(found[(*middle[:number], size, *middle[number + 1 :])] for size in sizes)
+        for number, sizes in enumerate(grid)
+    ]
+    return Times(grid, tuple(rows), found[middle], apart=True)

@@ -1,0 +1,1 @@
+"""Importance scores of heads, neurons and hidden channels, and reordering a model by them."""

@@ -1,0 +1,134 @@
+"""The hidden size as an axis: embeddings, residual stream, norms, pooler and what reads them, found by tracing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from paddle import nn
+
+from ofa_slim.base.probes import make_probe
+from ofa_slim.errors import ConfigError, ConvertError
+from ofa_slim.supernet.discover import Example, failure_of, run_in_full, traced_space
+from ofa_slim.supernet.families import Stack, find_stacks, layer_at, max_sizes
+from ofa_slim.supernet.families.base import joined
+from ofa_slim.supernet.space import HIDDEN, Axis, SearchSpace
+
+
+def stream_layers(model: nn.Layer) -> dict[str, nn.Layer]:
+    """The layers of known families that write into a residual stream, by path."""
+    return {path: layer_at(model, path) for stack in find_stacks(model) for path in _writers(stack)}
+
+
+def stream_choices(model: nn.Layer, sizes: Sequence[int]) -> dict[str, dict[str, tuple[int, ...]]]:
+    """The candidate configuration of each layer that writes into a residual stream.
+
+    Raises: ConvertError where the model has none, or a size is not between 1 and its own.
+    """
+    layers = stream_layers(model)
+    if not layers:
+        raise ConvertError(
+            f"hidden_size: this {type(model).__name__} holds no stack of blocks of a known family; the widths of other "
+            "models are elastic by expand_ratio"
+        )
+    for path, layer in layers.items():
+        full = (max_sizes(layer) or {}).get("out", 0)
+        for size in sizes:
+            if size > full:
+                raise ConvertError(f"hidden_size {size} is more than the {full} of {path!r}")
+    return {path: {"channel": tuple(sizes)} for path in layers}
+
+
+def asked_for_hidden(model: nn.Layer) -> bool:
+    """Whether converting gave a model choices of its hidden size."""
+    return any("channel" in getattr(layer, "candidate_config", {}) for layer in stream_layers(model).values())
+
+
+def with_hidden(model: nn.Layer, space: SearchSpace, example: Example | None, depth: Mapping[str, Any]) -> SearchSpace:
+    """The space with an axis for each hidden size, at its full size; stacks that meet in a sum share one.
+
+    Args:
+        model: the supernet, unwrapped, running in full.
+        space: its axes without that.
+        example: inputs to trace it with; None: random token ids.
+        depth: ``{"depth": full depth}`` for a model that takes it.
+
+    Raises: ConfigError where the hidden size cannot be elastic, with the reason; ConvertError where Paddle cannot trace
+        the model.
+    """
+    traced = traced_space(model, example or _token_ids(model, depth), depth)
+    streams: dict[str, tuple[Stack, Axis]] = {}
+    for stack in find_stacks(model):
+        axis = _hidden_axis(stack, traced)
+        streams.setdefault(axis.name, (stack, axis))
+    axes = []
+    for stack, axis in streams.values():
+        name = HIDDEN if len(streams) == 1 else f"{stack.name}.{HIDDEN}"
+        axes.append(_followed(replace(axis, name=name, task=HIDDEN, one_share=0), traced, space))
+    ours = {(slot.layer, slot.role) for axis in axes for slot in axis.slots}
+    fixed = [row for row in space.fixed if not any(layer == row.layer for layer, _ in ours)]
+    return space.replaced([*space.axes, *axes], fixed)
+
+
+def check_hidden(model: nn.Layer, space: SearchSpace, example: Example | None, depth: Mapping[str, Any]) -> None:
+    """Runs a model at its smallest hidden sizes; raises `ConfigError` where its forward fails there."""
+    axes = [axis for axis in space.axes if axis.task == HIDDEN]
+    try:
+        error = failure_of(model, space, axes, example or _token_ids(model, depth), depth)
+    finally:
+        run_in_full(model, space)
+    if error is not None:
+        raise ConfigError(f"hidden_size: the model's forward fails at {axes[0].choices[0]}: {error}")
+
+
+def _hidden_axis(stack: Stack, traced: SearchSpace) -> Axis:
+    writers = _writers(stack)
+    found = [axis for axis in traced.axes if any(slot.makes and slot.layer in writers for slot in axis.slots)]
+    if len(found) == 1 and not found[0].held:
+        return found[0]
+    reasons = {row.layer: row.reason for row in traced.fixed}
+    said = next((axis.held for axis in found if axis.held), None) or next(
+        (reasons[path] for path in writers if path in reasons), "its blocks have different ones"
+    )
+    raise ConfigError(f"hidden_size: that of {stack.path or 'the model'!r} cannot be elastic: {said}")
+
+
+def _followed(hidden: Axis, traced: SearchSpace, space: SearchSpace) -> Axis:
+    """The axis with what is as wide as it and made from it alone: a pooler, the layers of a head.
+
+    The trace tells these from the residual stream, which they are not added to.
+    """
+    families = {(slot.layer, slot.role) for axis in space.axes for slot in axis.slots}
+    left = [
+        axis
+        for axis in traced.axes
+        if axis.size == hidden.size
+        and not axis.held
+        and not {(slot.layer, slot.role) for slot in axis.slots} & families
+        and not any(slot in hidden.slots for slot in axis.slots)
+    ]
+    slots = list(hidden.slots)
+    while True:
+        taking = {slot.layer for slot in slots if slot.role == "in"}
+        joined_now = [axis for axis in left if all(slot.layer in taking for slot in axis.slots if slot.makes)]
+        if not joined_now:
+            return replace(hidden, slots=tuple(slots))
+        for axis in joined_now:
+            left.remove(axis)
+            slots.extend(axis.slots)
+
+
+def _writers(stack: Stack) -> list[str]:
+    return [joined(path, place) for path in stack.blocks for place, _ in stack.family.stream]
+
+
+def _token_ids(model: nn.Layer, depth: Mapping[str, Any]) -> Example:
+    try:
+        probe = make_probe(model, **depth)
+    except Exception as error:  # whatever the model's forward raises without the inputs that it needs
+        raise ConfigError(
+            "hidden_size: the model has to run once, and does not on token ids alone; give OFA(..., "
+            f"example_inputs=...) ({error})"
+        ) from error
+    return Example(tuple(probe.args), probe.kwargs)

@@ -1,7 +1,0 @@
-"""The teacher: which answers it remembers or keeps on disk, and how it computes them."""
-
-from ofa_slim.teacher.cache import CachedEngine, TeacherCache
-from ofa_slim.teacher.engines import ENGINES, Answer, engine_of
-from ofa_slim.teacher.memo import OwnTeacher, Teacher
-
-__all__ = ["ENGINES", "Answer", "CachedEngine", "OwnTeacher", "Teacher", "TeacherCache", "engine_of"]

@@ -1,0 +1,59 @@
+"""Which parameters have a gradient, and which.
+
+Paddle's `clear_grad` leaves gradients of zeros behind, and an optimizer steps on those: with its momentum and decay it
+moves also what a step left out. A parameter that was never reached has none and stays. To go on with the same bits the
+difference has to be kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import paddle
+
+from ofa_slim.errors import CheckpointError
+from ofa_slim.train.checkpoint.parts import Part, TensorsPart
+
+GRADIENTS = "paddle-gradients"  # the files' name
+
+
+def gradients(parts: Mapping[str, Part]) -> dict[str, Any]:
+    """The gradients of all layers and tensors: zeros by name, others, of a step not yet taken, as tensors.
+
+    Raises: CheckpointError for a sparse one.
+    """
+    found = {}
+    for name, part in _with_tensors(parts).items():
+        zeros, others = [], {}
+        for key, tensor in part.tensors.items():
+            gradient = tensor.grad
+            if gradient is None:
+                continue
+            if not gradient.is_dense():
+                raise CheckpointError(
+                    f"part {name!r}: the gradient of {key!r} is sparse; save behind clear_grad(set_to_zero=False)"
+                )
+            if bool(paddle.any(gradient != 0)):
+                others[key] = gradient
+            else:
+                zeros.append(key)
+        found[name] = {"zeros": zeros, "others": others}
+    return found
+
+
+def set_gradients(parts: Mapping[str, Part], saved: Mapping[str, Any]) -> None:
+    """Gives every parameter the gradient that it had, or none."""
+    for name, part in _with_tensors(parts).items():
+        zeros, others = set(saved[name]["zeros"]), saved[name]["others"]
+        for key, tensor in part.tensors.items():
+            if key in zeros:
+                tensor.grad = paddle.zeros_like(tensor)
+            elif key in others:
+                tensor.grad = others[key].to(tensor.place)
+            elif tensor.grad is not None:
+                tensor.clear_gradient(set_to_zero=False)
+
+
+def _with_tensors(parts: Mapping[str, Part]) -> dict[str, TensorsPart]:
+    return {name: part for name, part in parts.items() if isinstance(part, TensorsPart)}

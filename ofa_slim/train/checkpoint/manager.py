@@ -1,0 +1,293 @@
+"""`CheckpointManager`: saves a run so that it goes on with the same bits, whenever it dies."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ofa_slim.errors import CheckpointError
+from ofa_slim.train.checkpoint import codec, folders
+from ofa_slim.train.checkpoint.gradients import GRADIENTS, gradients, set_gradients
+from ofa_slim.train.checkpoint.manifest import (
+    Manifest,
+    UnsoundError,
+    differences,
+    read_manifest,
+    summed,
+    verify,
+    versions,
+    write_manifest,
+)
+from ofa_slim.train.checkpoint.optimizers import OptimizerPart
+from ofa_slim.train.checkpoint.part_kinds import parts_of
+from ofa_slim.train.checkpoint.parts import Part, StatefulPart
+from ofa_slim.train.checkpoint.randomness import RANDOM, paddle_state, random_problems, set_paddle_state
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that is there.
+
+    Attributes:
+        step: the step that it was saved behind.
+        score: the score of that step; None without one.
+        path: its folder; ``<part>.safetensors`` in it holds a layer's weights under the layer's keys.
+    """
+
+    step: int
+    score: float | None
+    path: Path
+
+
+class CheckpointManager:
+    """The checkpoints of one run in one directory, written by one process.
+
+    Parts are given by name, the same names on save and restore: `paddle.nn.Layer`, lists or dictionaries of tensors,
+    Paddle optimizers (whose parameters are in the parts too), LR schedulers, `paddle.amp.GradScaler`,
+    `numpy.random.Generator`, and anything with `state_dict` and `set_state_dict` (or `load_state_dict`) whose state is
+    made of tensors, arrays and JSON values. Paddle's random states and the gradients are saved with them. Not saved:
+    train or eval mode, buffers that are not persistable, and the global states of `random` and `numpy.random`.
+
+    Args:
+        directory: where to; made on the first save.
+        recipe: settings of the run that JSON can hold; checkpoints of other settings are refused.
+        keep: how many of the newest stay, at least 1; the one with the best score stays besides.
+        lower_is_better: whether the best score is the lowest.
+
+    Raises: CheckpointError for values that cannot mean anything.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        recipe: Mapping[str, Any] | None = None,
+        keep: int = 2,
+        lower_is_better: bool = False,
+    ) -> None:
+        if type(keep) is not int or keep < 1:
+            raise CheckpointError(f"keep is {keep!r}: a whole number of at least 1")
+        self.directory = Path(directory)
+        self.recipe = _recipe(recipe or {})
+        self.keep = keep
+        self.lower_is_better = lower_is_better
+        self._at: int | None = None  # the step that was saved or restored last
+
+    @property
+    def checkpoints(self) -> list[Checkpoint]:
+        """Those whose manifest is readable, the oldest first."""
+        return self._readable()[0]
+
+    @property
+    def latest(self) -> Checkpoint | None:
+        """The newest."""
+        return next(reversed(self.checkpoints), None)
+
+    @property
+    def best(self) -> Checkpoint | None:
+        """The one with the best score, the earliest among equals; None where none has a score (NaN is none)."""
+        return next(iter(self._by_score()), None)
+
+    def check_recipe(self) -> None:
+        """Compares the run's settings with those of the newest checkpoint.
+
+        Raises: CheckpointError that names the keys that differ, with both values.
+        """
+        for path in reversed(folders.found(self.directory).values()):
+            try:
+                manifest = read_manifest(path)
+            except UnsoundError:
+                continue
+            self._check(path, manifest)
+            return
+
+    def save(self, step: int, parts: Mapping[str, Any], score: float | None = None) -> Checkpoint:
+        """Saves the run behind a step. Only once all of it is on the disk are older checkpoints removed.
+
+        Behind a restore of an earlier checkpoint than the newest, the later ones are removed too: what the run does
+        now takes their place.
+
+        Args:
+            step: steps done, from 0; not below the step that was saved or restored last.
+            parts: what the run consists of, by name (as in an identifier).
+            score: how good the model is now, for `best`.
+
+        Raises: CheckpointError where the directory holds checkpoints of other settings or, without a restore, later
+            steps; for a part without an exact form; for what the file system refuses. Earlier checkpoints are
+            untouched then, and nothing half-written is left.
+        """
+        if type(step) is not int or step < 0:
+            raise CheckpointError(f"step is {step!r}: a whole number of at least 0")
+        if score is not None:
+            score = float(score)
+        self.check_recipe()
+        later = self._later(step)
+        made = parts_of(parts)
+        states = {name: codec.encode(part.state(), f"part {name!r}") for name, part in made.items()}
+        states[RANDOM] = codec.encode(paddle_state(), "Paddle's random state")
+        states[GRADIENTS] = codec.encode(gradients(made), "the gradients")
+        folders.make(self.directory)
+        folders.clean(self.directory)
+        with folders.placing(self.directory, step) as folder:
+            files = [file for name, state in states.items() for file in codec.write(folder, name, state)]
+            kinds = {name: part.kind for name, part in made.items()}
+            write_manifest(folder, Manifest(step, score, self.recipe, kinds, summed(files), versions()))
+        self._at = step
+        self._remove_old(later)
+        return Checkpoint(step, score, folders.found(self.directory)[step])
+
+    def restore(self, parts: Mapping[str, Any], partial: bool = False) -> int | None:
+        """Puts the newest sound checkpoint into the parts, in place.
+
+        One that is damaged is named in a warning and the one before is taken. Everything is checked before anything
+        is changed. Gradients become what they were.
+
+        Args:
+            parts: as given to `save`.
+            partial: whether to take the given parts alone, and leave gradients and Paddle's random states alone.
+
+        Returns: the checkpoint's step; None where there is no checkpoint.
+
+        Raises: CheckpointError where no checkpoint is sound; where settings, parts, keys, shapes or types differ,
+            each named.
+        """
+        found = folders.found(self.directory)
+        return self._restore(list(reversed(found.values())), parts, partial, [])
+
+    def restore_best(self, parts: Mapping[str, Any], partial: bool = False) -> int | None:
+        """As `restore`, with the best score in place of the newest; None where none has a score."""
+        return self._restore([one.path for one in self._by_score()], parts, partial, self._readable()[1])
+
+    def _restore(self, paths: list[Path], parts: Mapping[str, Any], partial: bool, damaged: list[str]) -> int | None:
+        made = parts_of(parts)
+        for path in paths:
+            try:
+                manifest = read_manifest(path)
+                self._check(path, manifest)
+                verify(path, manifest)
+            except UnsoundError as error:
+                damaged.append(str(error))
+                continue
+            for message in damaged:
+                logger.warning("a damaged checkpoint is passed over: %s", message)
+            self._load(path, manifest, made, partial)
+            if not partial:
+                self._at = manifest.step
+            return manifest.step
+        if damaged:
+            raise CheckpointError(f"no checkpoint in {self.directory} is sound: {'; '.join(damaged)}")
+        return None
+
+    def _load(self, path: Path, manifest: Manifest, parts: Mapping[str, Part], partial: bool) -> None:
+        """All or nothing: checks everything, then what may fail, with a way back, then what cannot."""
+        wrong = [f"part {name!r} is not in the checkpoint" for name in parts if name not in manifest.parts]
+        if not partial:
+            wrong += [
+                f"part {name!r} is in the checkpoint but not given" for name in manifest.parts if name not in parts
+            ]
+        for name, part in parts.items():
+            if manifest.parts.get(name, part.kind) != part.kind:
+                wrong.append(f"part {name!r} is a {manifest.parts[name]} in the checkpoint and a {part.kind} here")
+        _refuse(path, wrong)
+        saved = {name: codec.decode(codec.read(path, name)) for name in parts}
+        built_in = {} if partial else {name: codec.decode(codec.read(path, name)) for name in (RANDOM, GRADIENTS)}
+        wrong = [f"part {name!r}: {text}" for name, part in parts.items() for text in part.problems(saved[name])]
+        _refuse(path, wrong + random_problems(built_in.get(RANDOM, {})))
+
+        strangers = {name: part for name, part in parts.items() if isinstance(part, StatefulPart)}
+        # Through the codec, so that what is put back is not what the owner goes on changing.
+        before = {name: codec.copied(part.state(), name) for name, part in strangers.items()}
+        try:
+            for name, part in strangers.items():
+                part.load(saved[name])
+            for name, part in parts.items():
+                if isinstance(part, OptimizerPart):
+                    part.prepare(saved[name])
+        except Exception as error:
+            for name, part in strangers.items():
+                part.load(before[name])
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(f"{path} could not be restored, nothing was changed: {error}") from error
+        for name, part in parts.items():
+            if name not in strangers:
+                part.load(saved[name])
+        if not partial:
+            set_gradients(parts, built_in[GRADIENTS])
+            set_paddle_state(built_in[RANDOM])
+
+    def _check(self, path: Path, manifest: Manifest) -> None:
+        changed = differences(manifest.recipe, self.recipe)
+        if changed:
+            raise CheckpointError(
+                f"{path} was saved by a run with other settings: {', '.join(changed)}. Use another directory, or the "
+                "same settings"
+            )
+
+    def _later(self, step: int) -> list[int]:
+        """Steps that a save behind a restore of an earlier one makes void."""
+        steps = list(folders.found(self.directory))
+        if self._at is None:
+            if steps and steps[-1] >= step:
+                raise CheckpointError(
+                    f"{self.directory} holds step {steps[-1]} already, and step {step} is not behind it: restore "
+                    "first, or use another directory"
+                )
+            return []
+        if step < self._at:
+            raise CheckpointError(f"step {step} is before step {self._at}, which was saved or restored last")
+        return [number for number in steps if number > self._at and number != step]
+
+    def _readable(self) -> tuple[list[Checkpoint], list[str]]:
+        """The checkpoints with a sound manifest, and what is wrong with the others."""
+        sound, damaged = [], []
+        for path in folders.found(self.directory).values():
+            try:
+                manifest = read_manifest(path)
+                sound.append(Checkpoint(manifest.step, manifest.score, path))
+            except UnsoundError as error:
+                damaged.append(str(error))
+        return sound, damaged
+
+    def _by_score(self) -> list[Checkpoint]:
+        scored = [one for one in self.checkpoints if one.score is not None and not math.isnan(one.score)]
+        return sorted(scored, key=lambda one: (one.score or 0.0) * (1 if self.lower_is_better else -1))
+
+    def _remove_old(self, later: list[int]) -> None:
+        found = folders.found(self.directory)
+        kept = [step for step in found if step not in later][-self.keep :]
+        best = next((one.step for one in self._by_score() if one.step not in later), None)
+        for step, path in found.items():
+            if step in kept or step == best:
+                continue
+            try:
+                folders.remove(path)
+            except CheckpointError as error:
+                # The new one is in place, so the run goes on; the next save tries again.
+                logger.warning("%s", error)
+
+
+def _recipe(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings as they come back from JSON: tuples as lists."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+    recipe: dict[str, Any] = plain(given)
+    encoded = codec.encode(recipe, "the recipe")
+    if encoded.tensors or encoded.arrays:
+        raise CheckpointError(f"the recipe's {next(iter({**encoded.tensors, **encoded.arrays}))!r} is not plain JSON")
+    return recipe
+
+
+def _refuse(path: Path, problems: list[str]) -> None:
+    if problems:
+        raise CheckpointError(f"{path} does not fit the run, and nothing was changed: {'; '.join(problems)}")

@@ -1,0 +1,137 @@
+"""The manifest of a checkpoint: what belongs to it, and how to tell whether it is all there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import safetensors
+
+from ofa_slim.base.version import __version__
+from ofa_slim.train.checkpoint.codec import Encoded, decode, encode, render
+
+MANIFEST = "manifest.json"
+_FORMAT = 1
+
+
+class UnsoundError(Exception):
+    """A checkpoint that is not as it was written; the message names the file."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint says of itself.
+
+    Attributes:
+        step: the step that it was saved behind.
+        score: the score of that step, None without one.
+        recipe: settings of the run.
+        parts: what each part is.
+        files: size in bytes and SHA-256 of every file, by name.
+        versions: of what wrote it.
+    """
+
+    step: int
+    score: float | None
+    recipe: dict[str, Any]
+    parts: dict[str, str]
+    files: dict[str, dict[str, Any]]
+    versions: dict[str, str]
+
+
+def versions() -> dict[str, str]:
+    """The versions of what a checkpoint depends on."""
+    return {
+        "ofa_slim": __version__,
+        "paddle": paddle.version.full_version,
+        "numpy": np.__version__,
+        "safetensors": safetensors.__version__,
+    }
+
+
+def summed(files: Iterable[Path]) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of files by name."""
+    return {file.name: {"size": file.stat().st_size, "sha256": _sha256(file)} for file in files}
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Writes ``manifest.json``, which also holds its own checksum."""
+    (folder / MANIFEST).write_text(_sealed(encode({"format": _FORMAT, **asdict(manifest)}, MANIFEST).content), "utf-8")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a checkpoint.
+
+    Raises: UnsoundError where it is not there, altered, or of another format.
+    """
+    file = folder / MANIFEST
+    try:
+        text = file.read_bytes().decode("utf-8")
+        content = json.loads(text)
+        content.pop("sha256")
+    except OSError as error:
+        raise UnsoundError(f"{file}: {error.strerror}") from error
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise UnsoundError(f"{file}: not a manifest ({error})") from error
+    # Byte for byte, so that no change goes unseen.
+    if text != _sealed(content):
+        raise UnsoundError(f"{file}: altered, its checksum does not match")
+    known: dict[str, Any] = decode(Encoded(content))
+    number = known.pop("format", None)
+    if number != _FORMAT:
+        raise UnsoundError(f"{file}: format {number}, this version reads {_FORMAT}")
+    return Manifest(**known)
+
+
+def verify(folder: Path, manifest: Manifest) -> None:
+    """Reads every file of a checkpoint once.
+
+    Raises: UnsoundError for the first that is missing, truncated or altered.
+    """
+    for name, known in manifest.files.items():
+        file = folder / name
+        try:
+            size = file.stat().st_size
+            if size != known["size"]:
+                raise UnsoundError(f"{file}: {size} bytes, {known['size']} were written")
+            if _sha256(file) != known["sha256"]:
+                raise UnsoundError(f"{file}: altered, its checksum does not match")
+        except OSError as error:
+            raise UnsoundError(f"{file}: {error.strerror}") from error
+
+
+def differences(there: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """One text for each key in which two recipes differ; keys of nested ones are joined by dots."""
+    found = []
+    for key in dict.fromkeys([*there, *now]):
+        name = f"{prefix}{key}"
+        if key not in there or key not in now:
+            found.append(f"{name} (only there: {there[key]!r})" if key in there else f"{name} (only now: {now[key]!r})")
+            continue
+        old, new = there[key], now[key]
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += differences(old, new, f"{name}.")
+        # By their texts, as NaN is not equal to itself, and 1, 1.0 and True are.
+        elif repr(old) != repr(new):
+            found.append(f"{name} ({old!r} there, {new!r} now)")
+    return found
+
+
+def _sealed(content: dict[str, Any]) -> str:
+    """The text of a manifest, with the checksum of the text without it."""
+    digest = hashlib.sha256(render(content).encode("utf-8")).hexdigest()
+    return render({**content, "sha256": digest})
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

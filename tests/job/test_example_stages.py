@@ -1,0 +1,79 @@
+"""The example from a folder of text to the report, with a BERT of a few thousand weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from example_runs import run
+from models import batch, difference
+from ofa_slim import load_subnet
+
+STAGES = ("finetune", "importance", "reorder", "train", "evaluate", "export", "rescore", "search", "formats")
+
+
+def test_all_stages_leave_their_output_and_are_skipped_the_next_time(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(recipe) == 0
+    out = recipe.parent / "out"
+    table = capsys.readouterr().out
+    assert all((out / stage / "stage.json").is_file() for stage in STAGES)
+    assert (out / "accuracy_vs_latency.png").read_bytes().startswith(b"\x89PNG")
+    text = (out / "report.md").read_text(encoding="utf-8")
+    assert all(line in text for line in table.splitlines() if line.startswith("|"))
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert [(row["width"], row["depth_mult"]) for row in report["subnets"]] == [
+        (1.0, 1.0), (0.5, 1.0), (1.0, 0.67), (0.5, 0.67)
+    ]  # fmt: skip
+    assert [row["layers"] for row in report["subnets"]] == [3, 3, 2, 2]
+    for row in report["subnets"]:
+        assert row["scores"] == row["scores_in_supernet"]
+        exported = load_subnet(out / "export" / f"width-{row['width']:g}-depth-{row['depth_mult']:g}" / "model")
+        assert row["parameters"] == sum(parameter.size for parameter in exported.parameters())
+    assert any((out / "vdl").iterdir())
+    assert "fine-tuned" in (out / "run.log").read_text(encoding="utf-8")
+
+    marks = {stage: (out / stage / "stage.json").stat().st_mtime_ns for stage in STAGES}
+    assert run(recipe) == 0
+    assert {stage: (out / stage / "stage.json").stat().st_mtime_ns for stage in STAGES} == marks
+    assert capsys.readouterr().err.count("skipped, its output is in") == len(STAGES)
+
+    # Other settings do not pass for the ones that made a stage, and nothing is lost by asking.
+    assert run(recipe, "--epochs", "3") == 1
+    assert "epochs (2 there, 3 now)" in capsys.readouterr().err
+    assert run(recipe, "--widths", "1.0", "--stages", "evaluate") == 1
+    assert {stage: (out / stage / "stage.json").stat().st_mtime_ns for stage in STAGES} == marks
+
+    # One stage alone, made anew; what was made from the one before is not mixed with it.
+    assert run(recipe, "--stages", "train", "--overwrite") == 0
+    assert not (out / "evaluate").exists()
+    assert (out / "reorder" / "stage.json").stat().st_mtime_ns == marks["reorder"]
+
+
+def test_a_stage_alone_says_what_it_needs(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(recipe, "--stages", "export") == 1
+    assert "export needs the output of finetune" in capsys.readouterr().err
+
+
+def test_a_fine_tuned_model_is_taken_as_it_is(recipe: Path) -> None:
+    folder = recipe.parent / "model"
+    assert run(recipe, "--finetuned_dir", str(folder), "--stages", "finetune,importance,reorder") == 0
+    from ofa_slim.integrations.paddlenlp import load_sequence_classifier
+
+    given, kept, reordered = (
+        load_sequence_classifier(path, 2, need_head=True)[0]
+        for path in (folder, recipe.parent / "out" / "finetune", recipe.parent / "out" / "reorder")
+    )
+    inputs = [tensor % 11 for tensor in batch()]
+    assert difference(kept(*inputs), given(*inputs)) == 0
+    assert difference(reordered(*inputs), given(*inputs)) < 1e-5
+    assert difference(reordered.bert.encoder.layers[0].linear1.weight, given.bert.encoder.layers[0].linear1.weight) > 0
+
+
+def test_a_failing_stage_leaves_no_half_written_folder(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(recipe, "--finetuned_dir", str(recipe.parent / "nowhere"), "--stages", "finetune") == 1
+    assert "nowhere: no such directory" in capsys.readouterr().err
+    assert [path.name for path in (recipe.parent / "out").iterdir()] == ["run.log"]

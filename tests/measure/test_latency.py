@@ -1,0 +1,262 @@
+"""Latency tables: blocks, grids, the rule of measuring, what they hold for. No test depends on how fast anything is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import pytest
+from paddle.vision import models as vision
+
+from families import FAMILIES
+from models import bert, encoder, ofa_of
+from ofa_slim import OFA, Convert, RunConfig, supernet
+from ofa_slim.errors import LatencyError
+from ofa_slim.measure import LatencyTable, measure_latency, programs
+from ofa_slim.measure.blocks import find_blocks, program_of
+from ofa_slim.measure.latency_table import Times
+from ofa_slim.measure.programs import Called
+from ofa_slim.measure.table_builder import probe_of
+from ofa_slim.measure.timing import Rule, in_turns, ratio, steady
+
+SHAPES = [[1, 8], [1, 8]]
+
+
+class Machine:
+    """A clock that runs as programs say, and an engine whose programs take time by their weights."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def clock(self) -> float:
+        return self.now
+
+    def make(self, called: Called) -> Callable[[], None]:
+        called.layer(called.tensors)  # it has to run
+        weights = [parameter for parameter in called.layer.parameters() if parameter.ndim > 1]
+        seconds = 1e-5 + 1e-6 * sum(int(weight.size) for weight in weights)
+
+        def run() -> None:
+            self.now += seconds
+
+        return run
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    machine = Machine()
+    monkeypatch.setitem(programs.ENGINES, "counted", machine.make)
+    monkeypatch.setattr("ofa_slim.measure.timing.time.perf_counter", machine.clock)
+    monkeypatch.setattr(in_turns, "__defaults__", (machine.clock,))
+    return machine
+
+
+def encoder_of(layers: int = 3) -> OFA:
+    return ofa_of(bert(layers=layers), ratios=[1.0, 0.75, 0.5, 0.25], run_config=RunConfig(elastic_depth=[2, 3]))
+
+
+def built(ofa: OFA, shapes: Any = SHAPES, **more: Any) -> LatencyTable:
+    return LatencyTable.build(ofa, input_shapes=shapes, engine="counted", progress=False, **more)
+
+
+def test_where_time_is_the_sum_of_the_weights_every_prediction_is_right(machine: Machine) -> None:
+    ofa = encoder_of()
+    table, rng = built(ofa), np.random.default_rng(0)
+    assert len(table.times) == 1, "blocks of the same structure share their measurements"
+    for config in [ofa.search_space.sample(rng) for _ in range(5)]:
+        plain = ofa.export(config=config)
+        weights = sum(int(parameter.size) for parameter in plain.parameters() if parameter.ndim > 1)
+        assert table.predict(config) == pytest.approx(1e3 * (1e-5 + 1e-6 * weights), rel=1e-6)
+
+
+def test_a_convolutional_network_is_predicted_from_its_layers(machine: Machine) -> None:
+    shape = [1, 3, 32, 32]
+    model = Convert(supernet(kernel_size=(3, 5), expand_ratio=[0.25, 0.5, 1.0])).convert(
+        vision.mobilenet_v1(scale=0.25)
+    )
+    ofa = OFA(model, example_inputs=paddle.rand(shape))
+    table, rng = built(ofa, shape), np.random.default_rng(0)
+    for config in [ofa.search_space.largest(), *(ofa.search_space.sample(rng) for _ in range(3))]:
+        plain = ofa.export(config=config, input_shapes=shape)
+        weights = sum(int(parameter.size) for parameter in plain.parameters() if parameter.ndim > 1)
+        assert table.predict(config) == pytest.approx(1e3 * (1e-5 + 1e-6 * weights), rel=0.01)
+
+
+def test_a_block_alone_computes_what_it_does_in_the_model() -> None:
+    ofa = ofa_of(bert(layers=1), ratios=[1.0, 0.5])
+    model, space = ofa.model, ofa.search_space
+    probe = probe_of(ofa, SHAPES, None)
+    (seen,) = find_blocks(model, space, probe)
+    config = space.complete({"encoder.0.heads": 2, "encoder.0.ffn": 6})
+    called = program_of(model, space, seen, config)
+    called.layer.eval()
+    with ofa.subnet(config), paddle.no_grad():
+        expected = seen.args[0]
+        for _ in range(4):
+            expected = model.bert.encoder.layers[0](expected, *seen.args[1:], **seen.kwargs)
+    assert float((called.layer(called.tensors) - expected).abs().max()) < 1e-5
+
+
+def test_finding_blocks_leaves_the_model_as_it_was() -> None:
+    ofa = encoder_of()
+    half = ofa.search_space.uniform(0.5)
+    with ofa.subnet(half):
+        before = ofa(paddle.ones([1, 4], "int64")).numpy()
+        find_blocks(ofa.model, ofa.search_space, probe_of(ofa, SHAPES, None))
+        assert np.array_equal(ofa(paddle.ones([1, 4], "int64")).numpy(), before)
+    assert all("forward" not in vars(layer) for layer in ofa.model.sublayers())
+
+
+def test_a_table_is_the_same_when_read_back(machine: Machine, tmp_path: Path) -> None:
+    ofa = encoder_of()
+    table = built(ofa)
+    table.save(tmp_path / "table.json")
+    again = LatencyTable.load(tmp_path / "table.json")
+    again.check(ofa, SHAPES)
+    assert again.key == table.key
+    config = ofa.search_space.complete({"encoder.0.heads": 3, "encoder.2.ffn": 17, "encoder.depth": 2})
+    assert again.predict(config) == table.predict(config)
+    assert [file.name for file in tmp_path.iterdir()] == ["table.json"]
+
+
+@pytest.mark.parametrize("name", ["device", "threads", "version", "model", "inputs"])
+def test_a_table_of_anything_else_is_refused_with_the_reason(machine: Machine, name: str) -> None:
+    ofa = encoder_of()
+    table = built(ofa)
+    table.about = replace(table.about, **{name: 7 if name == "threads" else "another"})
+    with pytest.raises(LatencyError, match=f"another {name}.*(7|another).* here"):
+        table.check(ofa, SHAPES)
+
+
+def test_a_table_holds_for_one_model_and_one_shape(machine: Machine) -> None:
+    ofa = encoder_of()
+    table = built(ofa)
+    with pytest.raises(LatencyError, match=r"another inputs.*\[1, 8\].*\[2, 8\]"):
+        table.check(ofa, [[2, 8], [2, 8]])
+    with pytest.raises(LatencyError, match="another model"):
+        table.check(encoder_of(layers=4), SHAPES)
+
+
+@pytest.mark.parametrize("text", ["", "no JSON", "[]", '{"format": 1}', '{"format": 2}'])
+def test_a_file_that_is_no_table_is_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "table.json"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(LatencyError, match="latency table"):
+        LatencyTable.load(file)
+    with pytest.raises(LatencyError, match="cannot read"):
+        LatencyTable.load(tmp_path / "none.json")
+
+
+def test_a_damaged_table_is_refused(machine: Machine, tmp_path: Path) -> None:
+    file = tmp_path / "table.json"
+    built(encoder_of()).save(file)
+    content = json.loads(file.read_text(encoding="utf-8"))
+    for key in ("kinds", "blocks", "about", "fixed_ms"):
+        file.write_text(json.dumps({**content, key: [{"odd": 1}]}), encoding="utf-8")
+        with pytest.raises(LatencyError, match="no sound latency table"):
+            LatencyTable.load(file)
+
+
+def test_an_engine_that_is_not_there_is_named() -> None:
+    with pytest.raises(LatencyError, match="engine 'tensorrt' is not one of inference"):
+        LatencyTable.build(encoder_of(), engine="tensorrt")
+
+
+def test_blocks_that_share_an_axis_are_predicted(machine: Machine) -> None:
+    model = Convert(supernet(expand_ratio=[0.5, 1.0])).convert(encoder())
+    ofa = OFA(model, RunConfig(same_search_space=[["layers.0.linear1", "layers.1.linear1"]]))
+    table = built(ofa, [1, 4, 16], input_dtypes="float32")
+    for size in (12, 24):
+        config = ofa.search_space.complete({"encoder.0.ffn": size})
+        plain = ofa.export(config=config, input_shapes=[1, 4, 16], input_dtypes="float32")
+        weights = sum(int(parameter.size) for parameter in plain.parameters() if parameter.ndim > 1)
+        assert table.predict(config) == pytest.approx(1e3 * (1e-5 + 1e-6 * weights), rel=1e-6)
+
+
+def test_blocks_that_are_fed_what_their_axis_cuts_are_predicted(machine: Machine) -> None:
+    """An MPNet's biases for places have a column per head, and go into each block."""
+    ofa = OFA(Convert(supernet(expand_ratio=[0.5, 1.0])).convert(FAMILIES["mpnet"]()))
+    table, rng = built(ofa, [1, 6]), np.random.default_rng(0)
+    for config in [ofa.search_space.sample(rng) for _ in range(4)]:
+        plain = ofa.export(config=config, input_shapes=[1, 6])
+        weights = sum(int(parameter.size) for parameter in plain.parameters() if parameter.ndim > 1)
+        # The table of the biases is no block: its columns are part of the fixed time.
+        assert table.predict(config) == pytest.approx(1e3 * (1e-5 + 1e-6 * weights), rel=0.03)
+
+
+def test_a_block_that_is_called_again_and_again_takes_time_by_its_calls(machine: Machine) -> None:
+    ofa = OFA(Convert(supernet(expand_ratio=[0.5, 1.0])).convert(FAMILIES["albert"]()))
+    table = built(ofa, [1, 6])
+    assert len(table.blocks) == 1
+    times = [table.blocks_ms(ofa.search_space.complete({"encoder.depth": depth})) for depth in (1, 2, 3)]
+    assert times == pytest.approx([times[0], 2 * times[0], 3 * times[0]])
+
+
+def test_between_measured_sizes_times_are_on_the_line() -> None:
+    apart = Times(((2, 4), (10, 30)), ((1.0, 3.0), (2.0, 6.0)), base=3.0, apart=True)
+    assert apart((3, 20)) == pytest.approx(2.0 + 4.0 - 3.0)
+    together = Times(((2, 4), (10, 30)), ((1.0, 2.0, 3.0, 8.0),), base=0.0, apart=False)
+    assert together((3, 20)) == pytest.approx((1.0 + 2.0 + 3.0 + 8.0) / 4)
+    assert together((4, 30)) == 8.0
+    assert Times(((5,),), ((7.0,),), base=0.0, apart=False)((5,)) == 7.0
+
+
+def test_programs_take_turns_until_their_medians_are_steady() -> None:
+    now, order = [0.0], []
+
+    def program(name: str, seconds: Callable[[int], float]) -> Callable[[], None]:
+        def run() -> None:
+            order.append(name)
+            now[0] += seconds(order.count(name))
+
+        return run
+
+    rule = Rule(warm_up=2, least=10, most=100, spread=0.01, seconds=1e9)
+    found = in_turns(
+        {
+            "even": program("even", lambda run: 2.0),
+            "late": program("late", lambda run: 9.0 if run < 31 and run % 2 else 1.0),
+        },
+        rule,
+        lambda: now[0],
+    )
+    assert len(found["even"]) == len(found["late"]) > 20, "an unsteady program is measured for longer"
+    assert all({one, other} == {"even", "late"} for one, other in zip(order[::2], order[1::2], strict=True))
+    assert ratio(found["late"], found["even"]) == 0.5
+    assert np.all(found["even"] == 2.0)
+
+
+def test_measuring_ends_after_its_time() -> None:
+    now = [0.0]
+    jumps = np.random.default_rng(0)
+
+    def run() -> None:
+        now[0] += 1.0 + jumps.random()
+
+    found = in_turns({"odd": run}, Rule(warm_up=0, least=10, most=500, spread=0.0, seconds=40.0), lambda: now[0])
+    assert len(found["odd"]) == 30
+    assert not steady([1.0, 2.0] * 5, 0.1)
+
+
+@pytest.mark.parametrize("engine", ["inference", "onnx"])
+def test_exported_models_are_timed_by_the_engine(engine: str) -> None:
+    if engine == "onnx":
+        pytest.importorskip("onnxruntime")
+    ofa = ofa_of(bert(layers=1), ratios=[1.0, 0.5])
+    models = {
+        "large": ofa.export(config=ofa.search_space.largest()),
+        "small": ofa.export(config=ofa.search_space.smallest()),
+    }
+    found = measure_latency(models, SHAPES, engine=engine, rule=Rule(warm_up=1, least=10, most=10))
+    assert set(found) == {"large", "small"}
+    assert all(0 < latency.median <= latency.p95 for latency in found.values())
+    rule = Rule(warm_up=1, least=10, most=10)
+    table = LatencyTable.build(ofa, input_shapes=SHAPES, engine=engine, progress=False, rule=rule)
+    assert table.predict(ofa.search_space.largest()) > 0
+    assert ("ONNX Runtime" in table.about.version) == (engine == "onnx")
+    table.check(ofa, SHAPES)

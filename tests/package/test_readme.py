@@ -1,0 +1,82 @@
+"""The README's code runs as it stands."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models import batch, bert, difference, labels
+from ofa_slim import load_subnet
+from trainer_runs import collate, ernie, rows
+
+DOCS = Path(__file__).parents[2] / "docs"
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+
+
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+SCRIPT, LOOP, BRIDGE, TRAINER, CONFIGS, SEARCH, PROCESSES, OTHER, NARROW, FORMATS, _ = BLOCKS
+
+
+def test_the_training_script_and_the_configs_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert len([line for line in SCRIPT.splitlines() if line]) <= 30
+    loader = [(*batch(seed=seed), labels(seed=seed)) for seed in range(2)]
+    names = {"model": bert(layers=4, heads=12, head_dim=2, ffn=1000), "loader": loader}
+    exec(SCRIPT, names)
+    inputs = batch()
+    small = names["small"]
+    small.eval()
+    assert difference(load_subnet("small")(*inputs), small(*inputs)) == 0
+    assert {path.name for path in Path("small-inference").iterdir()} == {"model.json", "model.pdiparams"}
+    assert small.bert.encoder.layers[0].linear1.weight.shape[1] == 500
+    exec(LOOP, names)
+    exec(CONFIGS, {**names, "input_ids": inputs[0]})
+    exec(SEARCH, names)
+    assert names["result"].best.costs["params_ratio"] <= 0.8
+    assert Path("search/report.md").is_file()
+    pytest.importorskip("onnxruntime")
+    exec(FORMATS, names)
+    assert names["record"]["formats"]["onnx"]["difference"] < 1e-4
+    exec(PROCESSES, names)
+    exec(OTHER, names)
+    assert names["small"].fc.weight.shape == [256, 1000]
+    names["classifier"] = bert(layers=1, heads=12, head_dim=64)
+    exec(NARROW, names)
+    assert names["small"].classifier.weight.shape == [576, 3]
+
+
+def test_the_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = {"train": rows("token"), "dev": rows("token", 8, seed=1), "pad": collate}
+    names: dict[str, Any] = {"model": ernie("token"), **data}
+    exec(TRAINER, names)
+    assert names["small"].ernie.encoder.layers[0].linear1.weight.shape[1] == 12
+
+
+def test_the_bridge_is_one_import() -> None:
+    """In a process of its own, which it changes."""
+    code = f"{BRIDGE}\nfrom paddleslim.nas.ofa import OFA\nprint(OFA.__module__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=DOCS.parent)
+    assert done.stdout.startswith("ofa_slim."), done.stderr
+
+
+def test_the_readme_opens_with_the_two_commands() -> None:
+    assert re.match(r"# ofa_slim\n\n```bash\nmake demo .*\nmake test .*\n```", README)
+
+
+def test_the_tutorial_on_families_runs(tmp_path: Path) -> None:
+    """In a process of its own: it adds to the tables."""
+    page = (DOCS / "a-family-of-your-own.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    assert len(blocks) == 4
+    script = tmp_path / "tutorial.py"
+    script.write_text("\n".join(blocks), encoding="utf-8")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False, cwd=DOCS.parent)
+    assert done.returncode == 0, done.stderr
+    assert "tower.0.heads (width, full size 4): 2, 4" in done.stdout
+    assert "tower.depth" in done.stdout
