@@ -17,10 +17,10 @@ from paddle import nn
 
 from sst2 import ROOT, add_options, missing, prepare, scores  # isort: skip
 from ofa_slim import factorise_embeddings
-from ofa_slim.train.batches import token_counts, tokenise
-from ofa_slim.job.glue import TASKS
 from ofa_slim.export.factorise import largest_rank
 from ofa_slim.integrations.paddlenlp import load_sequence_classifier
+from ofa_slim.job.glue import TASKS
+from ofa_slim.train.batches import token_counts, tokenise
 
 TITLES = (
     "rank", "tokens count", "parameters", "error", "cosine", "error in reviews", "cosine in reviews", "dev", "held out",

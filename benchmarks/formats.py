@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from ofa_slim import SubnetConfig, dynabert_config
+from ofa_slim.export.formats import Opened, time_models, write_formats
 from ofa_slim.job import latency
 from ofa_slim.train.batches import Batches, Examples, arrays
-from ofa_slim.export.formats import Opened, time_models, write_formats
 from search import KINDS
 from sst2 import MAX_LENGTH, TASK, add_options, missing, prepare, trained_supernet
 

@@ -26,9 +26,9 @@ from paddle import nn
 
 from sst2 import Supernet, add_options, missing, prepare, trained_supernet  # isort: skip
 from ofa_slim import OFA
-from ofa_slim.train.batches import Batches, Examples
 from ofa_slim.measure import LatencyTable
 from ofa_slim.search import SearchConfig, SearchResult, stratified
+from ofa_slim.train.batches import Batches, Examples
 from ofa_slim.train.strategies import Sandwich, Uniform
 
 WIDTHS = (1.0, 0.75, 0.5, 0.25)

@@ -22,13 +22,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples"))
 
 from ofa_slim import OFA, SearchSpace, dynabert_config, load_subnet, save_subnet  # noqa: E402
-from ofa_slim.train.batches import Batches, Examples, tokenise  # noqa: E402
-from ofa_slim.job.stage_folders import check_mark, new_folder  # noqa: E402
-from ofa_slim.train.loop import Schedule  # noqa: E402
-from ofa_slim.job.glue import TASKS, Rows  # noqa: E402
-from ofa_slim.train.builders import Strategy, build_supernet, evaluate, finetune, importance, train_supernet  # noqa: E402
 from ofa_slim.importance import reorder_neuron_head  # noqa: E402
 from ofa_slim.integrations.paddlenlp import load_sequence_classifier  # noqa: E402
+from ofa_slim.job.glue import TASKS, Rows  # noqa: E402
+from ofa_slim.job.stage_folders import check_mark, new_folder  # noqa: E402
+from ofa_slim.train.batches import Batches, Examples, tokenise  # noqa: E402
+from ofa_slim.train.builders import Strategy, build_supernet, evaluate, finetune, importance, train_supernet  # noqa: E402
+from ofa_slim.train.loop import Schedule  # noqa: E402
 
 TRAIN, JUDGE = 8_000, 4_000
 MAX_LENGTH, BATCH = 48, 32

@@ -30,8 +30,8 @@ from paddle import nn
 from sst2 import BATCH, TASK, add_options, missing, prepare, reordered, scores, width_scores  # isort: skip
 from minilm import MAPPABLE
 from ofa_slim.train.batches import Examples
-from ofa_slim.train.loop import Around, Schedule
 from ofa_slim.train.builders import build_supernet, train_supernet
+from ofa_slim.train.loop import RuntimeOptions, Schedule
 from ofa_slim.train.strategies import Uniform
 from paddleslim_env import Worker, paddleslim_worker
 
@@ -170,7 +170,7 @@ def train_seed(
 
     untrained = changes(["dev"])["dev"]
     stopwatch = Stopwatch(score, EVERY, GOALS)
-    around = Around(after_step=stopwatch.after_step)
+    around = RuntimeOptions(after_step=stopwatch.after_step)
     schedule = Schedule(options.epochs, BATCH, options.learning_rate)
     train_supernet(ofa, train, TASK, schedule, rng, Uniform(ofa.search_space, widths), options.lambda_logit, around)
     found = {

@@ -23,8 +23,8 @@ from paddle import nn
 from paddle.vision import models
 
 from ofa_slim import OFA, Convert, SearchSpace, SubnetConfig, supernet
-from ofa_slim.measure.cost import CostModel, measured_cost
 from ofa_slim.base.probes import make_probe
+from ofa_slim.measure.cost import CostModel, measured_cost
 
 WIDTHS, KERNELS = [0.25, 0.5, 1.0], (3, 5, 7)
 TOLERANCE = 1e-4

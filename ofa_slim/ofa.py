@@ -23,7 +23,7 @@ from ofa_slim.export.cut import export_arguments, export_subnet
 from ofa_slim.export.recalibration import recalibrate
 from ofa_slim.supernet.discover import Example, example_of, needs_trace
 from ofa_slim.supernet.layers.affine import whole_backward
-from ofa_slim.supernet.published import Dictionaries, LayerDict, LayerNames
+from ofa_slim.supernet.published import LayerDict, LayerDictCodec, LayerNames
 from ofa_slim.supernet.run_config import RunConfig, build_space, possible_tasks
 from ofa_slim.supernet.space import DEPTH, KERNEL, Axis, SearchSpace, SubnetConfig
 from ofa_slim.tokens import Entry, decoded, entries_of_space, numbered
@@ -93,7 +93,7 @@ class OFA(nn.Layer):
         self._passes_depth = DEPTH in inspect.signature(inner.forward).parameters
         self._elastic_order = elastic_order
         self._known: _Known | None = None
-        self._asked: list[Callable[[], None]] = []  # before the search space was known
+        self._deferred: list[Callable[[], None]] = []  # before the search space was known
         self._set: SubnetConfig | None = None
         self._last: SubnetConfig | None = None
         example = example_of(inner, example_inputs, input_spec)
@@ -115,10 +115,10 @@ class OFA(nn.Layer):
         space = build_space(unwrap(self.model), self._names, run, self._passes_depth, example)
         sampler = Sampler(space, self._tasks(space.tasks()), run)
         stem = stem_layers(unwrap(self.model), space)
-        self._known = _Known(space, Dictionaries(self._names, space), sampler, stem, space.largest())
-        for step in self._asked:
+        self._known = _Known(space, LayerDictCodec(self._names, space), sampler, stem, space.largest())
+        for step in self._deferred:
             step()
-        self._asked.clear()
+        self._deferred.clear()
 
     def _tasks(self, present: Sequence[str]) -> list[str]:
         """The tasks in the order they join, checked against the lists of `run_config`."""
@@ -130,7 +130,7 @@ class OFA(nn.Layer):
     def _when_known(self, step: Callable[[], None]) -> None:
         """Does something with the search space, now or as soon as it is known."""
         if self._known is None:
-            self._asked.append(step)
+            self._deferred.append(step)
         else:
             step()
 
@@ -496,7 +496,7 @@ class _Known:
     """What an `OFA` knows of its model once its search space was found."""
 
     space: SearchSpace
-    dictionaries: Dictionaries
+    dictionaries: LayerDictCodec
     sampler: Sampler
     stem: list[nn.Layer]
     active: SubnetConfig
@@ -526,4 +526,4 @@ def dynabert_config(ofa_model: OFA, width_mult: float, depth_mult: float = 1.0) 
     Raises: IllegalSubnetError for a share that the model cannot have.
     """
     space = ofa_model.search_space
-    return Dictionaries(LayerNames(unwrap(ofa_model)), space).from_config(space.uniform(width_mult, depth_mult))
+    return LayerDictCodec(LayerNames(unwrap(ofa_model)), space).from_config(space.uniform(width_mult, depth_mult))

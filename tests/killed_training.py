@@ -26,7 +26,7 @@ from ofa_slim import OFA, Convert, DistillConfig, RunConfig, parallel, supernet
 from ofa_slim.job.glue import TASKS
 from ofa_slim.train.batches import Examples
 from ofa_slim.train.builders import train_supernet
-from ofa_slim.train.loop import Around, Schedule
+from ofa_slim.train.loop import RuntimeOptions, Schedule
 from ofa_slim.train.strategies import Sandwich
 
 STEPS_PER_EPOCH, EPOCHS = 16, 4
@@ -68,7 +68,9 @@ def run(folder: Path, kill_at: int | None, delay: float) -> None:
             doomed.set()
             threading.Thread(target=kill_self, args=(delay,), daemon=True).start()
 
-    around = Around(seed=3, checkpoints=folder / "checkpoints", recipe={"seed": 3}, every=2, after_step=after_step)
+    around = RuntimeOptions(
+        seed=3, checkpoints=folder / "checkpoints", recipe={"seed": 3}, every=2, after_step=after_step
+    )
     rng = np.random.default_rng(5)
     schedule = Schedule(EPOCHS, batch_size=4, learning_rate=1e-2, accumulate=1)
     train_supernet(ofa, examples(), TASKS["sst-2"], schedule, rng, Sandwich(ofa.search_space, 1), around=around)

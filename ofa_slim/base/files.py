@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 @contextmanager
-def written_aside(file: Path) -> Iterator[Path]:
+def atomic_file(file: Path) -> Iterator[Path]:
     """The path of a file beside another, to write; it takes that one's place when the block ends well.
 
     Each process has a name of its own for it, so that several may write the same file: the last one stays.

@@ -27,7 +27,7 @@ def split(value: Any) -> tuple[list[paddle.Tensor], Any]:
     """Takes the tensors out of nested lists, tuples and dictionaries.
 
     Returns: the tensors in order, and the same nesting with a `Place` where each was. Anything else, other
-        kinds of containers included, stays where it is; `stranger` names it.
+        kinds of containers included, stays where it is; `unsupported_leaf` names it.
     """
     tensors: list[paddle.Tensor] = []
 
@@ -57,7 +57,7 @@ def mapped(change: Callable[[Any], Any], value: Any) -> Any:
     return change(value)
 
 
-def stranger(nesting: Any) -> str | None:
+def unsupported_leaf(nesting: Any) -> str | None:
     """The class of something in a nesting that may hide tensors from `split`; None where all is plain."""
     found: list[str] = []
 

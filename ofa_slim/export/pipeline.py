@@ -103,8 +103,8 @@ def pipeline(directory: str | os.PathLike[str]) -> Pipeline:
     """Opens a written text classifier, its tokenizer included.
 
     Args:
-        directory: one format's folder, as a run or `ofa_slim.export.formats.write_formats` (with a tokenizer and a task) wrote
-            it.
+        directory: one format's folder, as a run or `ofa_slim.export.formats.write_formats` (with a tokenizer and a
+            task) wrote it.
 
     Returns: what classifies texts: ``pipeline(directory)(["a fine film"])``.
 

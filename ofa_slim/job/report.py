@@ -10,7 +10,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import paddle
 
-from ofa_slim.base.files import written_aside
+from ofa_slim.base.files import atomic_file
 from ofa_slim.base.threads import threads
 from ofa_slim.job.page import lead, markdown_rows, results, write_page
 from ofa_slim.job.plan import STAGES
@@ -162,7 +162,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
     panels[0].set_ylabel(f"{metric} (%)")
     panels[0].legend(loc="lower right", frameon=False)
     figure.suptitle(f"{report['task']}: exported sub-networks, labelled with their width")
-    with written_aside(path) as aside:
+    with atomic_file(path) as aside:
         figure.savefig(aside, format="png", dpi=150)
     plt.close(figure)
 

@@ -20,7 +20,7 @@ from ofa_slim.job.recipe import Recipe
 from ofa_slim.train import parallel
 from ofa_slim.train.batches import Batches, Examples, tokenise
 from ofa_slim.train.builders import evaluate
-from ofa_slim.train.loop import Around, Scalars, Schedule, no_scalars
+from ofa_slim.train.loop import RuntimeOptions, Scalars, Schedule, no_scalars
 
 LOG = logging.getLogger(__name__)
 
@@ -82,10 +82,10 @@ class Run:
         recipe = self.recipe
         return Schedule(epochs, recipe.batch_size, learning_rate, recipe.warmup, recipe.weight_decay, recipe.accumulate)
 
-    def around(self, stage: str, phase: str, scalars: Scalars) -> Around:
+    def around(self, stage: str, phase: str, scalars: Scalars) -> RuntimeOptions:
         """What surrounds a phase of a stage's training."""
         order = [*STAGES].index(stage)
-        return Around(
+        return RuntimeOptions(
             scalars=scalars,
             seed=self.recipe.seed + order,
             amp=self.recipe.amp,

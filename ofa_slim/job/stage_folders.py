@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ofa_slim.base.files import written_aside
+from ofa_slim.base.files import atomic_file
 from ofa_slim.errors import OfaSlimError
 
 MARK = "stage.json"
@@ -64,7 +64,7 @@ def write_json(path: Path, content: object) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes text aside, then renames."""
-    with written_aside(path) as aside:
+    with atomic_file(path) as aside:
         aside.write_text(text, encoding="utf-8")
 
 

@@ -87,7 +87,7 @@ class Block:
         path: of the layer.
         kind: blocks of one kind take the same time at the same sizes.
         dimensions: what its time depends on.
-        apart: whether the dimensions' times add up (the parts of a transformer block), or depend on each other (the
+        additive: whether the dimensions' times add up (the parts of a transformer block), or depend on each other (the
             inputs and outputs of a convolution).
         depth: for a block of a stack that gets shorter, what that does to it.
     """
@@ -95,7 +95,7 @@ class Block:
     path: str
     kind: str
     dimensions: tuple[Dimension, ...]
-    apart: bool
+    additive: bool
     depth: Dropped | Repeated | None = None
 
     def sizes(self, config: Mapping[str, int]) -> tuple[int, ...]:
@@ -108,7 +108,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Seen:
+class BlockCall:
     """A block, and how it is called.
 
     Attributes:
@@ -126,7 +126,7 @@ class Seen:
     whole: Probe | None = None
 
 
-def find_blocks(model: nn.Layer, space: SearchSpace, probe: Probe) -> list[Seen]:
+def find_blocks(model: nn.Layer, space: SearchSpace, probe: Probe) -> list[BlockCall]:
     """The blocks of a supernet, by running it once at full size.
 
     Raises: LatencyError for an axis that cuts both blocks of a stack and what is outside.
@@ -181,7 +181,7 @@ def _depth_call(space: SearchSpace) -> dict[str, int]:
 def _works(layer: nn.Layer) -> bool:
     """Whether a layer multiplies matrices; norms and look-ups beside it are part of the rest."""
     spec = spec_of(layer)
-    return spec is not None and "weight" in spec.work
+    return spec is not None and "weight" in spec.macs
 
 
 def _seen(
@@ -191,7 +191,7 @@ def _seen(
     stacked: bool,
     depth: Dropped | Repeated | None,
     calls: Sequence[tuple[tuple[Any, ...], dict[str, Any]]],
-) -> Seen:
+) -> BlockCall:
     layer, (args, kwargs) = layer_at(model, path), calls[0]
     if stacked:
         dimensions = [Dimension({axis.name: 1}) for axis in axes]
@@ -201,7 +201,7 @@ def _seen(
     state = {key: list(value.shape) for key, value in layer.state_dict().items()}
     sizes = [[axis.choices for axis in axes if axis.name in dimension.axes] for dimension in dimensions]
     kind = repr((type(layer).__name__, layer.extra_repr(), state, shapes, sizes, len(calls)))
-    return Seen(Block(path, kind, tuple(dimensions), stacked, depth), args, kwargs, len(calls))
+    return BlockCall(Block(path, kind, tuple(dimensions), stacked, depth), args, kwargs, len(calls))
 
 
 def _dimensions_of_layer(path: str, axes: Sequence[Axis]) -> list[Dimension]:
@@ -242,21 +242,21 @@ def _watched(
                 vars(layer)["forward"] = before[path]
 
 
-def program_of(model: nn.Layer, space: SearchSpace, seen: Seen, config: Mapping[str, int]) -> Called:
+def program_of(model: nn.Layer, space: SearchSpace, seen: BlockCall, config: Mapping[str, int]) -> Called:
     """A block as a plain layer of its own, cut to a config, with the inputs that it gets there."""
     path, extents = seen.block.path, space.layer_sizes(config)
     layer = make_plain(copy.deepcopy(layer_at(model, path)))
     for place, sizes in extents.items():
         if place == path or place.startswith(f"{path}."):
             cut_plain(layer_at(layer, place[len(path) + 1 :]), sizes)
-    if seen.block.apart:
+    if seen.block.additive:
         chain = _Chain([copy.deepcopy(layer) for _ in range(COPIES)])
         return Called(chain, *_inputs_at(model, space, seen, config))
     return Called(layer, [_narrowed(layer, seen.args[0]), *seen.args[1:]], seen.kwargs)
 
 
 def _inputs_at(
-    model: nn.Layer, space: SearchSpace, seen: Seen, config: Mapping[str, int]
+    model: nn.Layer, space: SearchSpace, seen: BlockCall, config: Mapping[str, int]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What a block of a stack is called with under a config."""
     if seen.whole is None:
@@ -269,7 +269,7 @@ def _inputs_at(
     return calls[path][0]
 
 
-def empty_program(seen: Seen) -> Called:
+def empty_program(seen: BlockCall) -> Called:
     """Next to nothing: the first input of a block, scaled."""
     return Called(_Scaled(), seen.args[:1], {})
 

@@ -189,10 +189,10 @@ class _Counted:
 
     def work(self, sizes: Mapping[str, int]) -> int:
         """Multiply-accumulates per position."""
-        if self.spec.scores is not None:
+        if self.spec.qk_projections is not None:
             return 2 * self.head_dim * sizes["heads"]
         found = 0
-        for name, times in self.spec.work.items():
+        for name, times in self.spec.macs.items():
             if name == "out":
                 found += times * sizes["out"]
             elif name in self.params:
@@ -201,7 +201,7 @@ class _Counted:
 
     def outputs(self, sizes: Mapping[str, int]) -> int:
         """Outputs per position."""
-        return sizes["heads" if self.spec.scores is not None else "out"]
+        return sizes["heads" if self.spec.qk_projections is not None else "out"]
 
 
 def _total(
@@ -224,7 +224,7 @@ def _counted_layers(model: nn.Layer) -> dict[str, _Counted]:
     seen: set[int] = set()
     for path, layer in model.named_sublayers(include_self=True):
         spec = spec_of(layer)
-        if spec is None or not (spec.params or spec.scores):
+        if spec is None or not (spec.params or spec.qk_projections):
             continue
         full = {role: int(size) for role, size in spec.full_sizes(layer).items()}
         own = {id(tensor): name for name, tensor in layer.named_parameters(include_sublayers=False)}
@@ -288,8 +288,8 @@ def _positions(
     """At how many positions each layer worked."""
     found = {}
     for path, layer in layers.items():
-        if layer.spec.scores is not None:
-            query, key = (outputs.get(f"{path}.{name}", ()) for name in layer.spec.scores)
+        if layer.spec.qk_projections is not None:
+            query, key = (outputs.get(f"{path}.{name}", ()) for name in layer.spec.qk_projections)
             pairs = sum(
                 math.prod(one.shape[:-1]) * int(other.shape[-2]) for one, other in zip(query, key, strict=False)
             )

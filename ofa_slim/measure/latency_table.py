@@ -17,7 +17,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from ofa_slim.base.files import written_aside
+from ofa_slim.base.files import atomic_file
 from ofa_slim.base.threads import threads
 from ofa_slim.base.unwrap import unwrap
 from ofa_slim.errors import LatencyError
@@ -70,20 +70,20 @@ class Times:
 
     Attributes:
         grid: the sizes at which it was measured, ascending, by dimension.
-        values: milliseconds: where `apart`, at each size of a dimension with the others in their middle, one row per
+        values: milliseconds: where `additive`, at each size of a dimension with the others in their middle, one row per
             dimension; else one row, at every combination of sizes, the last dimension running fastest.
-        base: milliseconds with all dimensions in their middle; 0 where not `apart`.
-        apart: whether the dimensions' times add up.
+        base: milliseconds with all dimensions in their middle; 0 where not `additive`.
+        additive: whether the dimensions' times add up.
     """
 
     grid: tuple[tuple[int, ...], ...]
     values: tuple[tuple[float, ...], ...]
     base: float
-    apart: bool
+    additive: bool
 
     def __call__(self, sizes: Sequence[int]) -> float:
         """Milliseconds at some sizes, those between measured ones on the straight line."""
-        if self.apart:
+        if self.additive:
             lines = zip(sizes, self.grid, self.values, strict=True)
             return self.base + sum(float(np.interp(size, grid, values)) - self.base for size, grid, values in lines)
         table = np.reshape(np.array(self.values[0]), [len(grid) for grid in self.grid])
@@ -110,7 +110,7 @@ class LatencyTable:
         times: by kind of block.
         fixed: milliseconds.
         scale: see above.
-        wholes: milliseconds of sub-networks that were measured, by their configs as JSON.
+        measured_subnets: milliseconds of sub-networks that were measured, by their configs as JSON.
     """
 
     def __init__(
@@ -120,14 +120,14 @@ class LatencyTable:
         times: Mapping[str, Times],
         fixed: float,
         scale: float,
-        wholes: Mapping[str, float] | None = None,
+        measured_subnets: Mapping[str, float] | None = None,
     ) -> None:
         self.about = about
         self.blocks = tuple(blocks)
         self.times = dict(times)
         self.fixed = fixed
         self.scale = scale
-        self.wholes = dict(wholes or {})
+        self.measured_subnets = dict(measured_subnets or {})
         self._known: dict[tuple[str, tuple[int, ...]], float] = {}
 
     @classmethod
@@ -166,7 +166,7 @@ class LatencyTable:
 
     def predict(self, config: Mapping[str, int]) -> float:
         """Milliseconds of one forward of a sub-network."""
-        known = self.wholes.get(SubnetConfig(config).to_json())
+        known = self.measured_subnets.get(SubnetConfig(config).to_json())
         return self.fixed + self.scale * self.blocks_ms(config) if known is None else known
 
     def blocks_ms(self, config: Mapping[str, int]) -> float:
@@ -205,7 +205,7 @@ class LatencyTable:
     def save(self, file: str | os.PathLike[str]) -> None:
         """Writes the table as JSON; it is written aside and renamed."""
         target = Path(file)
-        with written_aside(target) as aside:
+        with atomic_file(target) as aside:
             aside.write_text(self._to_json(), encoding="utf-8")
 
     def _to_json(self) -> str:
@@ -216,7 +216,7 @@ class LatencyTable:
             "about": asdict(self.about),
             "fixed_ms": self.fixed,
             "scale": self.scale,
-            "wholes": self.wholes,
+            "measured_subnets": self.measured_subnets,
             "kinds": [{"kind": kind, **asdict(times)} for kind, times in self.times.items()],
             "blocks": blocks,
         }
@@ -241,14 +241,19 @@ class LatencyTable:
             kinds = [
                 (
                     entry["kind"],
-                    Times(_tuples(entry["grid"]), _tuples(entry["values"]), float(entry["base"]), entry["apart"]),
+                    Times(_tuples(entry["grid"]), _tuples(entry["values"]), float(entry["base"]), entry["additive"]),
                 )
                 for entry in content["kinds"]
             ]
             blocks = [_block(entry, kinds[entry["kind"]][0]) for entry in content["blocks"]]
             about = Conditions(**content["about"])
             return cls(
-                about, blocks, dict(kinds), float(content["fixed_ms"]), float(content["scale"]), content["wholes"]
+                about,
+                blocks,
+                dict(kinds),
+                float(content["fixed_ms"]),
+                float(content["scale"]),
+                content["measured_subnets"],
             )
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise LatencyError(f"{path} is no sound latency table: {type(error).__name__} {error}") from error
@@ -258,7 +263,7 @@ def _block(entry: Mapping[str, Any], kind: str) -> Block:
     dimensions = tuple(Dimension(dict(dimension["axes"])) for dimension in entry["dimensions"])
     said = entry["depth"]
     depth = None if said is None else (Dropped if "number" in said else Repeated)(**said)
-    return Block(entry["path"], kind, dimensions, entry["apart"], depth)
+    return Block(entry["path"], kind, dimensions, entry["additive"], depth)
 
 
 def _tuples(rows: Iterable[Iterable[Any]]) -> tuple[tuple[Any, ...], ...]:

@@ -17,7 +17,7 @@ from ofa_slim.base.probes import Probe, make_probe
 from ofa_slim.base.threads import threads_kept
 from ofa_slim.base.unwrap import unwrap
 from ofa_slim.export.cut import cut, transformed_weights
-from ofa_slim.measure.blocks import COPIES, Block, Seen, empty_program, find_blocks, program_of
+from ofa_slim.measure.blocks import COPIES, Block, BlockCall, empty_program, find_blocks, program_of
 from ofa_slim.measure.latency_table import Conditions, LatencyTable, Times
 from ofa_slim.measure.programs import Called, Make, Run, engine_of
 from ofa_slim.measure.timing import Rule, in_turns, ratio
@@ -57,7 +57,7 @@ def build(
     space = ofa.search_space if choices is None else ofa.search_space.with_choices(choices)
     probe = probe_of(ofa, input_shapes, input_dtypes)
     about = Conditions.here(model, probe.tensors, engine)
-    kinds: dict[str, Seen] = {}
+    kinds: dict[str, BlockCall] = {}
     found = find_blocks(model, space, probe)
     for seen in found:
         kinds.setdefault(seen.block.kind, seen)
@@ -80,7 +80,7 @@ def build(
             bar.update(len(keys))
     whole_ms = [reference.ms * shares.get(config, 1.0) for config in anchors]
     measured = {
-        key: reference.ms * (shares[key] - shares[_EMPTY]) * seen.calls / (COPIES if seen.block.apart else 1)
+        key: reference.ms * (shares[key] - shares[_EMPTY]) * seen.calls / (COPIES if seen.block.additive else 1)
         for key, (seen, _) in wanted.items()
     }
     times = {kind: _times(space, seen.block, measured) for kind, seen in kinds.items()}
@@ -89,8 +89,8 @@ def build(
     # The whole model is left out: sizes that libraries are tuned for make it faster than its blocks say (3 % for
     # MiniLM).
     fixed, scale = _fitted([alone.blocks_ms(config) for config in anchors[1:]], whole_ms[1:])
-    wholes = {config.to_json(): milliseconds for config, milliseconds in zip(anchors, whole_ms, strict=True)}
-    return LatencyTable(about, blocks, times, fixed, scale, wholes)
+    measured_subnets = {config.to_json(): milliseconds for config, milliseconds in zip(anchors, whole_ms, strict=True)}
+    return LatencyTable(about, blocks, times, fixed, scale, measured_subnets)
 
 
 class _Reference:
@@ -152,7 +152,7 @@ def _batches(keys: list[Any]) -> Iterator[list[Any]]:
         yield keys[start : start + _AT_ONCE]
 
 
-def _made_block(make: Make, model: nn.Layer, space: SearchSpace, seen: Seen, config: SubnetConfig) -> Run:
+def _made_block(make: Make, model: nn.Layer, space: SearchSpace, seen: BlockCall, config: SubnetConfig) -> Run:
     return make(program_of(model, space, seen, config))
 
 
@@ -173,7 +173,7 @@ def _whole(model: nn.Layer, space: SearchSpace, config: SubnetConfig, probe: Pro
 
 def _levels(space: SearchSpace, block: Block) -> list[list[dict[str, int]]]:
     """For each dimension of a block, the sizes of its axes at which it is measured, the smallest first."""
-    most = _MOST_APART if block.apart else _MOST_TOGETHER
+    most = _MOST_APART if block.additive else _MOST_TOGETHER
     found = []
     for dimension in block.dimensions:
         axes = [space[name] for name in dimension.axes]
@@ -190,7 +190,7 @@ def _levels(space: SearchSpace, block: Block) -> list[list[dict[str, int]]]:
 def _configs(space: SearchSpace, block: Block) -> Iterator[SubnetConfig]:
     """The configs at which a block is measured: one dimension after the other, or all their combinations."""
     levels = _levels(space, block)
-    if block.apart:
+    if block.additive:
         middle = _middle(space, block)
         yield middle
         for dimension in levels:
@@ -224,10 +224,10 @@ def _times(space: SearchSpace, block: Block, measured: Mapping[tuple[str, tuple[
         tuple(sorted(dimension.size(level) for level in own))
         for dimension, own in zip(block.dimensions, levels, strict=True)
     )
-    if not block.apart:
-        return Times(grid, (tuple(found[sizes] for sizes in itertools.product(*grid)),), 0.0, apart=False)
+    if not block.additive:
+        return Times(grid, (tuple(found[sizes] for sizes in itertools.product(*grid)),), 0.0, additive=False)
     rows = [
         tuple(found[(*middle[:number], size, *middle[number + 1 :])] for size in sizes)
         for number, sizes in enumerate(grid)
     ]
-    return Times(grid, tuple(rows), found[middle], apart=True)
+    return Times(grid, tuple(rows), found[middle], additive=True)

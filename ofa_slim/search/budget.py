@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ofa_slim.errors import SearchError, nearest
-from ofa_slim.search.choices import Choices, Numbers
+from ofa_slim.search.choices import ChoiceIndices, Choices
 from ofa_slim.supernet.space import SubnetConfig
 
 Condition = Mapping[str, float] | Callable[[SubnetConfig], bool] | None
@@ -68,7 +68,7 @@ class Budget:
         """Whether a limit is one of time."""
         return any(plain_cost(key) == LATENCY for key in self.limits)
 
-    def excess(self, config: SubnetConfig, costs: Mapping[str, float]) -> float:
+    def violation(self, config: SubnetConfig, costs: Mapping[str, float]) -> float:
         """By how much a sub-network is over the budget: at most 0 where it is within.
 
         Args:
@@ -105,7 +105,9 @@ def with_ratios(costs: Mapping[str, float], original: Mapping[str, float]) -> di
     return {**costs, **shares}
 
 
-def cheapest(budget: Budget, choices: Choices, cost_of: CostOf, rng: np.random.Generator, tries: int = 1000) -> Numbers:
+def cheapest(
+    budget: Budget, choices: Choices, cost_of: CostOf, rng: np.random.Generator, tries: int = 1000
+) -> ChoiceIndices:
     """A sub-network within the budget, before any is scored.
 
     The smallest one, then the axes one by one at the choice that brings it nearest to the budget (a measured time does
@@ -115,23 +117,23 @@ def cheapest(budget: Budget, choices: Choices, cost_of: CostOf, rng: np.random.G
     """
     numbers = choices.smallest()
 
-    def excess(those: Numbers) -> float:
+    def violation(those: ChoiceIndices) -> float:
         config = choices.config(those)
-        return budget.excess(config, cost_of(config))
+        return budget.violation(config, cost_of(config))
 
-    best = excess(numbers)
+    best = violation(numbers)
     for axis in choices.axes:
         if best <= 0:
             break
         options = [{**numbers, axis.name: number} for number in range(len(axis.choices))]
-        found = [excess(option) for option in options]
+        found = [violation(option) for option in options]
         if min(found) < best:
             best, numbers = min(found), options[int(np.argmin(found))]
     for _ in range(tries if budget.accepts is not None else 0):
         if best <= 0:
             break
         other = choices.sample(rng)
-        over = excess(other)
+        over = violation(other)
         if over < best:
             best, numbers = over, other
     if best > 0:
@@ -145,17 +147,17 @@ def cheapest(budget: Budget, choices: Choices, cost_of: CostOf, rng: np.random.G
     return numbers
 
 
-def within(
-    numbers: Numbers, budget: Budget, choices: Choices, cost_of: CostOf, rng: np.random.Generator
-) -> Numbers | None:
+def repair(
+    numbers: ChoiceIndices, budget: Budget, choices: Choices, cost_of: CostOf, rng: np.random.Generator
+) -> ChoiceIndices | None:
     """The same sub-network where it is within the budget, else one with random axes made smaller until it is.
 
     Returns: None where it is over the budget even at its smallest.
     """
-    current: Numbers | None = numbers
+    current: ChoiceIndices | None = numbers
     while current is not None:
         config = choices.config(current)
-        if budget.excess(config, cost_of(config)) <= 0:
+        if budget.violation(config, cost_of(config)) <= 0:
             return current
         current = choices.lower(current, rng)
     return None

@@ -12,7 +12,7 @@ from ofa_slim.errors import IllegalSubnetError
 from ofa_slim.supernet.layers import kept_layers
 from ofa_slim.supernet.space import DEPTH, WIDTH, Axis, SearchSpace, SubnetConfig
 
-Numbers = dict[str, int]
+ChoiceIndices = dict[str, int]
 """For each elastic axis, which of its choices; 0 is the smallest."""
 
 
@@ -56,7 +56,7 @@ class Choices:
         }
         return SubnetConfig({**config, **idle}) if idle else config
 
-    def numbers(self, config: Mapping[str, int]) -> Numbers:
+    def numbers(self, config: Mapping[str, int]) -> ChoiceIndices:
         """The numbers of a sub-network; raises `IllegalSubnetError` where a size is not among the choices."""
         found = {}
         for axis in self.axes:
@@ -65,21 +65,21 @@ class Choices:
             found[axis.name] = axis.choices.index(config[axis.name])
         return found
 
-    def smallest(self) -> Numbers:
+    def smallest(self) -> ChoiceIndices:
         """The smallest choice of every axis."""
         return {axis.name: 0 for axis in self.axes}
 
-    def sample(self, rng: np.random.Generator) -> Numbers:
+    def sample(self, rng: np.random.Generator) -> ChoiceIndices:
         """Random numbers, every choice equally likely."""
         return {axis.name: int(rng.integers(len(axis.choices))) for axis in self.axes}
 
-    def mutated(self, numbers: Mapping[str, int], rng: np.random.Generator) -> Numbers:
+    def mutated(self, numbers: Mapping[str, int], rng: np.random.Generator) -> ChoiceIndices:
         """The same with one axis at another of its choices."""
         axis = self.axes[rng.integers(len(self.axes))]
         others = [number for number in range(len(axis.choices)) if number != numbers[axis.name]]
         return {**numbers, axis.name: int(rng.choice(others))}
 
-    def lower(self, numbers: Mapping[str, int], rng: np.random.Generator) -> Numbers | None:
+    def lower(self, numbers: Mapping[str, int], rng: np.random.Generator) -> ChoiceIndices | None:
         """The same with a random axis one choice smaller; None where all are at their smallest."""
         able = [axis.name for axis in self.axes if numbers[axis.name] > 0]
         if not able:
@@ -112,7 +112,7 @@ def _inside_stacks(space: SearchSpace) -> Iterator[tuple[str, tuple[Axis, int]]]
                     yield axis.name, (depth, int(number))
 
 
-def _common(axes: Sequence[Axis], task: str) -> list[Numbers]:
+def _common(axes: Sequence[Axis], task: str) -> list[ChoiceIndices]:
     """The sizes at which all axes of a task keep the same share, the largest first; no sizes where there are none."""
     own = [axis for axis in axes if axis.task == task]
     if not own:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ofa_slim.base.files import written_aside
+from ofa_slim.base.files import atomic_file
 from ofa_slim.search.budget import LATENCY
 from ofa_slim.search.result import Point, SearchResult
 from ofa_slim.supernet.layers import kept_layers
@@ -121,5 +121,5 @@ def _runs(space: SearchSpace, name: str, config: SubnetConfig) -> bool:
 def _save(figure: Figure, file: Path) -> None:
     FigureCanvasAgg(figure)
     options: dict[str, Any] = {"format": "png", "dpi": 150}
-    with written_aside(file) as aside:
+    with atomic_file(file) as aside:
         figure.savefig(aside, **options)

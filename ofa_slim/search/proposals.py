@@ -15,8 +15,8 @@ from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESample
 from optuna.trial import FrozenTrial
 
 from ofa_slim.errors import SearchError
-from ofa_slim.search.budget import Budget, CostOf, within
-from ofa_slim.search.choices import Choices, Numbers
+from ofa_slim.search.budget import Budget, CostOf, repair
+from ofa_slim.search.choices import ChoiceIndices, Choices
 from ofa_slim.search.front import ranks, spread
 from ofa_slim.search.regressor import ScoreRegressor
 from ofa_slim.supernet.space import SubnetConfig
@@ -157,7 +157,7 @@ class Proposer:
         new = self._new(scored, self._drawn(scored.trials, rng), rng)
         return None if new is None else Proposal(new, "optimiser")
 
-    def _new(self, scored: Scored, draws: Iterator[Numbers], rng: np.random.Generator) -> SubnetConfig | None:
+    def _new(self, scored: Scored, draws: Iterator[ChoiceIndices], rng: np.random.Generator) -> SubnetConfig | None:
         """The first of the draws, made to fit the budget, that was not scored."""
         if len(scored.taken) >= self._choices.count:
             return None
@@ -165,12 +165,12 @@ class Proposer:
             drawn = next(draws)
             for _ in range(miss):  # ever further away where the optimiser keeps to what is known
                 drawn = self._choices.mutated(drawn, rng)
-            fits = within(drawn, self._budget, self._choices, self._cost_of, rng)
+            fits = repair(drawn, self._budget, self._choices, self._cost_of, rng)
             if fits is not None and (config := self._choices.config(fits)).to_json() not in scored.taken:
                 return config
         return None
 
-    def _drawn(self, trials: Sequence[FrozenTrial], rng: np.random.Generator) -> Iterator[Numbers]:
+    def _drawn(self, trials: Sequence[FrozenTrial], rng: np.random.Generator) -> Iterator[ChoiceIndices]:
         """What the optimiser draws after some trials, one after the other."""
         study = _study(self._algorithm, int(rng.integers(2**31)))
         study.add_trials(trials)
@@ -211,7 +211,7 @@ class Proposer:
         seen: dict[str, tuple[SubnetConfig, float, float]] = {}
         for _ in range(_IMAGINED):
             trial = study.ask(dict(self._choices.distributions))
-            numbers = within(trial.params, self._budget, self._choices, self._cost_of, rng) or trial.params
+            numbers = repair(trial.params, self._budget, self._choices, self._cost_of, rng) or trial.params
             config = self._choices.config(numbers)
             cost = self._cost_of(config)[self._cost]
             expected = float(regressor(self._choices.encoded([config]))[0])

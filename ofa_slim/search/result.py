@@ -136,7 +136,7 @@ class SearchResult:
         missing = [key for key in condition if self.points and key not in self.points[0].costs]
         if missing:
             raise SearchError(f"condition: {missing[0]!r} was not measured in this search; the costs are {KEYS}")
-        inside = [point for point in self._inside() if budget.excess(point.config, point.costs) <= 0]
+        inside = [point for point in self._inside() if budget.violation(point.config, point.costs) <= 0]
         if not inside:
             raise SearchError(f"no scored sub-network has {budget.describe()}")
         return max(inside, key=lambda point: (point.score, -point.costs[self.cost]))

@@ -21,11 +21,11 @@ from ofa_slim.search.choices import Choices, rounded
 from ofa_slim.search.config import EvalFunc, SearchConfig
 from ofa_slim.search.costs import costs_of
 from ofa_slim.search.front import ranks
-from ofa_slim.search.ledger import Ledger, excess_of
 from ofa_slim.search.proposals import Proposal, Proposer, Scored
 from ofa_slim.search.result import Point, SearchResult, Winner
 from ofa_slim.search.scoring import Scorer, statistics_kept
-from ofa_slim.search.study_storage import Turn, open_storage, quiet_optuna
+from ofa_slim.search.shared_study import SharedStudy, excess_of
+from ofa_slim.search.study_storage import FileLock, open_storage, quiet_optuna
 from ofa_slim.search.summary import write_report
 from ofa_slim.search.winners import chosen, export_winners
 from ofa_slim.supernet.space import SearchSpace, SubnetConfig
@@ -94,7 +94,7 @@ class Search:
             storage, turn = open_storage(self.config.storage, self.directory)
             screen = self.config.screen or self.eval_func
             candidates = self._ledger(storage, turn, "", self.config.candidates)
-            final: Ledger | None = None
+            final: SharedStudy | None = None
             complete = True
             try:
                 self._fill(candidates, screen, self.proposer, "search")
@@ -117,9 +117,9 @@ class Search:
         points = chosen(result, self.config.winners)
         return export_winners(self.ofa, self.eval_func, self.scorer, points, self.config, timed, self.directory)
 
-    def _ledger(self, storage: BaseStorage, turn: Turn, suffix: str, limit: int) -> Ledger:
+    def _ledger(self, storage: BaseStorage, turn: FileLock, suffix: str, limit: int) -> SharedStudy:
         name = self.config.study_name + suffix
-        return Ledger(storage, name, self.choices, limit, self._settings(), turn)
+        return SharedStudy(storage, name, self.choices, limit, self._settings(), turn)
 
     def _settings(self) -> dict[str, Any]:
         """What the points of a search depend on."""
@@ -153,10 +153,10 @@ class Search:
     def describe(self, config: SubnetConfig) -> tuple[dict[str, float], float]:
         """The costs of a sub-network, and by how much it is over the budget."""
         costs = self.costs(config)
-        return costs, self.budget.excess(config, costs)
+        return costs, self.budget.violation(config, costs)
 
     def _fill(
-        self, ledger: Ledger, function: EvalFunc, propose: Callable[[Scored], Proposal | None], title: str
+        self, ledger: SharedStudy, function: EvalFunc, propose: Callable[[Scored], Proposal | None], title: str
     ) -> None:
         """Scores sub-networks until the ledger has all that it wants."""
         done = ledger.done()

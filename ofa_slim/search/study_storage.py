@@ -16,11 +16,11 @@ from ofa_slim.errors import SearchError
 
 DATABASE = "search.db"
 
-Turn = Callable[[], AbstractContextManager[None]]
+FileLock = Callable[[], AbstractContextManager[None]]
 """Inside the block no other process is inside of its own."""
 
 
-def open_storage(storage: str | BaseStorage | None, directory: Path | None) -> tuple[BaseStorage, Turn]:
+def open_storage(storage: str | BaseStorage | None, directory: Path | None) -> tuple[BaseStorage, FileLock]:
     """A storage of Optuna or its URL, or a SQLite file in the directory, or the memory.
 
     Returns: it, and what processes that share it take turns by. A database server locks rows itself; two processes
@@ -45,7 +45,7 @@ def open_storage(storage: str | BaseStorage | None, directory: Path | None) -> t
         raise SearchError(f"storage {url!r} cannot be opened: {said}") from error
 
 
-def _file_turn(file: Path) -> Turn:
+def _file_turn(file: Path) -> FileLock:
     @contextmanager
     def turn() -> Iterator[None]:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ofa_slim.base.files import written_aside
+from ofa_slim.base.files import atomic_file
 from ofa_slim.search.budget import LATENCY
 from ofa_slim.search.pictures import draw_points, draw_subnet
 from ofa_slim.search.result import Point, SearchResult, Winner
@@ -98,5 +98,5 @@ def _measured(result: SearchResult, winner: Winner) -> str:
 
 
 def _write(file: Path, text: str) -> None:
-    with written_aside(file) as aside:
+    with atomic_file(file) as aside:
         aside.write_text(text, encoding="utf-8")

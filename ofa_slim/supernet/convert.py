@@ -24,7 +24,7 @@ from ofa_slim.supernet.layers import (
     swap_back,
     swap_class,
 )
-from ofa_slim.supernet.published import Dictionaries, LayerNames, choices_from
+from ofa_slim.supernet.published import LayerDictCodec, LayerNames, choices_from
 from ofa_slim.supernet.space import KERNEL, WIDTH, Axis, SearchSpace
 from ofa_slim.supernet.spec import computed_weight, spec_of
 
@@ -233,13 +233,13 @@ class Convert:
                 choices_from(axis, axis.slots[0], by_axis[axis.name])
             except IllegalSubnetError as error:
                 raise ConvertError(str(error)) from None
-        return {slot.layer: by_axis[axis.name] for axis in axes for slot in axis.slots if slot.makes}
+        return {slot.layer: by_axis[axis.name] for axis in axes for slot in axis.slots if slot.is_output}
 
     def _by_axis(self, network: nn.Layer, space: SearchSpace, axes: list[Axis]) -> dict[str, dict[str, Any]]:
         ratios, channels = self.context.expand_ratio, self.context.channel
         found: dict[str, dict[str, Any]] = {axis.name: {} for axis in axes}
         if isinstance(ratios, Mapping):
-            dictionaries = Dictionaries(LayerNames(network), space)
+            dictionaries = LayerDictCodec(LayerNames(network), space)
             for name, chosen in ratios.items():
                 axis = space[name] if name in found else _axis_of_layer(dictionaries, name, found)
                 found[axis.name] = {"expand_ratio": tuple(chosen)}
@@ -262,7 +262,7 @@ def _each(channels: Sequence[Any], count: int) -> list[Any]:
     return [list(channels)] * count if all(isinstance(entry, int) for entry in channels) else list(channels)
 
 
-def _axis_of_layer(dictionaries: Dictionaries, name: str, axes: Mapping[str, Any]) -> Axis:
+def _axis_of_layer(dictionaries: LayerDictCodec, name: str, axes: Mapping[str, Any]) -> Axis:
     try:
         axis = dictionaries.axis(name)
     except ConfigError:

@@ -157,7 +157,7 @@ def _with_original(axis: Axis, layers: Mapping[str, Any]) -> Axis:
         was, now = layer.original_sizes[slot.role], layer.max_sizes[slot.role]
         # Of a role with several axes, an equal share of each is taken to be new.
         sizes[slot.layer] = axis.size * was // now
-        if slot.makes and "expand_ratio" in layer.candidate_config:
+        if slot.is_output and "expand_ratio" in layer.candidate_config:
             shares[slot.layer] = axis.size * layer.share_width // layer.max_sizes["out"]
     if len(set(sizes.values())) > 1:
         raise ConvertError(f"axis {axis.name!r}: its layers were not grown alike: {sizes} of {axis.size}")
@@ -165,7 +165,7 @@ def _with_original(axis: Axis, layers: Mapping[str, Any]) -> Axis:
         raise ConvertError(f"axis {axis.name!r}: an expand_ratio of 1 is not the same width for its layers: {shares}")
     original = next(iter(sizes.values()))
     share = next(iter(shares.values()), original)
-    return replace(axis, original=original, one_share=share, choices=(original,) if axis.held else axis.choices)
+    return replace(axis, original=original, one_share=share, choices=(original,) if axis.fixed_reason else axis.choices)
 
 
 def _layouts(axes: Sequence[Axis], layers: Mapping[str, Any]) -> dict[tuple[str, str], list[int]]:
@@ -199,26 +199,26 @@ def with_candidates(model: nn.Layer, space: SearchSpace) -> SearchSpace:
     """
     choices: dict[str, tuple[int, ...]] = {}
     for axis in space.axes:
-        if axis.held:
+        if axis.fixed_reason:
             continue
         common: set[int] | None = None
         for slot in axis.slots:
             layer = layer_at(model, slot.layer)
             spec = spec_of(layer)
             candidates = getattr(layer, "candidate_config", {})
-            if spec is None or spec.follows or not (slot.makes or slot.role == "kernel"):
+            if spec is None or spec.follows or not (slot.is_output or slot.role == "kernel"):
                 continue
             found = choices_from(axis, slot, candidates)
             if found is not None:
                 common = set(found) if common is None else common & set(found)
         if common is not None and not common:
-            layers = ", ".join(dict.fromkeys(slot.layer for slot in axis.slots if slot.makes))
+            layers = ", ".join(dict.fromkeys(slot.layer for slot in axis.slots if slot.is_output))
             raise ConfigError(f"axis {axis.name!r}: the layers on it have no choice in common ({layers})")
         choices[axis.name] = tuple(common) if common else (axis.full,)
     return space.with_choices(choices)
 
 
-def held_by_blocks(model: nn.Layer, space: SearchSpace) -> SearchSpace:
+def fixed_by_blocks(model: nn.Layer, space: SearchSpace) -> SearchSpace:
     """The space without the widths and kernels of layers in a `Block` that is fixed."""
     fixed = fixed_layers(model)
     reasons = {}
@@ -226,7 +226,7 @@ def held_by_blocks(model: nn.Layer, space: SearchSpace) -> SearchSpace:
         for slot in axis.slots:
             layer = layer_at(model, slot.layer)
             # A depthwise convolution has the width of its input, which other layers make.
-            own = slot.role == "kernel" or (slot.makes and not (has_kernel(layer) and is_depthwise(layer)))
+            own = slot.role == "kernel" or (slot.is_output and not (has_kernel(layer) and is_depthwise(layer)))
             if own and layer in fixed:
                 reasons[axis.name] = f"the Block of {slot.layer!r} is fixed"
     return without(space, reasons)
@@ -287,14 +287,14 @@ def _culprits(
 def without(space: SearchSpace, reasons: Mapping[str, str]) -> SearchSpace:
     """The space with some axes at full size, for reasons by the axis's name."""
     axes = [
-        replace(axis, held=reasons[axis.name], choices=(axis.original,)) if axis.name in reasons else axis
+        replace(axis, fixed_reason=reasons[axis.name], choices=(axis.original,)) if axis.name in reasons else axis
         for axis in space.axes
     ]
     fixed = [
         Fixed(layer, reasons[axis.name])
         for axis in space.axes
         if axis.name in reasons
-        for layer in dict.fromkeys(slot.layer for slot in axis.slots if slot.makes)
+        for layer in dict.fromkeys(slot.layer for slot in axis.slots if slot.is_output)
     ]
     return space.replaced(axes, [*space.fixed, *fixed])
 

@@ -84,11 +84,11 @@ def check_hidden(model: nn.Layer, space: SearchSpace, example: Example | None, d
 
 def _hidden_axis(stack: Stack, traced: SearchSpace) -> Axis:
     writers = _writers(stack)
-    found = [axis for axis in traced.axes if any(slot.makes and slot.layer in writers for slot in axis.slots)]
-    if len(found) == 1 and not found[0].held:
+    found = [axis for axis in traced.axes if any(slot.is_output and slot.layer in writers for slot in axis.slots)]
+    if len(found) == 1 and not found[0].fixed_reason:
         return found[0]
     reasons = {row.layer: row.reason for row in traced.fixed}
-    said = next((axis.held for axis in found if axis.held), None) or next(
+    said = next((axis.fixed_reason for axis in found if axis.fixed_reason), None) or next(
         (reasons[path] for path in writers if path in reasons), "its blocks have different ones"
     )
     raise ConfigError(f"hidden_size: that of {stack.path or 'the model'!r} cannot be elastic: {said}")
@@ -104,14 +104,14 @@ def _followed(hidden: Axis, traced: SearchSpace, space: SearchSpace) -> Axis:
         axis
         for axis in traced.axes
         if axis.size == hidden.size
-        and not axis.held
+        and not axis.fixed_reason
         and not {(slot.layer, slot.role) for slot in axis.slots} & families
         and not any(slot in hidden.slots for slot in axis.slots)
     ]
     slots = list(hidden.slots)
     while True:
         taking = {slot.layer for slot in slots if slot.role == "in"}
-        joined_now = [axis for axis in left if all(slot.layer in taking for slot in axis.slots if slot.makes)]
+        joined_now = [axis for axis in left if all(slot.layer in taking for slot in axis.slots if slot.is_output)]
         if not joined_now:
             return replace(hidden, slots=tuple(slots))
         for axis in joined_now:

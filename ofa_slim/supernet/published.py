@@ -40,7 +40,7 @@ class LayerNames:
         return self._path_of[name]
 
 
-class Dictionaries:
+class LayerDictCodec:
     """Translates the published dictionaries of one model.
 
     Args:
@@ -55,7 +55,7 @@ class Dictionaries:
         widths: dict[str, list[Axis]] = {}
         for axis in space.axes:
             for slot in axis.slots:
-                if slot.makes and axis not in widths.setdefault(slot.layer, []):
+                if slot.is_output and axis not in widths.setdefault(slot.layer, []):
                     widths[slot.layer].append(axis)
         self._axis_of = {layer: axes[0] for layer, axes in widths.items() if len(axes) == 1}
         self._kernel_of = {axis.slots[0].layer: axis for axis in space.axes if axis.task == KERNEL}
@@ -67,7 +67,7 @@ class Dictionaries:
     def slot(self, name: str) -> Slot | None:
         """What the axis of a layer's output width cuts of it, by path or full name of the layer; None where fixed."""
         path, axis = self._names.path(name), self.axis(name)
-        return None if axis is None else next(slot for slot in axis.slots if slot.makes and slot.layer == path)
+        return None if axis is None else next(slot for slot in axis.slots if slot.is_output and slot.layer == path)
 
     def kernel_axis(self, name: str) -> Axis | None:
         """The axis of a layer's kernel, by path or full name of the layer; None where fixed."""

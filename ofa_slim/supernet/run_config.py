@@ -13,16 +13,16 @@ from ofa_slim.errors import ConfigError
 from ofa_slim.supernet.discover import (
     Example,
     elastic_layers,
+    fixed_by_blocks,
     fixed_layers,
     full_space,
-    held_by_blocks,
     needs_trace,
     traced_space,
     tried,
     with_candidates,
 )
 from ofa_slim.supernet.hidden_axis import asked_for_hidden, check_hidden, stream_layers, with_hidden
-from ofa_slim.supernet.published import Dictionaries, LayerNames, choices_from
+from ofa_slim.supernet.published import LayerDictCodec, LayerNames, choices_from
 from ofa_slim.supernet.space import DEPTH, HIDDEN, KERNEL, TASKS, WIDTH, Axis, SearchSpace
 
 
@@ -111,7 +111,7 @@ def build_space(
     hidden = asked_for_hidden(model)
     if hidden:
         space = with_hidden(model, space, example, depth)
-    space = held_by_blocks(model, with_candidates(model, space))
+    space = fixed_by_blocks(model, with_candidates(model, space))
     space = limited_space(space, names, run, passes_depth)
     if hidden:
         check_hidden(model, space, example, depth)
@@ -149,7 +149,7 @@ def limited_space(space: SearchSpace, names: LayerNames, run: RunConfig, passes_
     Raises: ConfigError for names, depths or choices that do not fit the model.
     """
     space = _with_depth(space, run.elastic_depth, passes_depth)
-    dictionaries = Dictionaries(names, space)
+    dictionaries = LayerDictCodec(names, space)
 
     def axis_or_fixed(what: str, name: str) -> Axis | None:
         try:
@@ -189,7 +189,7 @@ def limited_space(space: SearchSpace, names: LayerNames, run: RunConfig, passes_
     for group in run.same_search_space or ():
         joined = list(dict.fromkeys(axis_of("same_search_space", name).name for name in group))
         space = _join(space, joined)
-        dictionaries = Dictionaries(names, space)
+        dictionaries = LayerDictCodec(names, space)
     return space
 
 

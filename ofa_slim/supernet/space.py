@@ -42,7 +42,7 @@ class Slot:
     centred: int | None = None
 
     @property
-    def makes(self) -> bool:
+    def is_output(self) -> bool:
         """Whether these are outputs of the layer."""
         return self.role in ("out", "group_out")
 
@@ -66,7 +66,7 @@ class Axis:
         task: the task of progressive shrinking it belongs to, one of `TASKS`.
         whole: whether a ratio must give a whole number of units (heads) or is rounded down (channels).
         original: the size that the model had before it was grown; by default the full size.
-        held: why it always has its original size, where it must.
+        fixed_reason: why it always has its original size, where it must.
         one_share: the size that a ratio of 1 means; by default the original one.
     """
 
@@ -77,7 +77,7 @@ class Axis:
     task: str = WIDTH
     whole: bool = False
     original: int = 0
-    held: str = ""
+    fixed_reason: str = ""
     one_share: int = 0
 
     def __post_init__(self) -> None:
@@ -92,8 +92,8 @@ class Axis:
 
     def check(self, size: object) -> int:
         """Returns a legal size as an int; raises `IllegalSubnetError` for any other value."""
-        if self.held and size != self.original:
-            raise IllegalSubnetError(f"axis {self.name!r}: size {size!r} is not {self.original}: {self.held}")
+        if self.fixed_reason and size != self.original:
+            raise IllegalSubnetError(f"axis {self.name!r}: size {size!r} is not {self.original}: {self.fixed_reason}")
         if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or not 1 <= size <= self.size:
             raise IllegalSubnetError(
                 f"axis {self.name!r}: size {size!r} is not a whole number between 1 and {self.size}"
@@ -152,7 +152,7 @@ class Axis:
     @property
     def full(self) -> int:
         """The size that it has where nothing else is said: all, or the original one where it is held."""
-        return self.original if self.held else self.size
+        return self.original if self.fixed_reason else self.size
 
     @property
     def elastic(self) -> bool:

@@ -79,12 +79,12 @@ class LayerSpec:
         measure: sizes that are neither a dimension of a parameter nor an attribute.
         cut: further work on a plain layer when it is cut to smaller sizes (a list that gets shorter);
             returns what undoes it.
-        own_roles: ``(layer, parameter's name, its roles)`` to the roles in this very layer, where they
+        role_override: ``(layer, parameter's name, its roles)`` to the roles in this very layer, where they
             depend on it (a kernel that is not square).
         variants: further elastic classes that share the row.
-        work: multiply-accumulates per position of the output, as `paddle.flops` counts them: of each entry of a
+        macs: multiply-accumulates per position of the output, as `paddle.flops` counts them: of each entry of a
             parameter, by its name, or of each channel, as ``"out"``.
-        scores: names of the two projections whose outputs are multiplied with each other, head by head (attention).
+        qk_projections: of attention, the names of the two projections whose outputs are multiplied, head by head.
         head_dim: of attention, the attribute that holds the channels of a head.
     """
 
@@ -96,16 +96,16 @@ class LayerSpec:
     follows: bool = False
     measure: Callable[[nn.Layer], Mapping[str, int]] | None = None
     cut: Callable[[nn.Layer, Sizes], Callable[[], None]] | None = None
-    own_roles: Callable[[nn.Layer, str, tuple[str, ...]], tuple[str, ...]] | None = None
+    role_override: Callable[[nn.Layer, str, tuple[str, ...]], tuple[str, ...]] | None = None
     variants: tuple[type[nn.Layer], ...] = ()
-    work: Mapping[str, int] = field(default_factory=dict)
-    scores: tuple[str, str] | None = None
+    macs: Mapping[str, int] = field(default_factory=dict)
+    qk_projections: tuple[str, str] | None = None
     head_dim: str = "head_dim"
 
     def roles(self, layer: nn.Layer, name: str) -> tuple[str, ...]:
         """The role of each dimension of a layer's parameter `name`."""
         roles = self.params[name]
-        return roles if self.own_roles is None else self.own_roles(layer, name, roles)
+        return roles if self.role_override is None else self.role_override(layer, name, roles)
 
     def full_sizes(self, layer: nn.Layer) -> dict[str, int]:
         """The sizes of a plain layer as it stands, in channels (or heads, or layers)."""

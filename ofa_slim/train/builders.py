@@ -17,13 +17,13 @@ from ofa_slim.supernet.run_config import RunConfig
 from ofa_slim.train import parallel
 from ofa_slim.train.batches import Batch, Examples
 from ofa_slim.train.distill_config import DistillConfig
-from ofa_slim.train.loop import Around, Schedule, train
+from ofa_slim.train.loop import RuntimeOptions, Schedule, train
 from ofa_slim.train.teacher import TeacherCache
 
 Strategy = Callable[[np.random.Generator], list[SubnetConfig]]
 
 
-PLAIN = Around()
+PLAIN = RuntimeOptions()
 
 
 def finetune(
@@ -32,7 +32,7 @@ def finetune(
     task: Task,
     schedule: Schedule,
     rng: np.random.Generator,
-    around: Around = PLAIN,
+    around: RuntimeOptions = PLAIN,
     title: str = "fine-tuning",
 ) -> None:
     """Trains a classifier in place; it is left in eval mode."""
@@ -89,7 +89,7 @@ def train_supernet(
     rng: np.random.Generator,
     strategy: Strategy,
     lambda_logit: float = 1.0,
-    around: Around = PLAIN,
+    around: RuntimeOptions = PLAIN,
     title: str = "supernet",
 ) -> None:
     """Trains the sub-networks of a strategy on each batch, learning from the teacher alone (DynaBERT).

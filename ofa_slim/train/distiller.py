@@ -10,7 +10,7 @@ import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
-from ofa_slim.base.nested import join, split, stranger
+from ofa_slim.base.nested import join, split, unsupported_leaf
 from ofa_slim.base.taps import Taps
 from ofa_slim.base.unwrap import unwrap
 from ofa_slim.errors import ConfigError, DistillError
@@ -135,7 +135,7 @@ class Distiller:
     def take(self, output: Any, hidden: Mapping[str, paddle.Tensor]) -> None:
         """Takes what the student's largest sub-network computed for the answer; no gradient flows into it."""
         tensors, nesting = split((output, dict(hidden)))
-        kind = stranger(nesting)
+        kind = unsupported_leaf(nesting)
         if kind is not None:
             raise DistillError(
                 f"the largest sub-network's output holds a {kind}, from which its gradients cannot be cut off; return "

@@ -65,7 +65,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Around:
+class RuntimeOptions:
     """What surrounds a training and does not change what it computes, but for `seed` and `amp`.
 
     Attributes:
@@ -88,7 +88,7 @@ class Around:
     after_step: Callable[[int], None] | None = None
 
 
-class Feed:
+class ResumableSampler:
     """The batches of all epochs, in groups of one optimizer step; it can go on from where another one was.
 
     Args:
@@ -144,7 +144,7 @@ def train(
     schedule: Schedule,
     rng: np.random.Generator,
     title: str,
-    around: Around,
+    around: RuntimeOptions,
     draws: np.random.Generator | None = None,
 ) -> None:
     """Trains a model, from its checkpoint where there is one; it is left in eval mode.
@@ -163,7 +163,7 @@ def train(
         checkpoint.
     """
     batches = Batches(examples, schedule.batch_size)
-    feed = Feed(batches, schedule.epochs, schedule.accumulate, rng)
+    feed = ResumableSampler(batches, schedule.epochs, schedule.accumulate, rng)
     if not feed.steps:
         return
     rate, optimizer = _optimizer(model, schedule, feed.steps)

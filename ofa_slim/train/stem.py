@@ -15,7 +15,7 @@ from typing import Any
 import paddle
 from paddle import nn
 
-from ofa_slim.base.nested import join, split, stranger
+from ofa_slim.base.nested import join, split, unsupported_leaf
 from ofa_slim.supernet.space import SearchSpace
 
 
@@ -78,7 +78,7 @@ class SharedLayer:
         if self._inputs is None:
             output = self._forward(*args, **kwargs)
             outputs, nesting = split(output)
-            if stranger(nesting) or stranger(template):
+            if unsupported_leaf(nesting) or unsupported_leaf(template):
                 return output  # tensors may be hidden in it, so that it cannot be handed out twice
             self._inputs = (tensors, versions, template)
             self._outputs, self._template = outputs, nesting

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from ofa_slim.base.files import written_aside
+from ofa_slim.base.files import atomic_file
 
 
 def half_written(file: Path) -> None:
-    with written_aside(file) as aside:
+    with atomic_file(file) as aside:
         aside.write_text("half")
         raise KeyboardInterrupt
 
@@ -22,7 +22,7 @@ def test_a_file_is_replaced_when_all_went_well(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         half_written(file)
     assert file.read_text() == "old"
-    with written_aside(file) as aside:
+    with atomic_file(file) as aside:
         aside.write_text("new")
     assert file.read_text() == "new"
     assert list(tmp_path.iterdir()) == [file]
@@ -30,11 +30,11 @@ def test_a_file_is_replaced_when_all_went_well(tmp_path: Path) -> None:
 
 def test_two_processes_do_not_take_each_others_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "report.md"
-    with written_aside(file) as mine:
+    with atomic_file(file) as mine:
         mine.write_text("mine")
         with monkeypatch.context() as other:
             other.setattr(os, "getpid", lambda: 1)
-            with written_aside(file) as theirs:
+            with atomic_file(file) as theirs:
                 theirs.write_text("theirs")
         assert file.read_text() == "theirs"
     assert file.read_text() == "mine"

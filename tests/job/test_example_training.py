@@ -17,18 +17,18 @@ from safetensors.numpy import load_file
 from example_runs import run
 from ofa_slim.job.run import Run
 from ofa_slim.train.batches import Batches, Examples
-from ofa_slim.train.loop import Around, Feed
+from ofa_slim.train.loop import ResumableSampler, RuntimeOptions
 
 ROOT = Path(__file__).parents[2]
 
 
-def feed(rows: int = 22, batch_size: int = 4, epochs: int = 3, accumulate: int = 2, seed: int = 0) -> Feed:
+def feed(rows: int = 22, batch_size: int = 4, epochs: int = 3, accumulate: int = 2, seed: int = 0) -> ResumableSampler:
     ids = [np.ones(length) for length in np.random.default_rng(1).integers(3, 9, rows)]
     examples = Examples(ids, ids, np.zeros(rows))
-    return Feed(Batches(examples, batch_size), epochs, accumulate, np.random.default_rng(seed))
+    return ResumableSampler(Batches(examples, batch_size), epochs, accumulate, np.random.default_rng(seed))
 
 
-def groups(of: Feed, count: int) -> list[list[list[int]]]:
+def groups(of: ResumableSampler, count: int) -> list[list[list[int]]]:
     return [[rows.tolist() for rows in of.next_group()] for _ in range(count)]
 
 
@@ -61,7 +61,7 @@ def stopping_at(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sends SIGTERM behind a step of each training."""
     plain = Run.around
 
-    def around(self: Run, *arguments: object) -> Around:
+    def around(self: Run, *arguments: object) -> RuntimeOptions:
         def after_step(step: int) -> None:
             if step == number:
                 signal.raise_signal(signal.SIGTERM)

@@ -198,12 +198,12 @@ def test_a_block_that_is_called_again_and_again_takes_time_by_its_calls(machine:
 
 
 def test_between_measured_sizes_times_are_on_the_line() -> None:
-    apart = Times(((2, 4), (10, 30)), ((1.0, 3.0), (2.0, 6.0)), base=3.0, apart=True)
+    apart = Times(((2, 4), (10, 30)), ((1.0, 3.0), (2.0, 6.0)), base=3.0, additive=True)
     assert apart((3, 20)) == pytest.approx(2.0 + 4.0 - 3.0)
-    together = Times(((2, 4), (10, 30)), ((1.0, 2.0, 3.0, 8.0),), base=0.0, apart=False)
+    together = Times(((2, 4), (10, 30)), ((1.0, 2.0, 3.0, 8.0),), base=0.0, additive=False)
     assert together((3, 20)) == pytest.approx((1.0 + 2.0 + 3.0 + 8.0) / 4)
     assert together((4, 30)) == 8.0
-    assert Times(((5,),), ((7.0,),), base=0.0, apart=False)((5,)) == 7.0
+    assert Times(((5,),), ((7.0,),), base=0.0, additive=False)((5,)) == 7.0
 
 
 def test_programs_take_turns_until_their_medians_are_steady() -> None:

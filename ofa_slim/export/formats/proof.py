@@ -42,7 +42,7 @@ def check_samples(samples: Sequence[Sample]) -> int:
     return rows
 
 
-def run_afresh(
+def run_in_subprocess(
     opener: str, folder: Path, samples: Sequence[Sample], build: str | None = None
 ) -> list[list[np.ndarray]]:
     """The outputs for each sample, computed from the files in a process of its own.

@@ -19,7 +19,7 @@ from paddle import nn
 from ofa_slim.base.probes import TOLERANCE, eval_mode
 from ofa_slim.errors import ExportError, nearest
 from ofa_slim.export.formats.opened import CARD_FILE, Inputs, Opened, Run, layer_run
-from ofa_slim.export.formats.proof import Sample, agreement, check_samples, difference, run_afresh
+from ofa_slim.export.formats.proof import Sample, agreement, check_samples, difference, run_in_subprocess
 from ofa_slim.export.formats.registry import FORMATS, Format, Source, spec_of_samples
 from ofa_slim.export.formats.turns import time_models
 from ofa_slim.export.pretrained import is_pretrained
@@ -190,7 +190,7 @@ def _run_afresh(
 ) -> list[list[list[np.ndarray]]]:
     """The outputs of each format for each sample, as many processes at a time as there are cores."""
     with ThreadPoolExecutor(min(len(kinds), os.cpu_count() or 1)) as pool:
-        return list(pool.map(lambda kind: run_afresh(kind.opener, folder / kind.name, samples, build), kinds))
+        return list(pool.map(lambda kind: run_in_subprocess(kind.opener, folder / kind.name, samples, build), kinds))
 
 
 def _proven(

@@ -158,10 +158,10 @@ class _Coupling:
         order = {layer: place for place, layer in enumerate(self._layers())}
         axes = []
         for atom, found in slots.items():
-            found.sort(key=lambda slot: (not slot.makes, order[slot.layer]))
+            found.sort(key=lambda slot: (not slot.is_output, order[slot.layer]))
             if atom.fixed is None and atom.size == 1:
                 atom.fixed = "it has one channel"
-            if atom.fixed is None and not found[0].makes:
+            if atom.fixed is None and not found[0].is_output:
                 atom.fixed = "no layer that can be cut makes it"
             # What is fixed is an axis only where it can be cut after all: beside elastic parts of one layer, or
             # where layers are larger than the model that they were made from.
@@ -169,10 +169,10 @@ class _Coupling:
             larger = any(slot.role in grown.get(slot.layer, ()) for slot in found)
             if atom.fixed is None or beside or larger:
                 name = _name(found[0], atom)
-                axis = Axis(name, atom.size, (atom.size,), tuple(found), held=atom.fixed or "")
+                axis = Axis(name, atom.size, (atom.size,), tuple(found), fixed_reason=atom.fixed or "")
                 axes.append((order[found[0].layer], axis))
         axes.sort(key=lambda pair: pair[0])
-        elastic = {slot.layer for _, axis in axes for slot in axis.slots if slot.makes and not axis.held}
+        elastic = {slot.layer for _, axis in axes for slot in axis.slots if slot.is_output and not axis.fixed_reason}
         fixed = []
         for layer in order:
             if layer in elastic:
@@ -187,7 +187,7 @@ class _Coupling:
 
 
 def _name(first: Slot, atom: Atom) -> str:
-    return first.layer if first.makes and atom.fixed is None else f"{first.layer}.{first.role}"
+    return first.layer if first.is_output and atom.fixed is None else f"{first.layer}.{first.role}"
 
 
 def _renamed(axes: list[Axis]) -> list[Axis]:

@@ -49,7 +49,7 @@ register_elastic(
     f"{_MODULE}.ErnieLayoutSelfAttention",
     AttributeSized,
     sizes={"heads": "num_attention_heads", "channels": "all_head_size"},
-    scores=("query", "key"),
+    qk_projections=("query", "key"),
     head_dim="attention_head_size",
 )
 

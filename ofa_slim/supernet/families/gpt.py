@@ -12,7 +12,7 @@ register_elastic(
     f"{_MODULE}.MultiHeadAttention",
     AttributeSized,
     sizes={"heads": "num_attention_heads"},
-    scores=("q_proj", "k_proj"),
+    qk_projections=("q_proj", "k_proj"),
 )
 register_elastic(f"{_MODULE}.GPTLayerNorm", SuperLayerNorm, **OVER_CHANNELS)
 

@@ -39,7 +39,7 @@ def _family(
         attention,
         AttributeSized,
         sizes={"heads": "num_attention_heads", "channels": "all_head_size"},
-        scores=(projections[0], projections[1]),
+        qk_projections=(projections[0], projections[1]),
         head_dim="attention_head_size",
     )
     return Family(

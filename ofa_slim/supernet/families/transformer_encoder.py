@@ -35,5 +35,5 @@ register_elastic(
     "paddlenlp.transformers.roformer.modeling.MultiHeadAttentionWithRotary",
     AttributeSized,
     sizes={"heads": "num_heads"},
-    scores=("q_proj", "k_proj"),
+    qk_projections=("q_proj", "k_proj"),
 )

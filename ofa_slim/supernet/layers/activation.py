@@ -42,4 +42,4 @@ def _cut(prelu: nn.Layer, sizes: Sizes) -> Callable[[], None]:
     return lambda: setattr(prelu, "_num_parameters", old)
 
 
-register(LayerSpec(nn.PReLU, SuperPReLU, params={"_weight": ("out",)}, cut=_cut, own_roles=_own_roles))
+register(LayerSpec(nn.PReLU, SuperPReLU, params={"_weight": ("out",)}, cut=_cut, role_override=_own_roles))

@@ -157,6 +157,6 @@ for plain, elastic, sizes in (
             sizes=sizes,
             width="out",
             follows=True,
-            work={"out": 2},
+            macs={"out": 2},
         )
     )

@@ -16,7 +16,7 @@ from ofa_slim.supernet.layers.conv_base import (
     Sides,
     cut_conv,
     is_depthwise,
-    own_roles,
+    role_override,
 )
 from ofa_slim.supernet.spec import LayerSpec, Sizes, register
 
@@ -136,9 +136,9 @@ def _row(plain: type[nn.Layer], elastic: type[nn.Layer], sides: int, *variants: 
         params={"weight": ("out", "in", *["kernel"] * sides), "bias": ("out",)},
         width="out",
         cut=_cut,
-        own_roles=own_roles,
+        role_override=role_override,
         variants=variants,
-        work={"weight": 1, "bias": 1},
+        macs={"weight": 1, "bias": 1},
     )
 
 

@@ -214,7 +214,7 @@ class DepthwiseOnly(ElasticConv):
         super().build(candidate_config, transform_kernel, **{**arguments, "groups": channels})
 
 
-def own_roles(conv: nn.Layer, name: str, roles: tuple[str, ...]) -> tuple[str, ...]:
+def role_override(conv: nn.Layer, name: str, roles: tuple[str, ...]) -> tuple[str, ...]:
     """The roles of a convolution's parameter: each side of a kernel that is not square has its own."""
     if name != "weight" or is_square(conv):
         return roles

@@ -16,7 +16,7 @@ from ofa_slim.supernet.layers.conv_base import (
     Sides,
     cut_conv,
     is_depthwise,
-    own_roles,
+    role_override,
 )
 from ofa_slim.supernet.spec import Extent, LayerSpec, Sizes, leading_of_each, register
 
@@ -138,7 +138,7 @@ class SuperDepthwiseConv2DTranspose(DepthwiseOnly, SuperConv2DTranspose):
 
 
 def _own_roles(conv: nn.Layer, name: str, roles: tuple[str, ...]) -> tuple[str, ...]:
-    first, *others = own_roles(conv, name, roles)
+    first, *others = role_override(conv, name, roles)
     return (first, "group_out", *others[1:]) if name == "weight" and conv._groups > 1 else (first, *others)
 
 
@@ -156,9 +156,9 @@ def _row(plain: type[nn.Layer], elastic: type[nn.Layer], sides: int, *variants: 
         width="out",
         measure=lambda conv: {"out": conv._out_channels},
         cut=_cut,
-        own_roles=_own_roles,
+        role_override=_own_roles,
         variants=variants,
-        work={"weight": 1, "bias": 1},
+        macs={"weight": 1, "bias": 1},
     )
 
 

@@ -71,6 +71,6 @@ register(
         SuperLinear,
         params={"weight": ("in", "out"), "bias": ("out",)},
         width="out",
-        work={"weight": 1},
+        macs={"weight": 1},
     )
 )

@@ -113,7 +113,7 @@ for plain, elastic in (
             sizes={"out": "_num_features"},
             width="out",
             follows=True,
-            work={"out": 2},
+            macs={"out": 2},
         )
     )
 
@@ -161,6 +161,6 @@ register(
         sizes={"out": "_num_channels"},
         width="out",
         follows=True,
-        work={"out": 2},
+        macs={"out": 2},
     )
 )

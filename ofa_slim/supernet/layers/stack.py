@@ -67,7 +67,12 @@ def _shorten(stack: nn.Layer, sizes: Sizes) -> Callable[[], None]:
 
 
 register(
-    LayerSpec(nn.MultiHeadAttention, SuperMultiHeadAttention, sizes={"heads": "num_heads"}, scores=("q_proj", "k_proj"))
+    LayerSpec(
+        nn.MultiHeadAttention,
+        SuperMultiHeadAttention,
+        sizes={"heads": "num_heads"},
+        qk_projections=("q_proj", "k_proj"),
+    )
 )
 register(LayerSpec(nn.TransformerEncoder, SuperTransformerEncoder, sizes={"depth": "num_layers"}))
 register(LayerSpec(nn.LayerList, SuperLayerList, measure=lambda stack: {"depth": len(stack)}, cut=_shorten))

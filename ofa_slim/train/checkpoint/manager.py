@@ -14,8 +14,8 @@ from ofa_slim.errors import CheckpointError
 from ofa_slim.train.checkpoint import codec, folders
 from ofa_slim.train.checkpoint.gradients import GRADIENTS, gradients, set_gradients
 from ofa_slim.train.checkpoint.manifest import (
+    CorruptError,
     Manifest,
-    UnsoundError,
     differences,
     read_manifest,
     summed,
@@ -102,7 +102,7 @@ class CheckpointManager:
         for path in reversed(folders.found(self.directory).values()):
             try:
                 manifest = read_manifest(path)
-            except UnsoundError:
+            except CorruptError:
                 continue
             self._check(path, manifest)
             return
@@ -171,7 +171,7 @@ class CheckpointManager:
                 manifest = read_manifest(path)
                 self._check(path, manifest)
                 verify(path, manifest)
-            except UnsoundError as error:
+            except CorruptError as error:
                 damaged.append(str(error))
                 continue
             for message in damaged:
@@ -251,7 +251,7 @@ class CheckpointManager:
             try:
                 manifest = read_manifest(path)
                 sound.append(Checkpoint(manifest.step, manifest.score, path))
-            except UnsoundError as error:
+            except CorruptError as error:
                 damaged.append(str(error))
         return sound, damaged
 

@@ -20,7 +20,7 @@ MANIFEST = "manifest.json"
 _FORMAT = 1
 
 
-class UnsoundError(Exception):
+class CorruptError(Exception):
     """A checkpoint that is not as it was written; the message names the file."""
 
 
@@ -68,7 +68,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a checkpoint.
 
-    Raises: UnsoundError where it is not there, altered, or of another format.
+    Raises: CorruptError where it is not there, altered, or of another format.
     """
     file = folder / MANIFEST
     try:
@@ -76,34 +76,34 @@ def read_manifest(folder: Path) -> Manifest:
         content = json.loads(text)
         content.pop("sha256")
     except OSError as error:
-        raise UnsoundError(f"{file}: {error.strerror}") from error
+        raise CorruptError(f"{file}: {error.strerror}") from error
     except (ValueError, AttributeError, KeyError, TypeError) as error:
-        raise UnsoundError(f"{file}: not a manifest ({error})") from error
+        raise CorruptError(f"{file}: not a manifest ({error})") from error
     # Byte for byte, so that no change goes unseen.
     if text != _sealed(content):
-        raise UnsoundError(f"{file}: altered, its checksum does not match")
+        raise CorruptError(f"{file}: altered, its checksum does not match")
     known: dict[str, Any] = decode(Encoded(content))
     number = known.pop("format", None)
     if number != _FORMAT:
-        raise UnsoundError(f"{file}: format {number}, this version reads {_FORMAT}")
+        raise CorruptError(f"{file}: format {number}, this version reads {_FORMAT}")
     return Manifest(**known)
 
 
 def verify(folder: Path, manifest: Manifest) -> None:
     """Reads every file of a checkpoint once.
 
-    Raises: UnsoundError for the first that is missing, truncated or altered.
+    Raises: CorruptError for the first that is missing, truncated or altered.
     """
     for name, known in manifest.files.items():
         file = folder / name
         try:
             size = file.stat().st_size
             if size != known["size"]:
-                raise UnsoundError(f"{file}: {size} bytes, {known['size']} were written")
+                raise CorruptError(f"{file}: {size} bytes, {known['size']} were written")
             if _sha256(file) != known["sha256"]:
-                raise UnsoundError(f"{file}: altered, its checksum does not match")
+                raise CorruptError(f"{file}: altered, its checksum does not match")
         except OSError as error:
-            raise UnsoundError(f"{file}: {error.strerror}") from error
+            raise CorruptError(f"{file}: {error.strerror}") from error
 
 
 def differences(there: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -21,7 +21,7 @@ from paddle import nn
 from paddle.static import InputSpec
 from paddle.utils.dlpack import from_dlpack
 
-from ofa_slim.base.nested import Place, join, split, stranger
+from ofa_slim.base.nested import Place, join, split, unsupported_leaf
 from ofa_slim.base.predictor import Predictor
 from ofa_slim.base.probes import compare, forwards_kept
 from ofa_slim.base.taps import Taps
@@ -359,6 +359,6 @@ def _number(name: str) -> int:
 
 
 def _check_plain(nesting: Any, what: str) -> None:
-    kind = stranger(nesting)
+    kind = unsupported_leaf(nesting)
     if kind is not None:
         raise OfaSlimError(f"{what} holds a {kind}")

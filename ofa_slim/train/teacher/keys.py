@@ -12,7 +12,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from ofa_slim.base.nested import PLAIN, split, stranger
+from ofa_slim.base.nested import PLAIN, split, unsupported_leaf
 from ofa_slim.errors import ConfigError
 
 KEY_SIZE = 16
@@ -80,7 +80,7 @@ def rows_of(
     """
     bound = inspect.signature(model.forward).bind(*args, **kwargs)
     tensors, nesting = split(dict(bound.arguments))
-    kind = stranger(nesting)
+    kind = unsupported_leaf(nesting)
     if kind is not None:
         raise ConfigError(
             f"cache_teacher: an input is a {kind}; a row is looked up by tensors, numbers, text, and plain lists, "

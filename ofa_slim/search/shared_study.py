@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from ofa_slim.errors import SearchError
 from ofa_slim.search.choices import Choices
 from ofa_slim.search.proposals import DIRECTIONS, EXCESS, Proposal, Scored, attributes, sampler_of
-from ofa_slim.search.study_storage import Turn
+from ofa_slim.search.study_storage import FileLock
 from ofa_slim.supernet.space import SubnetConfig
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ _STALE = 3600.0  # seconds after which a point of another machine counts as aban
 _WAIT = 0.2  # seconds between two looks at what others do
 
 
-class Ledger:
+class SharedStudy:
     """One study of a search.
 
     Args:
@@ -58,7 +58,7 @@ class Ledger:
         choices: Choices,
         limit: int,
         settings: Mapping[str, Any],
-        turn: Turn = nullcontext,
+        turn: FileLock = nullcontext,
     ) -> None:
         self._choices = choices
         self.limit = limit
