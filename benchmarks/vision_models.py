@@ -23,7 +23,7 @@ from paddle import nn
 from paddle.vision import models
 
 from ofa_slim import OFA, Convert, SearchSpace, SubnetConfig, supernet
-from ofa_slim.base.probes import make_probe
+from ofa_slim.base.examples import random_example
 from ofa_slim.measure.cost import CostModel, measured_cost
 
 WIDTHS, KERNELS = [0.25, 0.5, 1.0], (3, 5, 7)
@@ -123,7 +123,7 @@ def _exported(ofa: OFA, name: str, config: SubnetConfig, cost_model: CostModel) 
             expected = first_output(model(image))
     plain = ofa.export(config=config, input_shapes=list(image.shape), input_dtypes="float32")
     plain.eval()
-    counted, costs = measured_cost(plain, make_probe(plain, list(image.shape))), cost_model(config)
+    counted, costs = measured_cost(plain, random_example(plain, list(image.shape))), cost_model(config)
     if counted != costs or counted.params != sum(math.prod(parameter.shape) for parameter in plain.parameters()):
         raise WrongSubnetError(f"{name}: {counted}, and not {costs}, under {config}")
     with paddle.no_grad():

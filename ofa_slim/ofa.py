@@ -5,9 +5,8 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,23 +14,23 @@ import paddle
 from paddle import nn
 from paddle.static import InputSpec
 
-from ofa_slim.base.probes import eval_mode, make_probe
+from ofa_slim.base.examples import Example, example_of, random_example
+from ofa_slim.base.modes import eval_mode
 from ofa_slim.base.taps import Taps
 from ofa_slim.base.unwrap import unwrap
 from ofa_slim.errors import ConfigError, DistillError, ExportError
 from ofa_slim.export.cut import export_arguments, export_subnet
 from ofa_slim.export.recalibration import recalibrate
-from ofa_slim.supernet.discover import Example, example_of, needs_trace
-from ofa_slim.supernet.layers.affine import whole_backward
-from ofa_slim.supernet.published import LayerDict, LayerDictCodec, LayerNames
+from ofa_slim.supernet.discover import needs_trace
+from ofa_slim.supernet.handle import AnyConfig, Supernet
+from ofa_slim.supernet.published import LayerDict, LayerNames
 from ofa_slim.supernet.run_config import RunConfig, build_space, possible_tasks
 from ofa_slim.supernet.space import DEPTH, KERNEL, Axis, SearchSpace, SubnetConfig
-from ofa_slim.tokens import Entry, decoded, entries_of_space, numbered
 from ofa_slim.train.distill_config import SELF, DistillConfig, load_teacher
 from ofa_slim.train.distiller import Distiller
 from ofa_slim.train.sampling import Sampler, check_lengths, checked_epoch, checked_phase, checked_tasks
-from ofa_slim.train.stem import shared, stem_layers
-from ofa_slim.train.step import LossFn, train_subnet
+from ofa_slim.train.stem import stem_layers
+from ofa_slim.train.step import LossFn, train_subnets
 from ofa_slim.train.teacher import Answer, CachedEngine
 
 if TYPE_CHECKING:
@@ -42,8 +41,6 @@ if TYPE_CHECKING:
 __all__ = ["OFA", "DistillConfig", "RunConfig", "dynabert_config"]
 
 logger = logging.getLogger(__name__)
-
-AnyConfig = Mapping[str, Any]
 
 
 class OFA(nn.Layer):
@@ -93,7 +90,7 @@ class OFA(nn.Layer):
         self._passes_depth = DEPTH in inspect.signature(inner.forward).parameters
         self._elastic_order = elastic_order
         self._known: _Known | None = None
-        self._deferred: list[Callable[[], None]] = []  # before the search space was known
+        self._deferred: list[Callable[[], None]] = []  # until the search space is known
         self._set: SubnetConfig | None = None
         self._last: SubnetConfig | None = None
         example = example_of(inner, example_inputs, input_spec)
@@ -112,10 +109,10 @@ class OFA(nn.Layer):
     def _discover(self, example: Example | None) -> None:
         """Finds the search space, by tracing the example where the model is of no known family."""
         run = self.run_config
-        space = build_space(unwrap(self.model), self._names, run, self._passes_depth, example)
+        model = unwrap(self.model)
+        space = build_space(model, self._names, run, self._passes_depth, example)
         sampler = Sampler(space, self._tasks(space.tasks()), run)
-        stem = stem_layers(unwrap(self.model), space)
-        self._known = _Known(space, LayerDictCodec(self._names, space), sampler, stem, space.largest())
+        self._known = _Known(Supernet(model, space, self._names), sampler, stem_layers(model, space))
         for step in self._deferred:
             step()
         self._deferred.clear()
@@ -144,21 +141,26 @@ class OFA(nn.Layer):
         return self._known
 
     @property
+    def supernet(self) -> Supernet:
+        """The model with its search space; raises `ConfigError` where that is not known yet."""
+        return self._found.supernet
+
+    @property
     def search_space(self) -> SearchSpace:
         """The axes of the model with their choices."""
-        return self._found.space
+        return self.supernet.space
 
     @property
     def layers(self) -> dict[str, dict[str, tuple[float, ...]]]:
         """The choices of every layer that can be elastic, by attribute path, as the dictionaries write them."""
-        return {path: _choices(axes) for path, axes in self._found.dictionaries.elastic_layers().items()}
+        return {path: _choices(axes) for path, axes in self.supernet.codec.elastic_layers().items()}
 
     @property
     def ofa_layers(self) -> dict[str, dict[str, tuple[float, ...]]]:
         """The choices of every axis that sampling can change, under the path of its first layer."""
         found: dict[str, dict[str, tuple[float, ...]]] = {}
         seen: set[str] = set()
-        for path, axes in self._found.dictionaries.elastic_layers().items():
+        for path, axes in self.supernet.codec.elastic_layers().items():
             free = {key: axis for key, axis in axes.items() if axis.elastic and axis.name not in seen}
             seen.update(axis.name for axis in free.values())
             if free:
@@ -187,7 +189,7 @@ class OFA(nn.Layer):
     @property
     def current_config(self) -> LayerDict | None:
         """The per-layer dictionary of the sub-network that the last forward ran; None before the first."""
-        return None if self._last is None else self._found.dictionaries.from_config(self._last)
+        return None if self._last is None else self.supernet.codec.from_config(self._last)
 
     @property
     def get_current_config(self) -> LayerDict | None:
@@ -203,11 +205,7 @@ class OFA(nn.Layer):
 
         Raises: IllegalSubnetError for names or sizes that this model does not have.
         """
-        if isinstance(config, SubnetConfig):
-            return self._found.space.complete(config)
-        if not isinstance(config, Mapping):
-            raise ConfigError(f"a config is a SubnetConfig or a dictionary, not a {type(config).__name__}")
-        return self._found.dictionaries.to_config(config)
+        return self.supernet.config(config)
 
     def set_net_config(self, config: AnyConfig | None) -> None:
         """Runs one sub-network from now on, listed among the choices or not; None returns to sampling.
@@ -218,20 +216,20 @@ class OFA(nn.Layer):
 
         def apply() -> None:
             self._set = None if config is None else self.subnet_config(config)
-            self._activate(self._found.space.largest() if self._set is None else self._set)
+            self.supernet.activate(self.search_space.largest() if self._set is None else self._set)
 
         self._when_known(apply)
 
     @contextmanager
     def subnet(self, config: AnyConfig) -> Iterator[OFA]:
         """Runs one sub-network inside the block, through this object or the model itself."""
-        before, active = self._set, self._found.active
+        before, active = self._set, self.supernet.active
         self.set_net_config(config)
         try:
             yield self
         finally:
             self._set = before
-            self._activate(active)
+            self.supernet.activate(active)
 
     def set_epoch(self, epoch: int) -> None:
         """Says which epoch runs, from 0: the schedule of `RunConfig.n_epochs` follows it."""
@@ -247,35 +245,10 @@ class OFA(nn.Layer):
             phase: the last task offers its ``phase + 2`` largest choices; None: all.
         """
         last = checked_phase(phase)
-        known = self._known
-        present = possible_tasks(unwrap(self.model), self.run_config) if known is None else known.space.tasks()
+        unknown = self._known is None
+        present = possible_tasks(unwrap(self.model), self.run_config) if unknown else self.search_space.tasks()
         tasks = checked_tasks(task, "task", present)
         self._when_known(lambda: self._found.sampler.set_task(tasks, last))
-
-    def tokenize(self) -> list[list[int]]:
-        """Numbers every choice that sampling has, one after the other over all layers, then depths.
-
-        Returns: the numbers of each entry of `ofa_layers` (and each of its keys), in order; `decode_token` takes
-            one of each.
-        """
-        return numbered(self._entries())
-
-    def decode_token(self, token: Sequence[int]) -> LayerDict:
-        """Runs the sub-network of a token from now on.
-
-        Args:
-            token: one number of each list that `tokenize` returns.
-
-        Returns: its per-layer dictionary.
-
-        Raises: IllegalSubnetError for a token of another length, or a number that is not in its list.
-        """
-        config = decoded(token, self._entries())
-        self.set_net_config(config)
-        return config
-
-    def _entries(self) -> list[Entry]:
-        return entries_of_space(self.ofa_layers, self._found.space)
 
     def forward(self, *inputs: Any, **kwargs: Any) -> Any:
         """Runs the set or a sampled sub-network, and the teacher where there is one.
@@ -285,8 +258,8 @@ class OFA(nn.Layer):
         self._discover_from(Example(inputs, kwargs))
         config = self._set if self._set is not None else self._sample()
         teacher_output = None if self._distiller is None else self._distiller.teach(inputs, kwargs)
-        # The sub-network stays active behind the forward: recomputation in the backward needs it.
-        self._activate(config)
+        # The sub-network stays active after the forward: recomputation in the backward needs it.
+        self.supernet.activate(config)
         self._last = config
         if self._distiller is None:
             return self._run(config, inputs, kwargs)
@@ -328,22 +301,9 @@ class OFA(nn.Layer):
         example = example_of(unwrap(self.model), batch, None) or Example()
         self._discover_from(example)
         chosen = self._chosen(configs)
-        if self._distiller is not None:
-            self._distiller.begin(example.args, dict(example.kwargs))
-        losses: dict[int, paddle.Tensor] = {}
-        active = self._found.active
-        try:
-            with shared(self._found.stem) as stem, _without_sync(self.model), whole_backward():
-                for number in self._order(chosen):
-                    self._activate(chosen[number])
-                    self._last = chosen[number]
-                    run = partial(self._run, chosen[number], example.args, example.kwargs)
-                    losses[number] = train_subnet(run, loss_fn, self._distiller, scale, scaler)
-                for layer in stem:
-                    layer.backward()
-        finally:
-            self._activate(active)
-        return [losses[number] for number in range(len(chosen))]
+        self._last = chosen[-1]
+        stem, distiller = self._found.stem, self._distiller
+        return train_subnets(self.supernet, self.model, chosen, example, loss_fn, stem, distiller, scale, scaler)
 
     def _chosen(self, configs: Sequence[AnyConfig] | None) -> list[SubnetConfig]:
         """The sub-networks of a step."""
@@ -356,16 +316,6 @@ class OFA(nn.Layer):
             raise ConfigError("configs is empty; give at least one sub-network")
         return chosen
 
-    def _order(self, chosen: Sequence[SubnetConfig]) -> list[int]:
-        """The order in which they train: as given, but one that teaches the others goes first."""
-        order = list(range(len(chosen)))
-        if self._distiller is not None and self._distiller.own:
-            largest = self._found.space.largest()
-            if largest not in chosen:
-                raise ConfigError("the largest sub-network teaches the others, so it has to be among the configs")
-            order.sort(key=lambda number: chosen[number] != largest)
-        return order
-
     def _discover_from(self, example: Example) -> None:
         if self._known is None:
             logger.info("the first batch serves as the example that shows which widths must agree")
@@ -373,17 +323,12 @@ class OFA(nn.Layer):
 
     def _run(self, config: SubnetConfig, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """The output of the active sub-network."""
-        depth = {DEPTH: config[DEPTH]} if self._passes_depth and DEPTH in config else {}
-        return self.model(*args, **{**depth, **kwargs})
+        return self.model(*args, **{**self.supernet.forward_arguments(config), **kwargs})
 
     def _largest_answer(self, taps: Taps, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Answer:
-        active, largest = self._found.active, self._found.space.largest()
-        self._activate(largest)
-        try:
-            with eval_mode(unwrap(self.model)), paddle.no_grad(), taps.record() as hidden:
-                return Answer(self._run(largest, args, kwargs), hidden)
-        finally:
-            self._activate(active)
+        largest = self.search_space.largest()
+        with self.supernet.using(largest), eval_mode(self.supernet.model), paddle.no_grad(), taps.record() as hidden:
+            return Answer(self._run(largest, args, kwargs), hidden)
 
     def calc_distill_loss(self) -> paddle.Tensor:
         """The mapped layers' loss of the last forward.
@@ -425,10 +370,9 @@ class OFA(nn.Layer):
             raise ExportError("export needs a config: a SubnetConfig or the published dictionary")
         if self._known is None:
             logger.info("the shapes given to export serve as the example that shows which widths must agree")
-            probe = make_probe(unwrap(self.model), given["input_shapes"], given["input_dtypes"])
-            self._discover(Example(tuple(probe.args), probe.kwargs))
+            self._discover(random_example(unwrap(self.model), given["input_shapes"], given["input_dtypes"]))
         config = self.subnet_config(given.pop("config"))
-        return export_subnet(unwrap(self.model), self._found.space, config, **given)
+        return export_subnet(self.supernet, config, **given)
 
     def search(
         self, eval_func: EvalFunc, condition: Condition = None, search_config: SearchConfig | None = None
@@ -458,7 +402,7 @@ class OFA(nn.Layer):
         # Optuna, scikit-learn and Matplotlib take a second to import.
         from ofa_slim.search.search import search
 
-        return search(self, eval_func, condition, search_config)
+        return search(self.supernet, eval_func, condition, search_config, self.subnet)
 
     def recalibrate(self, loader: Iterable[Any], batches: int | None = None) -> int:
         """Re-estimates the batch-norm statistics of the sub-network that was set, in the supernet itself.
@@ -477,17 +421,11 @@ class OFA(nn.Layer):
         """
         if self._set is None:
             raise ConfigError("recalibrate needs a sub-network: call it after set_net_config, or inside subnet(...)")
-        depth = self._set.get(DEPTH) if self._passes_depth else None
-        return recalibrate(unwrap(self.model), loader, batches, depth)
-
-    def _activate(self, config: SubnetConfig) -> None:
-        for path, extents in self._found.space.layer_sizes(config).items():
-            self._names.layers[path].activate(extents)
-        self._found.active = config
+        return recalibrate(self.supernet.model, loader, batches, self.supernet.forward_arguments(self._set))
 
     def _sample(self) -> SubnetConfig:
         if self.train_full:
-            return self._found.space.largest()
+            return self.search_space.largest()
         return self._found.sampler.sample(self.rng, self.training)
 
 
@@ -495,16 +433,9 @@ class OFA(nn.Layer):
 class _Known:
     """What an `OFA` knows of its model once its search space was found."""
 
-    space: SearchSpace
-    dictionaries: LayerDictCodec
+    supernet: Supernet
     sampler: Sampler
     stem: list[nn.Layer]
-    active: SubnetConfig
-
-
-def _without_sync(model: nn.Layer) -> AbstractContextManager[Any]:
-    """Inside the block backward passes exchange no gradients with other processes."""
-    return model.no_sync() if isinstance(model, paddle.DataParallel) else nullcontext()
 
 
 def _choices(axes: Mapping[str, Axis]) -> dict[str, tuple[float, ...]]:
@@ -525,5 +456,5 @@ def dynabert_config(ofa_model: OFA, width_mult: float, depth_mult: float = 1.0) 
 
     Raises: IllegalSubnetError for a share that the model cannot have.
     """
-    space = ofa_model.search_space
-    return LayerDictCodec(LayerNames(unwrap(ofa_model)), space).from_config(space.uniform(width_mult, depth_mult))
+    supernet = Supernet.of(ofa_model)
+    return supernet.codec.from_config(supernet.space.uniform(width_mult, depth_mult))

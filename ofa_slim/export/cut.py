@@ -9,13 +9,13 @@ from typing import Any
 import paddle
 from paddle import nn
 
-from ofa_slim.base.probes import Probe, compare, make_probe
+from ofa_slim.base.examples import Example, compare, random_example
 from ofa_slim.errors import ExportError
 from ofa_slim.export.config_depth import set_config_depth
 from ofa_slim.export.recalibration import recalibrate
-from ofa_slim.supernet.convert import activate, active_sizes_kept, make_plain
 from ofa_slim.supernet.discover import grown_roles
 from ofa_slim.supernet.families import layer_at
+from ofa_slim.supernet.handle import Supernet, make_plain
 from ofa_slim.supernet.layers import ElasticLayer, swap_class
 from ofa_slim.supernet.space import DEPTH, SearchSpace, SubnetConfig
 from ofa_slim.supernet.spec import cut_plain, parameter_like, spec_of
@@ -24,8 +24,7 @@ Undo = Callable[[], None]
 
 
 def export_subnet(
-    supernet: nn.Layer,
-    space: SearchSpace,
+    supernet: Supernet,
     config: SubnetConfig,
     origin_model: nn.Layer | None = None,
     input_shapes: Any = None,
@@ -35,35 +34,34 @@ def export_subnet(
     batches: int | None = None,
 ) -> nn.Layer:
     """Cuts a plain model for a config; see `OFA.export`."""
-    grown = list(grown_roles(supernet))
+    model, space = supernet.model, supernet.space
+    grown = list(grown_roles(model))
     if origin_model is not None:
-        _check_origin(supernet, origin_model, grown)
+        _check_origin(model, origin_model, grown)
         if grown and not load_weights_from_supernet:
             raise ExportError(
                 f"load_weights_from_supernet=False: the supernet is larger than origin_model (at {grown[0]!r}), so it "
                 "cannot be cut from its own weights"
             )
-    # A model that cuts its own depth is told it at each call, the exported one as well.
-    call = {DEPTH: config[DEPTH]} if DEPTH in config else {}
-    probe = _probe(supernet, input_shapes, input_dtypes, call)
+    call = supernet.forward_arguments(config)
+    example = _example(model, input_shapes, input_dtypes, call)
     target = origin_model
     undo: Undo = _nothing
     try:
-        with active_sizes_kept(supernet):
-            if load_weights_from_supernet or target is None:
-                activate(supernet, space, config)
-                expected = probe.run(supernet, **call)
-                weights = transformed_weights(supernet)
-            else:
-                expected, weights = _run_as_supernet(target, space, config, probe, call), {}
+        if load_weights_from_supernet or target is None:
+            with supernet.using(config):
+                expected = example.outputs(model, **call)
+                weights = transformed_weights(model)
+        else:
+            expected, weights = _run_as_supernet(target, space, config, example, call), {}
         if target is None or grown:
-            target = make_plain(copy.deepcopy(supernet))
+            target = make_plain(copy.deepcopy(model))
         elif load_weights_from_supernet:
-            undo = _load(target, supernet)
+            undo = _load(target, model)
         undo = _both(cut(target, space, config, weights), undo)
-        compare(expected, probe.run(target, **call), "export")
+        compare(expected, example.outputs(target, **call), "export")
         if loader is not None:
-            recalibrate(target, loader, batches, call.get(DEPTH))
+            recalibrate(target, loader, batches, call)
         if origin_model is not None and target is not origin_model:
             _transplant(target, origin_model, grown, space, config)
     except BaseException:
@@ -72,14 +70,14 @@ def export_subnet(
     return target if origin_model is None else origin_model
 
 
-def _probe(supernet: nn.Layer, shapes: Any, dtypes: Any, call: dict[str, Any]) -> Probe:
+def _example(model: nn.Layer, shapes: Any, dtypes: Any, call: dict[str, int]) -> Example:
     try:
-        return make_probe(supernet, shapes, dtypes, **call)
+        return random_example(model, shapes, dtypes, **call)
     except ExportError:
         raise
     except Exception as error:  # whatever the model's forward raises
         raise ExportError(
-            f"{type(supernet).__name__} does not run on random inputs of "
+            f"{type(model).__name__} does not run on random inputs of "
             f"{'the shape [2, 16]' if shapes is None else 'input_shapes'} ({type(error).__name__}: {error}); give "
             "input_shapes with what its forward takes, shapes or tensors, e.g. [{'input_ids': ids, 'bbox': boxes}]"
         ) from error
@@ -174,14 +172,14 @@ def _run_back(undo: list[Undo]) -> None:
 
 
 def _run_as_supernet(
-    origin: nn.Layer, space: SearchSpace, config: SubnetConfig, probe: Probe, call: dict[str, Any]
+    origin: nn.Layer, space: SearchSpace, config: SubnetConfig, example: Example, call: dict[str, int]
 ) -> list[paddle.Tensor]:
     """What a supernet made of the origin's own weights computes under a config."""
     twin = copy.deepcopy(origin)
     for path in space.layer_sizes(config):
         swap_class(layer_at(twin, path))
-    activate(twin, space, config)
-    return probe.run(twin, **call)
+    Supernet(twin, space).activate(config)
+    return example.outputs(twin, **call)
 
 
 def _check_origin(supernet: nn.Layer, origin: nn.Layer, grown: Sequence[str]) -> None:

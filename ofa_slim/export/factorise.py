@@ -11,7 +11,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from ofa_slim.base.probes import Probe, compare, make_probe
+from ofa_slim.base.examples import Example, compare, random_example
 from ofa_slim.errors import ExportError, nearest
 from ofa_slim.export.factorised_embedding import Undo, factorised_ranks, put
 from ofa_slim.supernet.layers import ElasticLayer
@@ -94,7 +94,7 @@ def factorise_embeddings(
         _check_saves(name, table, int(rank))
         _check_untied(model, name, table)
     weights = _weights(tables, frequencies)
-    probe = make_probe(model, input_shapes, input_dtypes)
+    probe = random_example(model, input_shapes, input_dtypes)
     before = {name: np.asarray(table.weight.astype("float64")) for name, table in tables.items()}
     after = {name: factors(value, int(rank), weights[name]) for name, value in before.items()}
     expected = _with_products(model, probe, tables, after)
@@ -105,7 +105,7 @@ def factorise_embeddings(
             undo.append(back)
             for parameter, value in ((layer.table.weight, rows), (layer.projection.weight, columns)):
                 parameter.set_value(paddle.to_tensor(value).astype(parameter.dtype))
-        compare(expected, probe.run(model), "factorise_embeddings")
+        compare(expected, probe.outputs(model), "factorise_embeddings")
     except BaseException:
         for step in reversed(undo):
             step()
@@ -209,7 +209,7 @@ def _weights(tables: Mapping[str, nn.Embedding], frequencies: Any) -> dict[str, 
 
 def _with_products(
     model: nn.Layer,
-    probe: Probe,
+    probe: Example,
     tables: Mapping[str, nn.Embedding],
     products: Mapping[str, tuple[np.ndarray, np.ndarray]],
 ) -> list[paddle.Tensor]:
@@ -219,7 +219,7 @@ def _with_products(
         for name, table in tables.items():
             rows, columns = products[name]
             table.weight.set_value(paddle.to_tensor(rows @ columns).astype(table.weight.dtype))
-        return probe.run(model)
+        return probe.outputs(model)
     finally:
         for name, table in tables.items():
             table.weight.set_value(own[name])

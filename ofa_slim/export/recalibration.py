@@ -14,14 +14,16 @@ from typing import Any
 import paddle
 from paddle import nn
 
-from ofa_slim.base.probes import modes_kept
+from ofa_slim.base.modes import modes_kept
 from ofa_slim.errors import ConfigError
 from ofa_slim.supernet.space import DEPTH
 
 BATCH_NORMS = (nn.BatchNorm, nn.BatchNorm1D, nn.BatchNorm2D, nn.BatchNorm3D, nn.SyncBatchNorm)
 
 
-def recalibrate(model: nn.Layer, loader: Iterable[Any], batches: int | None = None, depth: int | None = None) -> int:
+def recalibrate(
+    model: nn.Layer, loader: Iterable[Any], batches: int | None = None, more: Mapping[str, int] | None = None
+) -> int:
     """Sets the running statistics of a model's batch norms to their means over some batches, in place.
 
     Only batch norms run in training mode meanwhile; the model's modes are those of before when this returns.
@@ -32,7 +34,7 @@ def recalibrate(model: nn.Layer, loader: Iterable[Any], batches: int | None = No
         loader: batches of inputs: tensors, tuples or lists of positional inputs (of which as many are used as
             the model's forward takes before ``depth``), or dictionaries of keyword inputs.
         batches: how many to use; None: all.
-        depth: the ``depth`` to call it with; None for a model that takes none, or for its own default.
+        more: what it is called with beside, such as ``depth``.
 
     Returns: how many batches were used.
 
@@ -40,7 +42,6 @@ def recalibrate(model: nn.Layer, loader: Iterable[Any], batches: int | None = No
     """
     if batches is not None and (isinstance(batches, bool) or not isinstance(batches, int) or batches < 1):
         raise ConfigError(f"batches {batches!r} is not a whole number of at least 1")
-    more = {} if depth is None else {DEPTH: depth}
     norms = [layer for layer in model.sublayers(include_self=True) if isinstance(layer, BATCH_NORMS)]
     if not norms:
         return 0
@@ -55,7 +56,7 @@ def recalibrate(model: nn.Layer, loader: Iterable[Any], batches: int | None = No
                 for norm in norms:
                     # The mean of the batches so far: Paddle keeps `momentum` of the old statistics.
                     norm._momentum = used / (used + 1)
-                _call(model, batch, more)
+                _call(model, batch, more or {})
                 used += 1
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):

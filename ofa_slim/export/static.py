@@ -13,8 +13,9 @@ import paddle
 from paddle import nn
 from paddle.static import InputSpec
 
+from ofa_slim.base.examples import Example, compare, random_example
+from ofa_slim.base.modes import eval_mode, forwards_kept
 from ofa_slim.base.predictor import MODEL_FILE, PASSES_FILE, Predictor
-from ofa_slim.base.probes import Probe, compare, eval_mode, forwards_kept, make_probe
 from ofa_slim.errors import ExportError
 from ofa_slim.export.subnet_files import replacing
 from ofa_slim.supernet.layers import ElasticLayer
@@ -87,12 +88,12 @@ def _default_spec(model: nn.Layer) -> list[InputSpec]:
     return specs
 
 
-def _check(model: nn.Layer, probes: Sequence[Probe], folder: Path) -> None:
+def _check(model: nn.Layer, probes: Sequence[Example], folder: Path) -> None:
     """Runs the files; where a pass that is known to make mistakes makes one, it is turned off for them, in a file.
 
     Raises: ExportError where they do not compute what the model does in any case.
     """
-    expected = [probe.run(model) for probe in probes]
+    expected = [probe.outputs(model) for probe in probes]
     first: ExportError | None = None
     for off in ((), *((name,) for name in _FAULTY_PASSES), _FAULTY_PASSES):
         if off:
@@ -116,14 +117,14 @@ def _check(model: nn.Layer, probes: Sequence[Probe], folder: Path) -> None:
     raise first or ExportError("to_static: nothing was checked")
 
 
-def _probes(model: nn.Layer, specs: Sequence[InputSpec], inputs: Mapping[str, paddle.Tensor] | None) -> list[Probe]:
+def _probes(model: nn.Layer, specs: Sequence[InputSpec], inputs: Mapping[str, paddle.Tensor] | None) -> list[Example]:
     if inputs is not None:
-        return [Probe(kwargs=dict(inputs))]
+        return [Example(kwargs=dict(inputs))]
     dtypes = {spec.name: spec.dtype for spec in specs}
     found = []
     for seed, unknown in enumerate(((2, 16), (3, 7))):
         shapes = {spec.name: _filled(spec.shape, unknown) for spec in specs}
-        found.append(make_probe(model, [shapes], [dtypes], seed=seed))
+        found.append(random_example(model, [shapes], [dtypes], seed=seed))
     return found
 
 

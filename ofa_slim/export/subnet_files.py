@@ -15,7 +15,7 @@ from typing import Any
 from paddle import nn
 from safetensors.paddle import load_file, save_file
 
-from ofa_slim.base.probes import Probe, compare, make_probe
+from ofa_slim.base.examples import Example, compare, random_example
 from ofa_slim.errors import ExportError
 from ofa_slim.export import pretrained
 from ofa_slim.export.cut import cut
@@ -71,19 +71,19 @@ def save_subnet(model: nn.Layer, directory: str | os.PathLike[str], inputs: Mapp
         (aside / SUBNET_FILE).write_text(json.dumps(about, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         probe = _probe(model, inputs) if known else None
         if probe is not None:
-            compare(probe.run(model), probe.run(load_subnet(aside)), "save_subnet")
+            compare(probe.outputs(model), probe.outputs(load_subnet(aside)), "save_subnet")
         else:
             written = load_subnet(aside).state_dict() if known else load_file(str(aside / WEIGHTS_FILE))
             state = model.state_dict()
             compare(list(state.values()), [written[key] for key in state], "save_subnet")
 
 
-def _probe(model: nn.Layer, inputs: Mapping[str, Any] | None) -> Probe | None:
+def _probe(model: nn.Layer, inputs: Mapping[str, Any] | None) -> Example | None:
     """Inputs that the model runs on; None where it needs more than token ids and none were given."""
     if inputs is not None:
-        return Probe(kwargs=dict(inputs))
+        return Example(kwargs=dict(inputs))
     try:
-        return make_probe(model)
+        return random_example(model)
     except Exception as error:  # whatever the model's forward raises without the inputs that it needs
         logger.info("save_subnet: %s needs more inputs than token ids (%s); weights are compared", type(model), error)
         return None

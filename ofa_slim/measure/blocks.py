@@ -15,14 +15,14 @@ from typing import Any
 import paddle
 from paddle import nn
 
-from ofa_slim.base.probes import Probe
+from ofa_slim.base.examples import Example
 from ofa_slim.errors import LatencyError
 from ofa_slim.measure.programs import Called
-from ofa_slim.supernet.convert import activate, active_sizes_kept, full_size, make_plain
 from ofa_slim.supernet.families import Stack, find_stacks, layer_at
 from ofa_slim.supernet.families.base import joined
+from ofa_slim.supernet.handle import Supernet, make_plain
 from ofa_slim.supernet.layers import kept_layers
-from ofa_slim.supernet.space import DEPTH, HIDDEN, Axis, SearchSpace
+from ofa_slim.supernet.space import DEPTH, HIDDEN, Axis, SearchSpace, SubnetConfig
 from ofa_slim.supernet.spec import cut_plain, spec_of
 
 COPIES = 4  # of a block of a stack in one program: its own weights each, as the layers of a model have
@@ -123,14 +123,15 @@ class BlockCall:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     calls: int
-    whole: Probe | None = None
+    whole: Example | None = None
 
 
-def find_blocks(model: nn.Layer, space: SearchSpace, probe: Probe) -> list[BlockCall]:
+def find_blocks(supernet: Supernet, example: Example) -> list[BlockCall]:
     """The blocks of a supernet, by running it once at full size.
 
     Raises: LatencyError for an axis that cuts both blocks of a stack and what is outside.
     """
+    model, space = supernet.model, supernet.space
     stacks: dict[str, Dropped | Repeated | None] = {}
     for stack in find_stacks(model):
         stacks.update(_depths(stack, space))
@@ -153,13 +154,13 @@ def find_blocks(model: nn.Layer, space: SearchSpace, probe: Probe) -> list[Block
     for path, depth in stacks.items():
         if depth is not None:
             places.setdefault(path, [])
-    with full_size(model), _watched(model, places) as calls:
-        probe.run(model, **_depth_call(space))
+    with supernet.full(), _watched(model, places) as calls:
+        example.call(model, **supernet.forward_arguments(space.largest()))
     found = []
     for path, axes in places.items():
         if path in calls and (path in stacks or _works(layer_at(model, path))):
             seen = _seen(model, path, axes, path in stacks, stacks.get(path), calls[path])
-            found.append(replace(seen, whole=probe) if path in fed else seen)
+            found.append(replace(seen, whole=example) if path in fed else seen)
     return found
 
 
@@ -172,10 +173,6 @@ def _depths(stack: Stack, space: SearchSpace) -> dict[str, Dropped | Repeated | 
     if stack.repeats:
         return dict.fromkeys(stack.blocks, Repeated(axis.name, axis.size))
     return {path: Dropped(axis.name, number, len(stack.blocks)) for number, path in enumerate(stack.blocks)}
-
-
-def _depth_call(space: SearchSpace) -> dict[str, int]:
-    return {axis.name: axis.size for axis in space.axes if axis.task == DEPTH and not axis.slots}
 
 
 def _works(layer: nn.Layer) -> bool:
@@ -242,30 +239,26 @@ def _watched(
                 vars(layer)["forward"] = before[path]
 
 
-def program_of(model: nn.Layer, space: SearchSpace, seen: BlockCall, config: Mapping[str, int]) -> Called:
+def program_of(supernet: Supernet, seen: BlockCall, config: SubnetConfig) -> Called:
     """A block as a plain layer of its own, cut to a config, with the inputs that it gets there."""
-    path, extents = seen.block.path, space.layer_sizes(config)
-    layer = make_plain(copy.deepcopy(layer_at(model, path)))
+    path, extents = seen.block.path, supernet.layer_sizes(config)
+    layer = make_plain(copy.deepcopy(layer_at(supernet.model, path)))
     for place, sizes in extents.items():
         if place == path or place.startswith(f"{path}."):
             cut_plain(layer_at(layer, place[len(path) + 1 :]), sizes)
     if seen.block.additive:
         chain = _Chain([copy.deepcopy(layer) for _ in range(COPIES)])
-        return Called(chain, *_inputs_at(model, space, seen, config))
+        return Called(chain, *_inputs_at(supernet, seen, config))
     return Called(layer, [_narrowed(layer, seen.args[0]), *seen.args[1:]], seen.kwargs)
 
 
-def _inputs_at(
-    model: nn.Layer, space: SearchSpace, seen: BlockCall, config: Mapping[str, int]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _inputs_at(supernet: Supernet, seen: BlockCall, config: SubnetConfig) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What a block of a stack is called with under a config."""
     if seen.whole is None:
         return seen.args, seen.kwargs
     path = seen.block.path
-    with active_sizes_kept(model):
-        activate(model, space, config)
-        with _watched(model, [path]) as calls:
-            seen.whole.run(model, **_depth_call(space))
+    with supernet.using(config), _watched(supernet.model, [path]) as calls:
+        seen.whole.call(supernet.model, **supernet.forward_arguments(supernet.space.largest()))
     return calls[path][0]
 
 

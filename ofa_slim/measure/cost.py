@@ -10,21 +10,17 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import paddle
 from paddle import nn
 
+from ofa_slim.base.examples import Example
 from ofa_slim.base.nested import split
-from ofa_slim.base.probes import Probe, make_probe
-from ofa_slim.base.unwrap import unwrap
-from ofa_slim.supernet.convert import activate, active_sizes_kept
+from ofa_slim.supernet.handle import Supernet
 from ofa_slim.supernet.layers import kept_layers
 from ofa_slim.supernet.space import DEPTH, Axis, SearchSpace, SubnetConfig
 from ofa_slim.supernet.spec import LayerSpec, length, spec_of
-
-if TYPE_CHECKING:
-    from ofa_slim.ofa import OFA
 
 
 @dataclass(frozen=True)
@@ -70,19 +66,17 @@ class CostModel:
     works. Where that follows a width (a linear layer over what were channels), every config is run once instead.
 
     Args:
-        model: the supernet.
-        space: its axes.
-        probe: one call of it.
+        supernet: the supernet.
+        example: one call of it.
     """
 
-    def __init__(self, model: nn.Layer, space: SearchSpace, probe: Probe) -> None:
-        self._model = model
-        self._space = space
-        self._probe = probe
+    def __init__(self, supernet: Supernet, example: Example) -> None:
+        model, space = supernet.model, supernet.space
+        self._supernet = supernet
+        self._example = example
         self._layers = _counted_layers(model)
         self._others = _uncounted_params(model, self._layers)
         self._stacks = _stacks(model, space)
-        self._passes_depth = any(axis.task == DEPTH and not axis.slots for axis in space.axes)
         self._known: dict[SubnetConfig, _Uses] = {}
         ends = [self._seen(space.largest()), self._seen(space.smallest())]
         repeats = any(
@@ -91,31 +85,30 @@ class CostModel:
         self._steady = not repeats and all(ends[0].get(path) == use for path, use in ends[1].items())
 
     @classmethod
-    def of(cls, ofa: OFA, input_shapes: Any = None, input_dtypes: Any = None) -> CostModel:
+    def of(cls, ofa: Any, input_shapes: Any = None, input_dtypes: Any = None) -> CostModel:
         """The cost model of a supernet at some input shapes.
 
         Args:
-            ofa: the supernet.
+            ofa: an `OFA`, or a `Supernet`.
             input_shapes: of one call, as in `OFA.export`; the first dimension is the batch.
             input_dtypes: as in `OFA.export`.
 
         Raises: ExportError for shapes that are none, or where they cannot be left out.
         """
-        model = unwrap(ofa.model)
-        space = ofa.search_space
-        call = {DEPTH: space[DEPTH].size} if any(axis.name == DEPTH for axis in space.axes) else {}
-        return cls(model, space, make_probe(model, input_shapes, input_dtypes, **call))
+        supernet = Supernet.of(ofa)
+        return cls(supernet, supernet.example(input_shapes, input_dtypes))
 
     def __call__(self, config: Mapping[str, int]) -> Cost:
         """The cost of a sub-network."""
-        extents = self._space.layer_sizes(config)
+        config = SubnetConfig(config)
+        extents = self._supernet.layer_sizes(config)
         dropped = self._dropped(config)
         sizes = {}
         for path, layer in self._layers.items():
             if not path.startswith(dropped):
                 own = {role: length(extent) for role, extent in extents.get(path, {}).items()}
                 sizes[path] = {**layer.full, **own}
-        uses = self._uses(SubnetConfig(config))
+        uses = self._uses(config)
         return _total({path: self._layers[path] for path in sizes}, sizes, uses, self._others)
 
     def _dropped(self, config: Mapping[str, int]) -> tuple[str, ...]:
@@ -129,20 +122,16 @@ class CostModel:
     def _uses(self, config: SubnetConfig) -> _Uses:
         reference = config
         if self._steady:
-            depth = {DEPTH: config[DEPTH]} if self._passes_depth else {}
-            reference = SubnetConfig({**self._space.largest(), **depth})
+            reference = SubnetConfig({**self._supernet.space.largest(), **self._supernet.forward_arguments(config)})
         if reference not in self._known:
             self._known[reference] = self._seen(reference)
         return self._known[reference]
 
     def _seen(self, config: SubnetConfig) -> _Uses:
         """What the layers do in one forward of a sub-network."""
-        call = {DEPTH: config[DEPTH]} if self._passes_depth else {}
-        extents = self._space.layer_sizes(config)
-        with active_sizes_kept(self._model):
-            activate(self._model, self._space, config)
-            with _watched(self._model, self._layers) as outputs:
-                self._probe.run(self._model, **call)
+        model, extents = self._supernet.model, self._supernet.layer_sizes(config)
+        with self._supernet.using(config), _watched(model, self._layers) as outputs:
+            self._example.call(model, **self._supernet.forward_arguments(config))
         sizes = {
             path: {**layer.full, **{role: length(extent) for role, extent in extents.get(path, {}).items()}}
             for path, layer in self._layers.items()
@@ -150,17 +139,17 @@ class CostModel:
         return _positions(self._layers, sizes, outputs)
 
 
-def measured_cost(model: nn.Layer, probe: Probe, **call: Any) -> Cost:
+def measured_cost(model: nn.Layer, example: Example, **call: Any) -> Cost:
     """The cost of a plain model as it stands, counted by running it once.
 
     Args:
         model: a plain model, exported or not.
-        probe: one call of it.
+        example: one call of it.
         call: what it is given beside.
     """
     layers = _counted_layers(model)
     with _watched(model, layers) as outputs:
-        probe.run(model, **call)
+        example.call(model, **call)
     sizes = {path: layer.full for path, layer in layers.items()}
     return _total(layers, sizes, _positions(layers, sizes, outputs), _uncounted_params(model, layers))
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import paddle
@@ -19,15 +19,12 @@ from paddle import nn
 
 from ofa_slim.base.files import atomic_file
 from ofa_slim.base.threads import threads
-from ofa_slim.base.unwrap import unwrap
 from ofa_slim.errors import LatencyError
 from ofa_slim.measure.blocks import Block, Dimension, Dropped, Repeated
 from ofa_slim.measure.programs import version_of
+from ofa_slim.measure.timing import Rule
+from ofa_slim.supernet.handle import Supernet
 from ofa_slim.supernet.space import SubnetConfig
-
-if TYPE_CHECKING:
-    from ofa_slim.measure.timing import Rule
-    from ofa_slim.ofa import OFA
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +130,7 @@ class LatencyTable:
     @classmethod
     def build(
         cls,
-        ofa: OFA,
+        ofa: Any,
         *,
         input_shapes: Any = None,
         input_dtypes: Any = None,
@@ -149,7 +146,7 @@ class LatencyTable:
         is interpolated.
 
         Args:
-            ofa: the supernet.
+            ofa: an `OFA`, or a `Supernet`.
             input_shapes: of one call, as in `OFA.export`: a time holds for one batch size and length.
             input_dtypes: as in `OFA.export`.
             engine: that will serve: ``"inference"`` is Paddle Inference with oneDNN, ``"onnx"`` ONNX Runtime, each on
@@ -162,7 +159,7 @@ class LatencyTable:
         """
         from ofa_slim.measure.table_builder import build
 
-        return build(ofa, input_shapes, input_dtypes, engine, choices, rule, progress)
+        return build(Supernet.of(ofa), input_shapes, input_dtypes, engine, choices, rule, progress)
 
     def predict(self, config: Mapping[str, int]) -> float:
         """Milliseconds of one forward of a sub-network."""
@@ -185,15 +182,14 @@ class LatencyTable:
         """A hash of all times."""
         return blake2b(self._to_json().encode(), digest_size=8).hexdigest()
 
-    def check(self, ofa: OFA, input_shapes: Any = None, input_dtypes: Any = None) -> None:
+    def check(self, ofa: Any, input_shapes: Any = None, input_dtypes: Any = None) -> None:
         """Checks that the times hold here, for this supernet and these inputs.
 
         Raises: LatencyError that names what differs.
         """
-        from ofa_slim.measure.table_builder import probe_of
-
-        probe = probe_of(ofa, input_shapes, input_dtypes)
-        here = Conditions.here(unwrap(ofa.model), probe.tensors, self.about.engine)
+        supernet = Supernet.of(ofa)
+        tensors = supernet.example(input_shapes, input_dtypes).tensors
+        here = Conditions.here(supernet.model, tensors, self.about.engine)
         for name, there in asdict(self.about).items():
             now = asdict(here)[name]
             if name != "measured" and there != now:

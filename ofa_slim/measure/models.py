@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from paddle import nn
 
-from ofa_slim.base.probes import make_probe
+from ofa_slim.base.examples import random_example
 from ofa_slim.base.threads import threads_kept
 from ofa_slim.measure.programs import Called, engine_of
 from ofa_slim.measure.timing import Rule, in_turns
@@ -53,7 +53,7 @@ def measure_latency(
     make = engine_of(engine)
     programs = {}
     for name, model in models.items():
-        probe = make_probe(model, input_shapes, input_dtypes, **call)
+        probe = random_example(model, input_shapes, input_dtypes, **call)
         programs[name] = make(Called(model, probe.args, {**probe.kwargs, **call}))
     with threads_kept():
         seconds = in_turns(programs, rule or Rule())

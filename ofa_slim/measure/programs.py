@@ -17,9 +17,9 @@ import paddle
 from paddle import nn
 from paddle.static import InputSpec
 
+from ofa_slim.base.modes import forwards_kept
 from ofa_slim.base.nested import join, split
 from ofa_slim.base.predictor import Predictor
-from ofa_slim.base.probes import forwards_kept
 from ofa_slim.errors import ExportError, LatencyError
 from ofa_slim.export.formats.onnx import ONNX_FILE, open_session, write_onnx
 

@@ -6,26 +6,21 @@ import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from paddle import nn
 from scipy.optimize import nnls
 from tqdm import tqdm
 
-from ofa_slim.base.probes import Probe, make_probe
+from ofa_slim.base.examples import Example
 from ofa_slim.base.threads import threads_kept
-from ofa_slim.base.unwrap import unwrap
 from ofa_slim.export.cut import cut, transformed_weights
 from ofa_slim.measure.blocks import COPIES, Block, BlockCall, empty_program, find_blocks, program_of
 from ofa_slim.measure.latency_table import Conditions, LatencyTable, Times
 from ofa_slim.measure.programs import Called, Make, Run, engine_of
 from ofa_slim.measure.timing import Rule, in_turns, ratio
-from ofa_slim.supernet.convert import activate, active_sizes_kept, make_plain
-from ofa_slim.supernet.space import DEPTH, SearchSpace, SubnetConfig
-
-if TYPE_CHECKING:
-    from ofa_slim.ofa import OFA
+from ofa_slim.supernet.handle import Supernet, make_plain
+from ofa_slim.supernet.space import SearchSpace, SubnetConfig
 
 _BETWEEN = 6  # whole sub-networks that are measured, beside the largest and the smallest
 _LOADS = 3  # of each program
@@ -35,15 +30,8 @@ _MOST_APART = 12
 _MOST_TOGETHER = 3
 
 
-def probe_of(ofa: OFA, input_shapes: Any, input_dtypes: Any) -> Probe:
-    """One call of a supernet."""
-    space = ofa.search_space
-    call = {axis.name: axis.size for axis in space.axes if axis.task == DEPTH and not axis.slots}
-    return make_probe(unwrap(ofa.model), input_shapes, input_dtypes, **call)
-
-
 def build(
-    ofa: OFA,
+    supernet: Supernet,
     input_shapes: Any,
     input_dtypes: Any,
     engine: str,
@@ -53,12 +41,13 @@ def build(
 ) -> LatencyTable:
     """See `LatencyTable.build`."""
     make, rule = engine_of(engine), rule or Rule()
-    model = unwrap(ofa.model)
-    space = ofa.search_space if choices is None else ofa.search_space.with_choices(choices)
-    probe = probe_of(ofa, input_shapes, input_dtypes)
-    about = Conditions.here(model, probe.tensors, engine)
+    example = supernet.example(input_shapes, input_dtypes)
+    if choices is not None:
+        supernet = Supernet(supernet.model, supernet.space.with_choices(choices), supernet.names)
+    space = supernet.space
+    about = Conditions.here(supernet.model, example.tensors, engine)
     kinds: dict[str, BlockCall] = {}
-    found = find_blocks(model, space, probe)
+    found = find_blocks(supernet, example)
     for seen in found:
         kinds.setdefault(seen.block.kind, seen)
     wanted = {
@@ -69,13 +58,13 @@ def build(
     shares: dict[Any, float] = {}
     anchors = _anchors(space)
     with threads_kept(), _bar(len(wanted) + len(anchors), progress) as bar:
-        reference = _Reference(partial(_made_whole, make, model, space, anchors[0], probe), rule)
+        reference = _Reference(partial(_made_whole, make, supernet, anchors[0], example), rule)
         for config in anchors[1:]:
-            shares |= reference.shares({config: partial(_made_whole, make, model, space, config, probe)})
+            shares |= reference.shares({config: partial(_made_whole, make, supernet, config, example)})
             bar.update()
         shares |= reference.shares({_EMPTY: lambda: make(empty_program(found[0]))})
         for keys in _batches(list(wanted)):
-            makes = {key: partial(_made_block, make, model, space, *wanted[key]) for key in keys}
+            makes = {key: partial(_made_block, make, supernet, *wanted[key]) for key in keys}
             shares |= reference.shares(makes)
             bar.update(len(keys))
     whole_ms = [reference.ms * shares.get(config, 1.0) for config in anchors]
@@ -152,23 +141,21 @@ def _batches(keys: list[Any]) -> Iterator[list[Any]]:
         yield keys[start : start + _AT_ONCE]
 
 
-def _made_block(make: Make, model: nn.Layer, space: SearchSpace, seen: BlockCall, config: SubnetConfig) -> Run:
-    return make(program_of(model, space, seen, config))
+def _made_block(make: Make, supernet: Supernet, seen: BlockCall, config: SubnetConfig) -> Run:
+    return make(program_of(supernet, seen, config))
 
 
-def _made_whole(make: Make, model: nn.Layer, space: SearchSpace, config: SubnetConfig, probe: Probe) -> Run:
-    return make(_whole(model, space, config, probe))
+def _made_whole(make: Make, supernet: Supernet, config: SubnetConfig, example: Example) -> Run:
+    return make(_whole(supernet, config, example))
 
 
-def _whole(model: nn.Layer, space: SearchSpace, config: SubnetConfig, probe: Probe) -> Called:
+def _whole(supernet: Supernet, config: SubnetConfig, example: Example) -> Called:
     """A whole sub-network with its inputs."""
-    call = {axis.name: config[axis.name] for axis in space.axes if axis.task == DEPTH and not axis.slots}
-    with active_sizes_kept(model):
-        activate(model, space, config)
-        weights = transformed_weights(model)
-    plain = make_plain(copy.deepcopy(model))
-    cut(plain, space, config, weights)
-    return Called(plain, probe.args, {**probe.kwargs, **call})
+    with supernet.using(config):
+        weights = transformed_weights(supernet.model)
+    plain = make_plain(copy.deepcopy(supernet.model))
+    cut(plain, supernet.space, config, weights)
+    return Called(plain, example.args, {**example.kwargs, **supernet.forward_arguments(config)})
 
 
 def _levels(space: SearchSpace, block: Block) -> list[list[dict[str, int]]]:

@@ -14,19 +14,17 @@ import paddle
 from paddle import nn
 from tqdm import tqdm
 
-from ofa_slim.base.unwrap import unwrap
 from ofa_slim.errors import ImportanceError
-from ofa_slim.ofa import OFA
 from ofa_slim.ordering.reorder import reorder_axis
 from ofa_slim.ordering.scores import scoring, split_batch
-from ofa_slim.supernet.convert import full_size
 from ofa_slim.supernet.families import layer_at
+from ofa_slim.supernet.handle import Supernet
 from ofa_slim.supernet.space import HIDDEN, Axis
 from ofa_slim.supernet.spec import spec_of
 
 
 def compute_hidden_importance(
-    ofa: OFA,
+    ofa: Any,
     data_loader: Iterable[Any],
     loss_fct: Callable[..., paddle.Tensor] | None = None,
     axis: str = HIDDEN,
@@ -39,7 +37,7 @@ def compute_hidden_importance(
     those of before when this returns.
 
     Args:
-        ofa: a supernet with an elastic hidden size, ``Convert(supernet(hidden_size=[...]))``.
+        ofa: an `OFA` (or `Supernet`) with an elastic hidden size, ``Convert(supernet(hidden_size=[...]))``.
         data_loader: batches, as in `ofa_slim.ordering.scores.compute_neuron_head_importance`.
         loss_fct: ``loss_fct(model output, labels)`` -> scalar; cross entropy by default.
         axis: of the hidden size, where the model has several.
@@ -48,15 +46,15 @@ def compute_hidden_importance(
 
     Raises: ImportanceError where there is no such axis, no norm with a weight on it, or no batch.
     """
-    found = _axis(ofa, axis)
-    network = unwrap(ofa.model)
+    supernet = Supernet.of(ofa)
+    found, network = _axis(supernet, axis), supernet.model
     norms = _norms(network, found)
     weights = [tensor for norm in norms for tensor in (norm.weight, norm.bias) if tensor is not None]
     if not weights:
         raise ImportanceError(f"no layer norm with a weight is on axis {axis!r}, so its channels cannot be scored")
     loss_fct = nn.CrossEntropyLoss() if loss_fct is None else loss_fct
     total: paddle.Tensor | None = None
-    with full_size(network), scoring(network, weights):
+    with supernet.full(), scoring(network, weights):
         for batch in tqdm(data_loader, desc="importance hidden", leave=False):
             args, kwargs, labels = split_batch(batch)
             grads = iter(paddle.grad(loss_fct(network(*args, **kwargs), labels), weights))
@@ -69,7 +67,7 @@ def compute_hidden_importance(
     return total
 
 
-def reorder_hidden(ofa: OFA, importance: paddle.Tensor | Sequence[float], axis: str = HIDDEN) -> None:
+def reorder_hidden(ofa: Any, importance: paddle.Tensor | Sequence[float], axis: str = HIDDEN) -> None:
     """Puts the most important channels of the hidden size first, in every layer at once and in place.
 
     At full size the model computes the same function as before. Do this before an optimizer has gathered moments: they
@@ -77,27 +75,26 @@ def reorder_hidden(ofa: OFA, importance: paddle.Tensor | Sequence[float], axis: 
     (``DistillConfig(mapping_op="linear")``), which a smaller hidden size needs in any case.
 
     Args:
-        ofa: a supernet with an elastic hidden size.
+        ofa: an `OFA` (or `Supernet`) with an elastic hidden size.
         importance: float ``[hidden size]``.
         axis: of the hidden size, where the model has several.
 
     Raises: ImportanceError where the scores do not fit the model; nothing is changed then.
     """
-    found, network = _axis(ofa, axis), unwrap(ofa.model)
+    supernet = Supernet.of(ofa)
+    found = _axis(supernet, axis)
     scores = np.asarray(importance, dtype=np.float64)
     if scores.shape != (found.size,) or not np.isfinite(scores).all():
         raise ImportanceError(
             f"axis {axis!r}: scores of shape {list(scores.shape)}, expected are [{found.size}] finite numbers"
         )
     order = np.argsort(-scores, kind="stable")
-    with full_size(network):
-        reorder_axis(network, found, order)
+    with supernet.full():
+        reorder_axis(supernet.model, found, order)
 
 
-def _axis(ofa: OFA, name: str) -> Axis:
-    if not isinstance(ofa, OFA):
-        raise ImportanceError(f"a hidden size belongs to an OFA; this is a {type(ofa).__name__}")
-    found = {axis.name: axis for axis in ofa.search_space.axes if axis.task == HIDDEN}
+def _axis(supernet: Supernet, name: str) -> Axis:
+    found = {axis.name: axis for axis in supernet.space.axes if axis.task == HIDDEN}
     if name not in found:
         raise ImportanceError(
             f"no axis {name!r} of a hidden size (there are {', '.join(found) or 'none'}); "

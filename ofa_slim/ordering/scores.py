@@ -15,13 +15,13 @@ import paddle
 from paddle import nn
 from tqdm import tqdm
 
-from ofa_slim.base.probes import eval_mode
+from ofa_slim.base.modes import eval_mode
 from ofa_slim.base.unwrap import unwrap
 from ofa_slim.errors import ImportanceError
 from ofa_slim.ordering.reorder import reorder_axis
-from ofa_slim.supernet.convert import full_size
 from ofa_slim.supernet.families import Stack, attention_heads, find_stacks, layer_at, max_sizes, stack_axes
 from ofa_slim.supernet.families.base import joined
+from ofa_slim.supernet.handle import full_size
 from ofa_slim.supernet.space import Axis
 
 __all__ = [

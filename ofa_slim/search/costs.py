@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ofa_slim.measure import LatencyTable
 from ofa_slim.measure.cost import CostModel
 from ofa_slim.search.budget import LATENCY, with_ratios
 from ofa_slim.search.config import SearchConfig
+from ofa_slim.supernet.handle import Supernet
 from ofa_slim.supernet.space import SearchSpace, SubnetConfig
-
-if TYPE_CHECKING:
-    from ofa_slim.ofa import OFA
 
 logger = logging.getLogger(__name__)
 
@@ -53,36 +50,38 @@ class Costs:
         return found
 
 
-def costs_of(ofa: OFA, space: SearchSpace, config: SearchConfig, timed: bool, directory: Path | None) -> Costs:
+def costs_of(
+    supernet: Supernet, space: SearchSpace, config: SearchConfig, timed: bool, directory: Path | None
+) -> Costs:
     """The costs of a supernet's sub-networks.
 
     Args:
-        ofa: the supernet.
+        supernet: the supernet.
         space: its axes with the choices of the search.
         config: says at which inputs, and may have a table of times.
         timed: whether times are needed.
         directory: where a table is kept; None for nowhere.
     """
-    counts = CostModel.of(ofa, config.input_shapes, config.input_dtypes)
+    counts = CostModel.of(supernet, config.input_shapes, config.input_dtypes)
     table = config.latency
     if table is not None:
-        table.check(ofa, config.input_shapes, config.input_dtypes)
+        table.check(supernet, config.input_shapes, config.input_dtypes)
     elif timed:
-        table = _kept_table(ofa, space, config, directory)
-    return Costs(counts, table, ofa.search_space.original())
+        table = _kept_table(supernet, space, config, directory)
+    return Costs(counts, table, supernet.space.original())
 
 
-def _kept_table(ofa: OFA, space: SearchSpace, config: SearchConfig, directory: Path | None) -> LatencyTable:
+def _kept_table(supernet: Supernet, space: SearchSpace, config: SearchConfig, directory: Path | None) -> LatencyTable:
     """The table in the directory; it is measured where there is none."""
     file = None if directory is None else directory / TABLE
     if file is not None and file.is_file():
         table = LatencyTable.load(file)
-        table.check(ofa, config.input_shapes, config.input_dtypes)
+        table.check(supernet, config.input_shapes, config.input_dtypes)
         return table
     logger.info("measuring how long each block of the model takes")
     choices = {axis.name: axis.choices for axis in space.axes}
     table = LatencyTable.build(
-        ofa,
+        supernet,
         input_shapes=config.input_shapes,
         input_dtypes=config.input_dtypes,
         choices=choices,

@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import paddle
 from paddle import nn
 
-from ofa_slim.base.probes import eval_mode
+from ofa_slim.base.modes import eval_mode
 from ofa_slim.errors import SearchError
-from ofa_slim.export.recalibration import BATCH_NORMS
+from ofa_slim.export.recalibration import BATCH_NORMS, recalibrate
 from ofa_slim.search.config import EvalFunc
+from ofa_slim.supernet.handle import Supernet
 from ofa_slim.supernet.space import SubnetConfig
 
-if TYPE_CHECKING:
-    from ofa_slim.ofa import OFA
-
 SCORE = "score"
+
+RunSubnet = Callable[[SubnetConfig], AbstractContextManager[nn.Layer]]
+"""Runs a sub-network inside the block; yields what the caller's function is given: an object with the `model`."""
 
 
 class Scorer:
     """Scores sub-networks of a supernet; it is in eval mode and without gradients meanwhile.
 
     Args:
-        ofa: the supernet.
+        supernet: the supernet.
+        run: runs one of its sub-networks; by default the model alone, as exported models are.
         metric: which of several scores counts; None: the first.
         calibration: batches to re-estimate batch-norm statistics with before each score; None: they stay.
         batches: how many of them; None: all.
@@ -36,25 +38,37 @@ class Scorer:
     """
 
     def __init__(
-        self, ofa: OFA, metric: str | None, calibration: Iterable[Any] | None = None, batches: int | None = None
+        self,
+        supernet: Supernet,
+        metric: str | None,
+        calibration: Iterable[Any] | None = None,
+        batches: int | None = None,
+        run: RunSubnet | None = None,
     ) -> None:
-        self._ofa = ofa
+        self._supernet = supernet
+        self._run = self._alone if run is None else run
         self._calibration = calibration
         self._batches = batches
         self.metric = metric
 
     def __call__(self, function: EvalFunc, config: SubnetConfig) -> dict[str, float]:
         """Every score of a sub-network by name."""
-        with self._ofa.subnet(config), _quietly(self._ofa):
+        supernet = self._supernet
+        with self._run(config) as subject, _quietly(subject):
             if self._calibration is not None:
-                self._ofa.recalibrate(self._calibration, self._batches)
-            return self._named(function(self._ofa), f"sub-network {config.to_json()}")
+                recalibrate(supernet.model, self._calibration, self._batches, supernet.forward_arguments(config))
+            return self._named(function(subject), f"sub-network {config.to_json()}")
 
     def exported(self, function: EvalFunc, model: nn.Layer) -> dict[str, float]:
         """Every score of an exported model by name."""
-        exported = Exported(model)
-        with _quietly(exported):
-            return self._named(function(exported), "the exported model")
+        subject = Alone(model)
+        with _quietly(subject):
+            return self._named(function(subject), "the exported model")
+
+    @contextmanager
+    def _alone(self, config: SubnetConfig) -> Iterator[nn.Layer]:
+        with self._supernet.using(config):
+            yield Alone(self._supernet.model)
 
     def score(self, metrics: Mapping[str, float]) -> float:
         """The one that counts."""
@@ -72,11 +86,11 @@ class Scorer:
         return metrics
 
 
-class Exported(nn.Layer):
-    """An exported model in the place of the supernet: what a function of the OFA model is called with at the end.
+class Alone(nn.Layer):
+    """A model without a teacher in the place of an `OFA`: what the caller's function is given for exported models.
 
     Attributes:
-        model: the exported model, as `OFA.model` is the supernet.
+        model: the model, as `OFA.model` is the supernet.
     """
 
     def __init__(self, model: nn.Layer) -> None:
@@ -90,7 +104,7 @@ class Exported(nn.Layer):
 
 @contextmanager
 def statistics_kept(model: nn.Layer) -> Iterator[None]:
-    """Whatever is estimated inside the block, behind it the running statistics of batch norms are as before."""
+    """Whatever is estimated inside the block, the running statistics of batch norms are as before after it."""
     layers = [layer for layer in model.sublayers(include_self=True) if isinstance(layer, BATCH_NORMS)]
     # They are among its parameters, those that do not train.
     tensors = [tensor for layer in layers for tensor in layer.parameters() if tensor.stop_gradient]

@@ -7,14 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 from tqdm import tqdm
 
-from ofa_slim.base.unwrap import unwrap
 from ofa_slim.errors import SearchError
 from ofa_slim.search.budget import Budget, Condition, cheapest, plain_cost
 from ofa_slim.search.choices import Choices, rounded
@@ -23,16 +22,14 @@ from ofa_slim.search.costs import costs_of
 from ofa_slim.search.front import ranks
 from ofa_slim.search.proposals import Proposal, Proposer, Scored
 from ofa_slim.search.result import Point, SearchResult, Winner
-from ofa_slim.search.scoring import Scorer, statistics_kept
+from ofa_slim.search.scoring import RunSubnet, Scorer, statistics_kept
 from ofa_slim.search.shared_study import SharedStudy, excess_of
 from ofa_slim.search.study_storage import FileLock, open_storage, quiet_optuna
 from ofa_slim.search.summary import write_report
 from ofa_slim.search.winners import chosen, export_winners
+from ofa_slim.supernet.handle import Supernet
 from ofa_slim.supernet.space import SearchSpace, SubnetConfig
 from ofa_slim.train.teacher.keys import teacher_key
-
-if TYPE_CHECKING:
-    from ofa_slim.ofa import OFA
 
 logger = logging.getLogger(__name__)
 
@@ -41,42 +38,54 @@ _FINAL = "-final"
 
 
 def search(
-    ofa: OFA, eval_func: EvalFunc, condition: Condition = None, config: SearchConfig | None = None
+    supernet: Supernet,
+    eval_func: EvalFunc,
+    condition: Condition = None,
+    config: SearchConfig | None = None,
+    run: RunSubnet | None = None,
 ) -> SearchResult:
     """Finds the best sub-network of a supernet within a budget; see `OFA.search`."""
-    return Search(ofa, eval_func, condition, config or SearchConfig()).run()
+    return Search(supernet, eval_func, condition, config or SearchConfig(), run).run()
 
 
 class Search:
     """One search.
 
     Args:
-        ofa: the supernet.
+        supernet: the supernet.
         eval_func: scores it with a sub-network set.
         condition: what a sub-network may cost.
         config: how to go about it.
+        run: runs a sub-network for `eval_func`; see `Scorer`.
 
     Raises: SearchError for a budget that no sub-network is within, before anything is scored.
     """
 
-    def __init__(self, ofa: OFA, eval_func: EvalFunc, condition: Condition, config: SearchConfig) -> None:
+    def __init__(
+        self,
+        supernet: Supernet,
+        eval_func: EvalFunc,
+        condition: Condition,
+        config: SearchConfig,
+        run: RunSubnet | None = None,
+    ) -> None:
         if not callable(eval_func):
             raise SearchError(f"eval_func is a {type(eval_func).__name__}, not a function of the OFA model")
-        self.ofa = ofa
+        self.supernet = supernet
         self.eval_func = eval_func
         self.config = config
         self.budget = Budget.of(condition)
         self.directory = None if config.directory is None else Path(config.directory)
-        self.choices = Choices(_space(ofa.search_space, config))
+        self.choices = Choices(_space(supernet.space, config))
         if not self.choices.axes:
             raise SearchError("no axis of this model has more than one choice, so there is nothing to search")
         if self.directory is not None:
             self.directory.mkdir(parents=True, exist_ok=True)
         timed = self.budget.needs_latency or config.latency is not None
-        self.costs = costs_of(ofa, self.choices.space, config, timed, self.directory)
+        self.costs = costs_of(supernet, self.choices.space, config, timed, self.directory)
         self.cost = plain_cost(next(iter(self.budget.limits), "latency_ms" if timed else "params"))
         cheapest(self.budget, self.choices, self.costs, np.random.default_rng(config.seed))
-        self.scorer = Scorer(ofa, config.metric, config.calibration, config.calibration_batches)
+        self.scorer = Scorer(supernet, config.metric, config.calibration, config.calibration_batches, run)
         self.proposer = Proposer(
             self.choices,
             self.budget,
@@ -90,7 +99,7 @@ class Search:
 
     def run(self) -> SearchResult:
         """Scores the candidates, then the survivors, exports the best, and writes a report into the directory."""
-        with quiet_optuna(), statistics_kept(self.ofa):
+        with quiet_optuna(), statistics_kept(self.supernet.model):
             storage, turn = open_storage(self.config.storage, self.directory)
             screen = self.config.screen or self.eval_func
             candidates = self._ledger(storage, turn, "", self.config.candidates)
@@ -115,7 +124,7 @@ class Search:
     def _winners(self, result: SearchResult) -> list[Winner]:
         timed = self.costs.table is not None
         points = chosen(result, self.config.winners)
-        return export_winners(self.ofa, self.eval_func, self.scorer, points, self.config, timed, self.directory)
+        return export_winners(self.supernet, self.eval_func, self.scorer, points, self.config, timed, self.directory)
 
     def _ledger(self, storage: BaseStorage, turn: FileLock, suffix: str, limit: int) -> SharedStudy:
         name = self.config.study_name + suffix
@@ -126,7 +135,7 @@ class Search:
         axes = repr([(axis.name, axis.choices) for axis in self.choices.axes])
         return {
             "choices": blake2b(axes.encode(), digest_size=8).hexdigest(),
-            "weights": teacher_key(unwrap(self.ofa.model)).hex(),
+            "weights": teacher_key(self.supernet.model).hex(),
             "condition": self.budget.describe(),
             "metric": self.config.metric,
             "screened": self.config.screen is not None,
@@ -143,7 +152,7 @@ class Search:
 
     def _first(self) -> list[SubnetConfig]:
         """The original, then the uniform sub-networks; a quarter of the candidates at most."""
-        first = [self.ofa.search_space.original(), *self.choices.uniform()]
+        first = [self.supernet.space.original(), *self.choices.uniform()]
         known = [config for config in dict.fromkeys(first) if self._among(config)]
         return known[: max(1, self.config.candidates // 4)]
 
@@ -200,7 +209,7 @@ class Search:
 
     def _result(self, candidates: Sequence[FrozenTrial], final: Sequence[FrozenTrial], complete: bool) -> SearchResult:
         last = {trial.user_attrs["config"]: trial for trial in final}
-        original = self.ofa.search_space.original().to_json()
+        original = self.supernet.space.original().to_json()
         screened = self.config.screen is not None
         points = []
         for trial in candidates:

@@ -6,19 +6,18 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from paddle import nn
 
+from ofa_slim.export.cut import export_subnet
 from ofa_slim.export.subnet_files import save_subnet
 from ofa_slim.measure import measure_latency
 from ofa_slim.search.config import EvalFunc, SearchConfig
 from ofa_slim.search.result import Point, SearchResult, Winner
 from ofa_slim.search.scoring import Scorer
+from ofa_slim.supernet.handle import Supernet
 from ofa_slim.supernet.space import SubnetConfig
-
-if TYPE_CHECKING:
-    from ofa_slim.ofa import OFA
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +32,7 @@ def chosen(result: SearchResult, count: int) -> list[Point]:
 
 
 def export_winners(
-    ofa: OFA,
+    supernet: Supernet,
     eval_func: EvalFunc,
     scorer: Scorer,
     points: Sequence[Point],
@@ -44,7 +43,7 @@ def export_winners(
     """Exports sub-networks, scores the exported models, and times them in turns with the original.
 
     Args:
-        ofa: the supernet.
+        supernet: the supernet.
         eval_func: scores a model.
         scorer: calls it.
         points: the sub-networks.
@@ -53,9 +52,9 @@ def export_winners(
         directory: where models are written to; None for nowhere.
     """
     logger.info("exporting the best of %d sub-networks", len(points))
-    models = [_exported(ofa, point.config, config) for point in points]
+    models = [_exported(supernet, point.config, config) for point in points]
     scores = [scorer.score(scorer.exported(eval_func, model)) for model in models]
-    original = _exported(ofa, ofa.search_space.original(), config) if timed else None
+    original = _exported(supernet, supernet.space.original(), config) if timed else None
     folders: list[str | None] = [None] * len(points)
     if directory is not None:
         for number, model in enumerate(models):
@@ -72,10 +71,11 @@ def export_winners(
     return winners
 
 
-def _exported(ofa: OFA, config: SubnetConfig, how: SearchConfig) -> nn.Layer:
+def _exported(supernet: Supernet, config: SubnetConfig, how: SearchConfig) -> nn.Layer:
     loader: Iterable[Any] | None = how.calibration
-    model = ofa.export(
-        config=config,
+    model = export_subnet(
+        supernet,
+        config,
         input_shapes=how.input_shapes,
         input_dtypes=how.input_dtypes,
         loader=loader,

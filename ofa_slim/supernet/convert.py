@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,7 +12,7 @@ from paddle import nn
 
 from ofa_slim.errors import ConfigError, ConvertError, IllegalSubnetError, nearest
 from ofa_slim.supernet.discover import full_space
-from ofa_slim.supernet.families import layer_at, max_sizes
+from ofa_slim.supernet.families import max_sizes
 from ofa_slim.supernet.grow import Chosen, grow, grown_by_ratio, grown_to_channels, kernels_when_grown
 from ofa_slim.supernet.hidden_axis import stream_choices
 from ofa_slim.supernet.layers import (
@@ -21,7 +20,6 @@ from ofa_slim.supernet.layers import (
     elastic_kernels,
     fixed_kernel_reason,
     has_kernel,
-    swap_back,
     swap_class,
 )
 from ofa_slim.supernet.published import LayerDictCodec, LayerNames, choices_from
@@ -270,44 +268,6 @@ def _axis_of_layer(dictionaries: LayerDictCodec, name: str, axes: Mapping[str, A
     if axis is None:
         raise ConvertError(f"expand_ratio: the output width of layer {name!r} is fixed")
     return axis
-
-
-def activate(model: nn.Layer, space: SearchSpace, config: Mapping[str, int]) -> None:
-    """Makes a supernet run as the sub-network `config` from now on."""
-    for path, sizes in space.layer_sizes(config).items():
-        layer_at(model, path).activate(sizes)
-
-
-@contextmanager
-def active_sizes_kept(model: nn.Layer) -> Iterator[Sequence[ElasticLayer]]:
-    """Whatever is activated inside the block, behind it a model runs as before.
-
-    Yields the model's elastic layers, none for a plain model.
-    """
-    layers = [layer for layer in model.sublayers(include_self=True) if isinstance(layer, ElasticLayer)]
-    before = [dict(layer.active_sizes) for layer in layers]
-    try:
-        yield layers
-    finally:
-        for layer, sizes in zip(layers, before, strict=True):
-            layer.activate({**layer.max_sizes, **sizes})
-            layer.active_sizes = sizes
-
-
-@contextmanager
-def full_size(model: nn.Layer) -> Iterator[None]:
-    """Runs a supernet in full inside the block, and as before behind it; a plain model is left alone."""
-    with active_sizes_kept(model) as layers:
-        for layer in layers:
-            layer.activate(layer.max_sizes)
-        yield
-
-
-def make_plain(model: nn.Layer) -> nn.Layer:
-    """Swaps a supernet's layers back to Paddle's own classes, in place, at full size."""
-    for layer in model.sublayers(include_self=True):
-        swap_back(layer)
-    return model
 
 
 def set_state_dict(model: nn.Layer, state_dict: Mapping[str, Any]) -> tuple[list[str], list[str]]:

@@ -5,61 +5,25 @@ Whatever is found is at full size; choices come from what converting gave the la
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-import paddle
 from paddle import nn
-from paddle.static import InputSpec
 
-from ofa_slim.base.probes import eval_mode, make_probe
+from ofa_slim.base.examples import Example
 from ofa_slim.errors import ConfigError, ConvertError
 from ofa_slim.supernet.coupling import Holder, couple, trace
 from ofa_slim.supernet.families import find_stacks, layer_at, stack_axes
 from ofa_slim.supernet.grow import original_extent
+from ofa_slim.supernet.handle import Supernet
 from ofa_slim.supernet.layers import Block, ElasticLayer, has_kernel, inner_layer, is_depthwise
 from ofa_slim.supernet.published import choices_from
 from ofa_slim.supernet.space import KERNEL, WIDTH, Axis, Fixed, SearchSpace, Slot
 from ofa_slim.supernet.spec import as_extent, computed_weight, entries_of, spec_of
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Example:
-    """Inputs that a model can be called with."""
-
-    args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-
-    def run(self, model: nn.Layer, **extra: Any) -> Any:
-        """The model's output in eval mode, without gradients."""
-        with eval_mode(model), paddle.no_grad():
-            return model(*self.args, **self.kwargs, **extra)
-
-
-def example_of(model: nn.Layer, inputs: Any, spec: InputSpec | Sequence[InputSpec] | None) -> Example | None:
-    """The example that a user gave, as inputs or as specs of random ones; None where there is none.
-
-    Raises: ConfigError where both were given, or a spec that is none.
-    """
-    if inputs is not None and spec is not None:
-        raise ConfigError("example_inputs and input_spec cannot both be given")
-    if spec is not None:
-        specs = [spec] if isinstance(spec, InputSpec) else list(spec)
-        for entry in specs:
-            if not isinstance(entry, InputSpec):
-                raise ConfigError(f"input_spec: {entry!r} is not an InputSpec")
-        probe = make_probe(model, [list(entry.shape) for entry in specs], [entry.dtype for entry in specs])
-        return Example(tuple(probe.args))
-    if inputs is None:
-        return None
-    if isinstance(inputs, Mapping) and all(name in inspect.signature(model.forward).parameters for name in inputs):
-        return Example((), dict(inputs))
-    return Example(tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,))
 
 
 def elastic_layers(model: nn.Layer) -> list[ElasticLayer]:
@@ -239,25 +203,22 @@ def fixed_layers(model: nn.Layer) -> set[nn.Layer]:
     }
 
 
-def tried(model: nn.Layer, space: SearchSpace, example: Example, depth: Mapping[str, Any]) -> SearchSpace:
+def without_failing_axes(model: nn.Layer, space: SearchSpace, example: Example) -> SearchSpace:
     """The space without the axes that the model's forward cannot shrink along.
 
     A forward may name a width (`reshape([n, 512])`): that is found by running the smallest sub-network.
 
     Args:
-        model: the supernet, unwrapped; it runs in full when this returns.
+        model: the supernet, unwrapped.
         space: its space.
         example: inputs to run it with.
-        depth: ``{"depth": full depth}`` for a model that takes it.
     """
+    supernet = Supernet(model, space)
     left = [axis for axis in space.axes if axis.task == WIDTH and axis.elastic]
     failing: dict[str, str] = {}
-    try:
-        while found := _culprits(model, space, left, example, depth):
-            failing.update(found)
-            left = [axis for axis in left if axis.name not in failing]
-    finally:
-        run_in_full(model, space)
+    while found := _culprits(supernet, left, example):
+        failing.update(found)
+        left = [axis for axis in left if axis.name not in failing]
     if failing:
         logger.warning(
             "at full width, as the model's forward fails at a smaller one: %s (%s)",
@@ -267,11 +228,9 @@ def tried(model: nn.Layer, space: SearchSpace, example: Example, depth: Mapping[
     return without(space, {name: f"at a smaller width the forward fails: {said}" for name, said in failing.items()})
 
 
-def _culprits(
-    model: nn.Layer, space: SearchSpace, axes: list[Axis], example: Example, depth: Mapping[str, Any]
-) -> dict[str, str]:
+def _culprits(supernet: Supernet, axes: list[Axis], example: Example) -> dict[str, str]:
     """The axes among some that the forward cannot shrink along, with what it says."""
-    error = failure_of(model, space, axes, example, depth)
+    error = failure_of(supernet, axes, example)
     if error is None:
         return {}
     middle = len(axes) // 2
@@ -279,7 +238,7 @@ def _culprits(
         name: said
         for half in (axes[:middle], axes[middle:])
         if len(axes) > 1
-        for name, said in _culprits(model, space, half, example, depth).items()
+        for name, said in _culprits(supernet, half, example).items()
     }
     return found or {axis.name: error for axis in axes}
 
@@ -299,30 +258,16 @@ def without(space: SearchSpace, reasons: Mapping[str, str]) -> SearchSpace:
     return space.replaced(axes, [*space.fixed, *fixed])
 
 
-def failure_of(
-    model: nn.Layer, space: SearchSpace, shrunk: list[Axis], example: Example, depth: Mapping[str, Any]
-) -> str | None:
-    """What the forward says with some axes at their smallest and the rest in full; None if it runs.
-
-    The model is left at those sizes; `run_in_full` takes that back.
-    """
-    _activate(model, space, {axis.name: axis.choices[0] for axis in shrunk})
+def failure_of(supernet: Supernet, shrunk: Sequence[Axis], example: Example) -> str | None:
+    """What the forward says with some axes at their smallest and the rest in full; None if it runs."""
+    config = supernet.space.complete({axis.name: axis.choices[0] for axis in shrunk})
     try:
-        example.run(model, **depth)
+        with supernet.using(config):
+            example.call(supernet.model, **supernet.forward_arguments(config))
     except Exception as error:  # whatever the model's forward raises
         lines = [line.strip() for line in str(error).splitlines() if line.strip() and "----" not in line]
         return f"{type(error).__name__}: {lines[0] if lines else ''}"[:200]
     return None
-
-
-def run_in_full(model: nn.Layer, space: SearchSpace) -> None:
-    """Every axis of a model at its full size."""
-    _activate(model, space, {})
-
-
-def _activate(model: nn.Layer, space: SearchSpace, sizes: Mapping[str, int]) -> None:
-    for path, extents in space.layer_sizes(space.complete(sizes)).items():
-        layer_at(model, path).activate(extents)
 
 
 def _family_rows(model: nn.Layer) -> list[Axis | Fixed]:

@@ -8,11 +8,12 @@ from typing import Any
 
 from paddle import nn
 
-from ofa_slim.base.probes import make_probe
+from ofa_slim.base.examples import Example, random_example
 from ofa_slim.errors import ConfigError, ConvertError
-from ofa_slim.supernet.discover import Example, failure_of, run_in_full, traced_space
+from ofa_slim.supernet.discover import failure_of, traced_space
 from ofa_slim.supernet.families import Stack, find_stacks, layer_at, max_sizes
 from ofa_slim.supernet.families.base import joined
+from ofa_slim.supernet.handle import Supernet
 from ofa_slim.supernet.space import HIDDEN, Axis, SearchSpace
 
 
@@ -71,13 +72,12 @@ def with_hidden(model: nn.Layer, space: SearchSpace, example: Example | None, de
     return space.replaced([*space.axes, *axes], fixed)
 
 
-def check_hidden(model: nn.Layer, space: SearchSpace, example: Example | None, depth: Mapping[str, Any]) -> None:
+def check_hidden(model: nn.Layer, space: SearchSpace, example: Example | None) -> None:
     """Runs a model at its smallest hidden sizes; raises `ConfigError` where its forward fails there."""
     axes = [axis for axis in space.axes if axis.task == HIDDEN]
-    try:
-        error = failure_of(model, space, axes, example or _token_ids(model, depth), depth)
-    finally:
-        run_in_full(model, space)
+    supernet = Supernet(model, space)
+    depth = supernet.forward_arguments(space.largest())
+    error = failure_of(supernet, axes, example or _token_ids(model, depth))
     if error is not None:
         raise ConfigError(f"hidden_size: the model's forward fails at {axes[0].choices[0]}: {error}")
 
@@ -125,10 +125,9 @@ def _writers(stack: Stack) -> list[str]:
 
 def _token_ids(model: nn.Layer, depth: Mapping[str, Any]) -> Example:
     try:
-        probe = make_probe(model, **depth)
+        return random_example(model, **depth)
     except Exception as error:  # whatever the model's forward raises without the inputs that it needs
         raise ConfigError(
             "hidden_size: the model has to run once, and does not on token ids alone; give OFA(..., "
             f"example_inputs=...) ({error})"
         ) from error
-    return Example(tuple(probe.args), probe.kwargs)

@@ -9,17 +9,17 @@ from typing import Any
 
 from paddle import nn
 
+from ofa_slim.base.examples import Example
 from ofa_slim.errors import ConfigError
 from ofa_slim.supernet.discover import (
-    Example,
     elastic_layers,
     fixed_by_blocks,
     fixed_layers,
     full_space,
     needs_trace,
     traced_space,
-    tried,
     with_candidates,
+    without_failing_axes,
 )
 from ofa_slim.supernet.hidden_axis import asked_for_hidden, check_hidden, stream_layers, with_hidden
 from ofa_slim.supernet.published import LayerDictCodec, LayerNames, choices_from
@@ -114,8 +114,8 @@ def build_space(
     space = fixed_by_blocks(model, with_candidates(model, space))
     space = limited_space(space, names, run, passes_depth)
     if hidden:
-        check_hidden(model, space, example, depth)
-    return tried(model, space, example, depth) if example is not None and traced else space
+        check_hidden(model, space, example)
+    return without_failing_axes(model, space, example) if example is not None and traced else space
 
 
 def possible_tasks(model: nn.Layer, run: RunConfig) -> tuple[str, ...]:

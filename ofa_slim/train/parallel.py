@@ -17,7 +17,6 @@ import paddle
 from paddle import distributed, nn
 
 from ofa_slim.errors import ConfigError, ParallelError
-from ofa_slim.ofa import OFA
 
 __all__ = [
     "barrier",
@@ -110,8 +109,9 @@ def broadcast_parameters(model: nn.Layer) -> None:
     if _ranks() == 1:
         return
     named = [*model.named_parameters(), *model.named_buffers()]
-    if isinstance(model, OFA):
-        named += [(f"netAs_param.{number}", parameter) for number, parameter in enumerate(model.netAs_param)]
+    # The projections of an OFA are not among its parameters.
+    projections = getattr(model, "netAs_param", ())
+    named += [(f"netAs_param.{number}", parameter) for number, parameter in enumerate(projections)]
     signature = [f"{name} {list(tensor.shape)} {tensor.dtype}" for name, tensor in named]
     signatures = _gathered(signature)
     for rank, other in enumerate(signatures):

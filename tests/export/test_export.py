@@ -10,7 +10,7 @@ from paddle import nn
 
 from models import Tagger, batch, bert, difference, labels, ofa_of
 from ofa_slim import OFA, Convert, dynabert_config, supernet
-from ofa_slim.base.probes import make_probe
+from ofa_slim.base.examples import random_example
 from ofa_slim.errors import ExportError, IllegalSubnetError
 
 SHAPES, DTYPES = [[2, 9], [2, 9]], ["int64", "int64"]
@@ -175,7 +175,7 @@ def test_a_hand_written_model_is_exported() -> None:
 
 
 def test_probes_read_within_each_embedding_and_are_padded() -> None:
-    probe = make_probe(bert(), SHAPES, DTYPES)
+    probe = random_example(bert(), SHAPES, DTYPES)
     ids, types = (np.asarray(tensor) for tensor in probe.args)
     assert 2 < ids.max() < 50
     assert (ids[-1, -2:] == 0).all()
@@ -188,9 +188,9 @@ def test_probes_of_other_dtypes_and_dictionary_inputs() -> None:
         def forward(self, inputs: dict[str, paddle.Tensor], mask: paddle.Tensor) -> paddle.Tensor:
             return inputs["x"] * mask.astype("float32")
 
-    probe = make_probe(Odd(), [{"x": [2, 3]}, [2, 3]], [{"x": "float32"}, "bool"])
+    probe = random_example(Odd(), [{"x": [2, 3]}, [2, 3]], [{"x": "float32"}, "bool"])
     assert probe.args[0]["x"].dtype == paddle.float32
     assert probe.args[1].dtype == paddle.bool
-    assert probe.run(Odd())[0].shape == [2, 3]
+    assert probe.outputs(Odd())[0].shape == [2, 3]
     with pytest.raises(ExportError, match="input_shapes is needed"):
-        make_probe(nn.Linear(2, 2))
+        random_example(nn.Linear(2, 2))

@@ -14,7 +14,7 @@ from paddle import nn
 
 from models import VOCABULARY, Tagger, batch, bert, difference, labels, ofa_of
 from ofa_slim import SubnetConfig, factorise_embeddings, load_subnet, save_subnet, to_static
-from ofa_slim.base.probes import make_probe
+from ofa_slim.base.examples import random_example
 from ofa_slim.errors import ExportError
 from ofa_slim.export.factorise import factors, largest_rank
 from ofa_slim.export.factorised_embedding import FactorisedEmbedding
@@ -86,7 +86,7 @@ def test_a_model_computes_what_it_does_with_the_best_table_of_that_rank() -> Non
 
 def test_parameters_and_operations_are_counted_as_they_are() -> None:
     model = ofa_of(bert()).export(config=SubnetConfig({"encoder.0.heads": 2, "encoder.1.ffn": 7}))
-    probe = make_probe(model, [[2, 9], [2, 9]])
+    probe = random_example(model, [[2, 9], [2, 9]])
     before = measured_cost(model, probe)
     (found,) = factorise_embeddings(model, RANK)
     after = measured_cost(model, probe)

@@ -16,7 +16,7 @@ from paddle.vision import models as vision
 from models import Tagger, bert, configs, ofa_of, shapes
 from odd_models import SuperResolution
 from ofa_slim import OFA, Convert, RunConfig, SubnetConfig, supernet
-from ofa_slim.base.probes import make_probe
+from ofa_slim.base.examples import random_example
 from ofa_slim.measure.cost import Cost, CostModel, measured_cost
 from ofa_slim.supernet import SuperConv2D
 
@@ -32,7 +32,7 @@ def check(ofa: OFA, config: SubnetConfig, input_shapes: Any = None, model: CostM
     cost = (model or CostModel.of(ofa, input_shapes))(config)
     plain = ofa.export(config=config, input_shapes=input_shapes)
     call = {"depth": config["depth"]} if "depth" in config else {}
-    assert cost == measured_cost(plain, make_probe(plain, input_shapes, **call), **call)
+    assert cost == measured_cost(plain, random_example(plain, input_shapes, **call), **call)
     assert cost.params == params_of(plain)
     return cost
 
@@ -156,7 +156,7 @@ def test_multiply_accumulates_are_those_that_paddle_counts(make: Any, shape: lis
             counted.append(layer)
     model(paddle.rand(shape))
     paddles = sum(layer.total_ops for layer in counted)
-    assert measured_cost(model, make_probe(model, shape)).flops == paddles > 0
+    assert measured_cost(model, random_example(model, shape)).flops == paddles > 0
 
 
 def test_counting_leaves_the_supernet_as_it_was() -> None:

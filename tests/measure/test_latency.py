@@ -21,7 +21,6 @@ from ofa_slim.measure import LatencyTable, measure_latency, programs
 from ofa_slim.measure.blocks import find_blocks, program_of
 from ofa_slim.measure.latency_table import Times
 from ofa_slim.measure.programs import Called
-from ofa_slim.measure.table_builder import probe_of
 from ofa_slim.measure.timing import Rule, in_turns, ratio, steady
 
 SHAPES = [[1, 8], [1, 8]]
@@ -90,10 +89,9 @@ def test_a_convolutional_network_is_predicted_from_its_layers(machine: Machine) 
 def test_a_block_alone_computes_what_it_does_in_the_model() -> None:
     ofa = ofa_of(bert(layers=1), ratios=[1.0, 0.5])
     model, space = ofa.model, ofa.search_space
-    probe = probe_of(ofa, SHAPES, None)
-    (seen,) = find_blocks(model, space, probe)
+    (seen,) = find_blocks(ofa.supernet, ofa.supernet.example(SHAPES))
     config = space.complete({"encoder.0.heads": 2, "encoder.0.ffn": 6})
-    called = program_of(model, space, seen, config)
+    called = program_of(ofa.supernet, seen, config)
     called.layer.eval()
     with ofa.subnet(config), paddle.no_grad():
         expected = seen.args[0]
@@ -107,7 +105,7 @@ def test_finding_blocks_leaves_the_model_as_it_was() -> None:
     half = ofa.search_space.uniform(0.5)
     with ofa.subnet(half):
         before = ofa(paddle.ones([1, 4], "int64")).numpy()
-        find_blocks(ofa.model, ofa.search_space, probe_of(ofa, SHAPES, None))
+        find_blocks(ofa.supernet, ofa.supernet.example(SHAPES))
         assert np.array_equal(ofa(paddle.ones([1, 4], "int64")).numpy(), before)
     assert all("forward" not in vars(layer) for layer in ofa.model.sublayers())
 

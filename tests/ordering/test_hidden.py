@@ -208,7 +208,7 @@ def test_what_reads_the_embedding_table_itself_keeps_it_whole() -> None:
         (lambda: compute_hidden_importance(converted(bert()), []), ImportanceError, "no batch"),
         (lambda: reorder_hidden(converted(bert()), [1.0] * 3), ImportanceError, r"shape \[3\], expected are \[16\]"),
         (lambda: reorder_hidden(converted(bert()), [float("nan")] * 16), ImportanceError, "16.* finite numbers"),
-        (lambda: compute_hidden_importance(bert(), []), ImportanceError, "this is a BertForSequenceClassification"),
+        (lambda: compute_hidden_importance(bert(), []), ConfigError, "this is a BertForSequenceClassification"),
     ],
 )
 def test_mistakes_are_named(make: Callable[[], object], error: type[Exception], message: str) -> None:

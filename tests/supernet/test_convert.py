@@ -8,7 +8,7 @@ from models import Tagger, batch, bert, difference, encoder
 from ofa_slim import OFA, Convert, set_state_dict, supernet
 from ofa_slim.errors import ConvertError
 from ofa_slim.supernet import SuperEmbedding, SuperLayerNorm, SuperLinear
-from ofa_slim.supernet.convert import make_plain
+from ofa_slim.supernet.handle import make_plain
 
 
 def choices(model: nn.Layer) -> dict[str, tuple[int, ...]]:

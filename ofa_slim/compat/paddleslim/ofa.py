@@ -11,6 +11,7 @@ from typing import Any
 from paddle import nn
 
 import ofa_slim.ofa as plain
+from ofa_slim.base.examples import Example, example_of
 from ofa_slim.base.unwrap import unwrap
 from ofa_slim.compat.paddleslim.conversion import weighted_layers
 from ofa_slim.compat.paddleslim.layers import export_attention, plain_attention, publish
@@ -25,7 +26,6 @@ from ofa_slim.compat.paddleslim.space import (
     tokens_of,
 )
 from ofa_slim.errors import ConfigError, IllegalSubnetError
-from ofa_slim.supernet.discover import Example, example_of
 from ofa_slim.supernet.layers.base import WIDTH_KEYS
 from ofa_slim.supernet.run_config import RunConfig, possible_tasks
 from ofa_slim.supernet.space import DEPTH, KERNEL, WIDTH, SubnetConfig
@@ -89,7 +89,7 @@ class OFA(plain.OFA):
     def set_task(self, task: str | Sequence[str], phase: int | None = None) -> None:
         """Chooses by hand what is sampled; a task that the model has nothing for changes nothing."""
         self.task, self.phase = task, phase
-        present = self._found.space.tasks() if self._known else possible_tasks(unwrap(self.model), self.run_config)
+        present = self.search_space.tasks() if self._known else possible_tasks(unwrap(self.model), self.run_config)
         kept = present_tasks(named(task), present)
         if kept:
             super().set_task(kept, phase)
@@ -209,7 +209,7 @@ class OFA(plain.OFA):
 
     def _legal(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """What of a per-layer dictionary this model can have."""
-        dictionaries = self._found.dictionaries
+        dictionaries = self.supernet.codec
         kept: dict[str, Any] = {}
         first: dict[str, str] = {}
         for name, value in config.items():

@@ -15,7 +15,7 @@ import ofa_slim.ordering.scores as plain
 from ofa_slim.base.unwrap import unwrap
 from ofa_slim.errors import ImportanceError
 from ofa_slim.ordering.scores import block_parts, reorder_neuron_head, scoring
-from ofa_slim.supernet.convert import full_size
+from ofa_slim.supernet.handle import full_size
 
 __all__ = [
     "accumulate_gradients",

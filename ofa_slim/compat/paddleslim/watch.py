@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ofa_slim.base.probes import forwards_kept
+from ofa_slim.base.modes import forwards_kept
 from ofa_slim.compat.paddleslim.forwards import accept_head_masks
 
 _COMPRESS = "paddlenlp.trainer.trainer_compress"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ofa_slim.base.probes import TOLERANCE
+from ofa_slim.base.examples import TOLERANCE
 from ofa_slim.errors import ExportError
 from ofa_slim.export.formats.needs import needed
 from ofa_slim.export.formats.onnx import open_session

@@ -16,7 +16,8 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from ofa_slim.base.probes import TOLERANCE, eval_mode
+from ofa_slim.base.examples import TOLERANCE
+from ofa_slim.base.modes import eval_mode
 from ofa_slim.errors import ExportError, nearest
 from ofa_slim.export.formats.opened import CARD_FILE, Inputs, Opened, Run, layer_run
 from ofa_slim.export.formats.proof import Sample, agreement, check_samples, difference, run_in_subprocess

@@ -13,7 +13,7 @@ from ofa_slim.integrations.trainer.arguments import NONE, ORIGINAL, OFAArguments
 from ofa_slim.integrations.trainer.stack_layers import hidden_layers, only_stack
 from ofa_slim.ofa import OFA
 from ofa_slim.supernet import Convert, SearchSpace, SubnetConfig, supernet
-from ofa_slim.supernet.convert import make_plain
+from ofa_slim.supernet.handle import make_plain
 from ofa_slim.supernet.run_config import RunConfig
 from ofa_slim.train.distill_config import DistillConfig, DistillFn
 from ofa_slim.train.strategies import Sampled, Sandwich, Uniform

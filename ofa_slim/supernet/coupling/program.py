@@ -12,7 +12,7 @@ import paddle
 from paddle import nn
 from paddle.static import InputSpec
 
-from ofa_slim.base.probes import eval_mode, forwards_kept
+from ofa_slim.base.modes import eval_mode, forwards_kept
 from ofa_slim.errors import ConvertError
 
 

@@ -60,7 +60,7 @@ OVER_CHANNELS: dict[str, Any] = {
     "sizes": {"out": "_normalized_shape"},
     "width": "out",
     "follows": True,
-    "work": {"out": 2},
+    "macs": {"out": 2},
 }
 register(LayerSpec(nn.LayerNorm, SuperLayerNorm, **OVER_CHANNELS))
 

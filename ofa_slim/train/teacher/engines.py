@@ -21,9 +21,10 @@ from paddle import nn
 from paddle.static import InputSpec
 from paddle.utils.dlpack import from_dlpack
 
+from ofa_slim.base.examples import compare
+from ofa_slim.base.modes import forwards_kept
 from ofa_slim.base.nested import Place, join, split, unsupported_leaf
 from ofa_slim.base.predictor import Predictor
-from ofa_slim.base.probes import compare, forwards_kept
 from ofa_slim.base.taps import Taps
 from ofa_slim.errors import ConfigError, OfaSlimError
 

@@ -1,81 +1,78 @@
-"""Random inputs for checking that two models compute the same, and the comparison itself."""
+"""One call of a model: given or random inputs, and the comparison of what two models compute on them."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
 import paddle
 from paddle import nn
+from paddle.static import InputSpec
 
-from ofa_slim.errors import ExportError
+from ofa_slim.base.modes import eval_mode
+from ofa_slim.errors import ConfigError, ExportError
 
 TOLERANCE = 1e-4
 _DEFAULT_SHAPE = (2, 16)
 
 
-@dataclass
-class Probe:
-    """One call of a model."""
+@dataclass(frozen=True)
+class Example:
+    """One call of a model: its inputs by position and by name."""
 
-    args: list[Any] = field(default_factory=list)
-    kwargs: dict[str, Any] = field(default_factory=dict)
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: nn.Layer, inputs: Any) -> Example:
+        """The call that some inputs stand for.
+
+        Args:
+            model: says which names are inputs by name.
+            inputs: a dictionary whose keys are all arguments of the model's forward, a tuple or list of inputs by
+                position, or the only input.
+        """
+        if isinstance(inputs, Mapping) and all(name in inspect.signature(model.forward).parameters for name in inputs):
+            return cls((), dict(inputs))
+        return cls(tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,))
 
     @property
     def tensors(self) -> list[paddle.Tensor]:
         """Its inputs, in order."""
         return [*_tensors([self.args, self.kwargs], None)]
 
-    def run(self, model: nn.Layer, **extra: Any) -> list[paddle.Tensor]:
-        """The model's floating outputs in eval mode, in order; its mode is that of before."""
+    def call(self, model: nn.Layer, **extra: Any) -> Any:
+        """The model's output in eval mode, without gradients; its mode is put back."""
         with eval_mode(model), paddle.no_grad():
-            return list(_tensors(model(*self.args, **self.kwargs, **extra)))
+            return model(*self.args, **{**self.kwargs, **extra})
+
+    def outputs(self, model: nn.Layer, **extra: Any) -> list[paddle.Tensor]:
+        """The floating-point tensors in the model's output, in order, in eval mode."""
+        return list(_tensors(self.call(model, **extra)))
 
 
-@contextmanager
-def modes_kept(model: nn.Layer) -> Iterator[None]:
-    """Whatever train or eval mode is set inside the block, each layer has its own behind it."""
-    modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
-    try:
-        yield
-    finally:
-        for layer, training in modes:
-            layer.training = training
+def example_of(model: nn.Layer, inputs: Any, spec: InputSpec | Sequence[InputSpec] | None) -> Example | None:
+    """The example that a user gave, as inputs or as specs of random ones; None where there is none.
 
-
-@contextmanager
-def eval_mode(model: nn.Layer) -> Iterator[None]:
-    """Eval mode inside the block, each layer's own mode behind it."""
-    with modes_kept(model):
-        model.eval()
-        yield
-
-
-@contextmanager
-def forwards_kept(model: nn.Layer) -> Iterator[None]:
-    """Whatever stands in for the forward of a layer inside the block, each layer has its own behind it.
-
-    Paddle 3.0 leaves the translated forward on every layer that it has traced; later releases take it back.
+    Raises: ConfigError where both were given, or a spec is not an `InputSpec`.
     """
-    layers = model.sublayers(include_self=True)
-    before = [vars(layer).get("forward") for layer in layers]
-    try:
-        yield
-    finally:
-        for layer, forward in zip(layers, before, strict=True):
-            if forward is not None:
-                vars(layer)["forward"] = forward
-            else:
-                vars(layer).pop("forward", None)
+    if inputs is not None and spec is not None:
+        raise ConfigError("example_inputs and input_spec cannot both be given")
+    if spec is None:
+        return None if inputs is None else Example.of(model, inputs)
+    specs = [spec] if isinstance(spec, InputSpec) else list(spec)
+    for entry in specs:
+        if not isinstance(entry, InputSpec):
+            raise ConfigError(f"input_spec: {entry!r} is not an InputSpec")
+    return random_example(model, [list(entry.shape) for entry in specs], [entry.dtype for entry in specs])
 
 
-def make_probe(
+def random_example(
     model: nn.Layer, input_shapes: Any = None, input_dtypes: Any = None, seed: int = 0, **extra: Any
-) -> Probe:
+) -> Example:
     """Random inputs for a model.
 
     Integers are random within the table of the embedding that reads them, the last row padded at its end;
@@ -107,22 +104,24 @@ def make_probe(
     dtypes = _per_input(input_dtypes, len(shapes), default)
     rng = np.random.default_rng(seed)
     names = list(inspect.signature(model.forward).parameters)
-    probe = Probe()
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
     for shape, dtype in zip(shapes, dtypes, strict=True):
         if not isinstance(shape, Mapping):
-            probe.args.append(_random(shape, dtype, rng))
+            args.append(_random(shape, dtype, rng))
             continue
         given = {
             name: _random(part, dtype[name] if isinstance(dtype, Mapping) else dtype, rng)
             for name, part in shape.items()
         }
         if all(name in names for name in given):
-            probe.kwargs.update(given)
+            kwargs.update(given)
         else:
-            probe.args.append(given)
+            args.append(given)
     kept = {id(tensor) for tensor in _tensors([*shapes], None)}
-    _fit_to_embeddings(model, probe, rng, extra, kept)
-    return probe
+    example = Example(tuple(args), kwargs)
+    _fit_to_embeddings(model, example, rng, extra, kept)
+    return example
 
 
 def compare(expected: Sequence[paddle.Tensor], found: Sequence[paddle.Tensor], what: str) -> float:
@@ -175,18 +174,18 @@ def _random(shape: Any, dtype: Any, rng: np.random.Generator) -> paddle.Tensor:
 
 
 def _fit_to_embeddings(
-    model: nn.Layer, probe: Probe, rng: np.random.Generator, extra: Mapping[str, Any], kept: Collection[int]
+    model: nn.Layer, example: Example, rng: np.random.Generator, extra: Mapping[str, Any], kept: Collection[int]
 ) -> None:
     """Fills each integer input that an embedding reads with random rows of its table, and padding.
 
     Args:
-        model: as in `make_probe`.
-        probe: the inputs.
+        model: as in `random_example`.
+        example: the inputs.
         rng: of the rows.
-        extra: as in `make_probe`.
+        extra: as in `random_example`.
         kept: ids of the inputs that stay as they are.
     """
-    inputs = [tensor for tensor in _tensors([probe.args, probe.kwargs], floating=False) if id(tensor) not in kept]
+    inputs = [tensor for tensor in _tensors([example.args, example.kwargs], floating=False) if id(tensor) not in kept]
     if not inputs:
         return
     read_by: dict[int, nn.Embedding] = {}
@@ -197,7 +196,7 @@ def _fit_to_embeddings(
     embeddings = [layer for layer in model.sublayers(include_self=True) if isinstance(layer, nn.Embedding)]
     hooks = [layer.register_forward_pre_hook(cast(Any, remember)) for layer in embeddings]
     try:
-        probe.run(model, **extra)
+        example.call(model, **extra)
     finally:
         for hook in hooks:
             hook.remove()

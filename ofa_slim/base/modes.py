@@ -1,0 +1,45 @@
+"""Train and eval mode, and the forwards of layers, put back after a block of code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from paddle import nn
+
+
+@contextmanager
+def modes_kept(model: nn.Layer) -> Iterator[None]:
+    """Puts the train or eval mode of every layer back after the block."""
+    modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
+    try:
+        yield
+    finally:
+        for layer, training in modes:
+            layer.training = training
+
+
+@contextmanager
+def eval_mode(model: nn.Layer) -> Iterator[None]:
+    """Eval mode inside the block; each layer's own mode after it."""
+    with modes_kept(model):
+        model.eval()
+        yield
+
+
+@contextmanager
+def forwards_kept(model: nn.Layer) -> Iterator[None]:
+    """Puts the forward of every layer back after the block.
+
+    Paddle 3.0 leaves the translated forward on every layer that it has traced; later releases take it back.
+    """
+    layers = model.sublayers(include_self=True)
+    before = [vars(layer).get("forward") for layer in layers]
+    try:
+        yield
+    finally:
+        for layer, forward in zip(layers, before, strict=True):
+            if forward is not None:
+                vars(layer)["forward"] = forward
+            else:
+                vars(layer).pop("forward", None)
