@@ -1,35 +1,29 @@
-"""`OFA`: which sub-network of a supernet runs now. It orchestrates and computes nothing itself."""
+"""`OFA`: a supernet with its training, search and export. It orchestrates and computes nothing itself."""
 
 from __future__ import annotations
 
-import inspect
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import paddle
 from paddle import nn
 from paddle.static import InputSpec
 
-from ofa_slim.base.examples import Example, example_of, random_example
+from ofa_slim.base.examples import Example, random_example
 from ofa_slim.base.modes import eval_mode
 from ofa_slim.base.taps import Taps
 from ofa_slim.base.unwrap import unwrap
 from ofa_slim.errors import ConfigError, DistillError, ExportError
 from ofa_slim.export.cut import export_arguments, export_subnet
 from ofa_slim.export.recalibration import recalibrate
-from ofa_slim.supernet.discover import needs_trace
 from ofa_slim.supernet.handle import AnyConfig, Supernet
-from ofa_slim.supernet.published import LayerDict, LayerNames
-from ofa_slim.supernet.run_config import RunConfig, build_space, possible_tasks
-from ofa_slim.supernet.space import DEPTH, KERNEL, Axis, SearchSpace, SubnetConfig
+from ofa_slim.supernet.published import LayerDict
+from ofa_slim.supernet.run_config import RunConfig
+from ofa_slim.supernet.space import SubnetConfig
 from ofa_slim.train.distill_config import SELF, DistillConfig, load_teacher
 from ofa_slim.train.distiller import Distiller
-from ofa_slim.train.sampling import Sampler, check_lengths, checked_epoch, checked_phase, checked_tasks
-from ofa_slim.train.stem import stem_layers
+from ofa_slim.train.selection import ElasticModel
 from ofa_slim.train.step import LossFn, train_subnets
 from ofa_slim.train.teacher import Answer, CachedEngine
 
@@ -43,7 +37,7 @@ __all__ = ["OFA", "DistillConfig", "RunConfig", "dynabert_config"]
 logger = logging.getLogger(__name__)
 
 
-class OFA(nn.Layer):
+class OFA(ElasticModel):
     """A supernet in training: every forward runs one of its sub-networks.
 
     Without a config that was set, every forward samples one, in train and eval mode alike. With a teacher
@@ -65,8 +59,6 @@ class OFA(nn.Layer):
         lists that do not fit it.
     """
 
-    wraps_model = True
-
     def __init__(
         self,
         model: nn.Layer,
@@ -77,95 +69,15 @@ class OFA(nn.Layer):
         example_inputs: Any = None,
         input_spec: InputSpec | Sequence[InputSpec] | None = None,
     ) -> None:
-        super().__init__()
-        if not isinstance(model, nn.Layer):
-            raise ConfigError(f"model is a {type(model).__name__}, not a paddle.nn.Layer")
-        self.model = model
-        self.run_config = run_config or RunConfig()
+        super().__init__(model, run_config, elastic_order, train_full, example_inputs, input_spec)
         self.distill_config = distill_config
-        self.train_full = train_full
-        self.rng = np.random.default_rng(0)
-        inner = unwrap(model)
-        self._names = LayerNames(inner)
-        self._passes_depth = DEPTH in inspect.signature(inner.forward).parameters
-        self._elastic_order = elastic_order
-        self._known: _Known | None = None
-        self._deferred: list[Callable[[], None]] = []  # until the search space is known
-        self._set: SubnetConfig | None = None
-        self._last: SubnetConfig | None = None
-        example = example_of(inner, example_inputs, input_spec)
-        if example is None and needs_trace(inner):
-            self._tasks(possible_tasks(inner, self.run_config))
-        else:
-            self._discover(example)
-        self._distiller = None if distill_config is None else self._distilling(distill_config, inner)
+        self._distiller = None if distill_config is None else self._distilling(distill_config, unwrap(model))
 
     def _distilling(self, config: DistillConfig, inner: nn.Layer) -> Distiller | None:
         if config.teacher_model == SELF:
             return Distiller(config, None, inner, self._largest_answer)
         teacher = load_teacher(config)
         return None if teacher is None else Distiller(config, teacher, inner)
-
-    def _discover(self, example: Example | None) -> None:
-        """Finds the search space, by tracing the example where the model is of no known family."""
-        run = self.run_config
-        model = unwrap(self.model)
-        space = build_space(model, self._names, run, self._passes_depth, example)
-        sampler = Sampler(space, self._tasks(space.tasks()), run)
-        self._known = _Known(Supernet(model, space, self._names), sampler, stem_layers(model, space))
-        for step in self._deferred:
-            step()
-        self._deferred.clear()
-
-    def _tasks(self, present: Sequence[str]) -> list[str]:
-        """The tasks in the order they join, checked against the lists of `run_config`."""
-        given = self._elastic_order
-        order = list(present) if given is None else checked_tasks(given, "elastic_order", present)
-        check_lengths(self.run_config, order)
-        return order
-
-    def _when_known(self, step: Callable[[], None]) -> None:
-        """Does something with the search space, now or as soon as it is known."""
-        if self._known is None:
-            self._deferred.append(step)
-        else:
-            step()
-
-    @property
-    def _found(self) -> _Known:
-        if self._known is None:
-            raise ConfigError(
-                "which widths of this model must agree is not known before its first batch; give OFA(..., "
-                "example_inputs=...) to know it now"
-            )
-        return self._known
-
-    @property
-    def supernet(self) -> Supernet:
-        """The model with its search space; raises `ConfigError` where that is not known yet."""
-        return self._found.supernet
-
-    @property
-    def search_space(self) -> SearchSpace:
-        """The axes of the model with their choices."""
-        return self.supernet.space
-
-    @property
-    def layers(self) -> dict[str, dict[str, tuple[float, ...]]]:
-        """The choices of every layer that can be elastic, by attribute path, as the dictionaries write them."""
-        return {path: _choices(axes) for path, axes in self.supernet.codec.elastic_layers().items()}
-
-    @property
-    def ofa_layers(self) -> dict[str, dict[str, tuple[float, ...]]]:
-        """The choices of every axis that sampling can change, under the path of its first layer."""
-        found: dict[str, dict[str, tuple[float, ...]]] = {}
-        seen: set[str] = set()
-        for path, axes in self.supernet.codec.elastic_layers().items():
-            free = {key: axis for key, axis in axes.items() if axis.elastic and axis.name not in seen}
-            seen.update(axis.name for axis in free.values())
-            if free:
-                found[path] = _choices(free)
-        return found
 
     @property
     def netAs_param(self) -> list[paddle.Tensor]:
@@ -176,79 +88,6 @@ class OFA(nn.Layer):
     def teacher_cache(self) -> CachedEngine | None:
         """The teacher's answers on disk, with the numbers of its `hits` and `misses`; None without `cache_teacher`."""
         return None if self._distiller is None else self._distiller.cache
-
-    @property
-    def net_config(self) -> SubnetConfig | None:
-        """The config that was set; None while every forward samples. Takes what `set_net_config` takes."""
-        return self._set
-
-    @net_config.setter
-    def net_config(self, config: AnyConfig | None) -> None:
-        self.set_net_config(config)
-
-    @property
-    def current_config(self) -> LayerDict | None:
-        """The per-layer dictionary of the sub-network that the last forward ran; None before the first."""
-        return None if self._last is None else self.supernet.codec.from_config(self._last)
-
-    @property
-    def get_current_config(self) -> LayerDict | None:
-        """The same as `current_config`."""
-        return self.current_config
-
-    def subnet_config(self, config: AnyConfig) -> SubnetConfig:
-        """The `SubnetConfig` of a config in either form.
-
-        Args:
-            config: a `SubnetConfig`, or the published dictionary ``{layer: {"expand_ratio": share}}`` with
-                ``"depth"``, layers by attribute path or full name; what is left out runs in full.
-
-        Raises: IllegalSubnetError for names or sizes that this model does not have.
-        """
-        return self.supernet.config(config)
-
-    def set_net_config(self, config: AnyConfig | None) -> None:
-        """Runs one sub-network from now on, listed among the choices or not; None returns to sampling.
-
-        Raises: IllegalSubnetError for a config that this model does not have; nothing changes then. Where the
-            search space is not known before the first batch, it is raised there.
-        """
-
-        def apply() -> None:
-            self._set = None if config is None else self.subnet_config(config)
-            self.supernet.activate(self.search_space.largest() if self._set is None else self._set)
-
-        self._when_known(apply)
-
-    @contextmanager
-    def subnet(self, config: AnyConfig) -> Iterator[OFA]:
-        """Runs one sub-network inside the block, through this object or the model itself."""
-        before, active = self._set, self.supernet.active
-        self.set_net_config(config)
-        try:
-            yield self
-        finally:
-            self._set = before
-            self.supernet.activate(active)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Says which epoch runs, from 0: the schedule of `RunConfig.n_epochs` follows it."""
-        checked = checked_epoch(epoch)
-        self._when_known(lambda: self._found.sampler.set_epoch(checked))
-
-    def set_task(self, task: str | Sequence[str], phase: int | None = None) -> None:
-        """Chooses by hand what is sampled.
-
-        Args:
-            task: ``"width"`` (or ``"expand_ratio"``, ``"channel"``), ``"hidden_size"``, ``"depth"``,
-                ``"kernel_size"``, or a list; every other task runs in full.
-            phase: the last task offers its ``phase + 2`` largest choices; None: all.
-        """
-        last = checked_phase(phase)
-        unknown = self._known is None
-        present = possible_tasks(unwrap(self.model), self.run_config) if unknown else self.search_space.tasks()
-        tasks = checked_tasks(task, "task", present)
-        self._when_known(lambda: self._found.sampler.set_task(tasks, last))
 
     def forward(self, *inputs: Any, **kwargs: Any) -> Any:
         """Runs the set or a sampled sub-network, and the teacher where there is one.
@@ -278,9 +117,9 @@ class OFA(nn.Layer):
         """Forward and backward of several sub-networks for one batch; their gradients add up.
 
         The optimizer is the caller's. Nothing is read back from the device, but by a teacher in Paddle Inference, by
-        the comparison of its first answers, and by `cache_teacher`. The teacher runs
-        once, layers that embed the inputs run once for all sub-networks, and of each sub-network's activations
-        nothing is left when the next one starts. Inside `paddle.DataParallel` no gradients are exchanged;
+        the comparison of its first answers, and by `cache_teacher`. The teacher runs once, layers that embed the inputs
+        run once for all sub-networks, and each sub-network's activations are freed before the next one starts.
+        Inside `paddle.DataParallel` no gradients are exchanged;
         `ofa_slim.train.parallel.reduce_gradients` does that once per optimizer step.
 
         Args:
@@ -298,28 +137,12 @@ class OFA(nn.Layer):
         Raises: IllegalSubnetError for a config that this model does not have; ConfigError for a loss that is no
             scalar, for no configs, or where the largest sub-network teaches and is not among them.
         """
-        example = example_of(unwrap(self.model), batch, None) or Example()
+        example = Example.of(unwrap(self.model), batch)
         self._discover_from(example)
         chosen = self._chosen(configs)
         self._last = chosen[-1]
         stem, distiller = self._found.stem, self._distiller
         return train_subnets(self.supernet, self.model, chosen, example, loss_fn, stem, distiller, scale, scaler)
-
-    def _chosen(self, configs: Sequence[AnyConfig] | None) -> list[SubnetConfig]:
-        """The sub-networks of a step."""
-        if configs is None:
-            return [self._set if self._set is not None else self._sample()]
-        if isinstance(configs, Mapping):
-            raise ConfigError("configs is one config; give a list of them")
-        chosen = [self.subnet_config(config) for config in configs]
-        if not chosen:
-            raise ConfigError("configs is empty; give at least one sub-network")
-        return chosen
-
-    def _discover_from(self, example: Example) -> None:
-        if self._known is None:
-            logger.info("the first batch serves as the example that shows which widths must agree")
-            self._discover(example)
 
     def _run(self, config: SubnetConfig, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """The output of the active sub-network."""
@@ -394,8 +217,7 @@ class OFA(nn.Layer):
         Returns: the best sub-network, the Pareto front and every scored one.
 
         Raises: SearchError for a budget that no sub-network is within, before any is scored, and for a directory that
-        holds
-            another search.
+            holds another search.
 
         Source: NSGA-II of Deb et al. 2002, doi:10.1109/4235.996017, in Optuna.
         """
@@ -422,26 +244,6 @@ class OFA(nn.Layer):
         if self._set is None:
             raise ConfigError("recalibrate needs a sub-network: call it after set_net_config, or inside subnet(...)")
         return recalibrate(self.supernet.model, loader, batches, self.supernet.forward_arguments(self._set))
-
-    def _sample(self) -> SubnetConfig:
-        if self.train_full:
-            return self.search_space.largest()
-        return self._found.sampler.sample(self.rng, self.training)
-
-
-@dataclass
-class _Known:
-    """What an `OFA` knows of its model once its search space was found."""
-
-    supernet: Supernet
-    sampler: Sampler
-    stem: list[nn.Layer]
-
-
-def _choices(axes: Mapping[str, Axis]) -> dict[str, tuple[float, ...]]:
-    return {
-        key: axis.choices if key == KERNEL else tuple(map(axis.ratio_of, axis.choices)) for key, axis in axes.items()
-    }
 
 
 def dynabert_config(ofa_model: OFA, width_mult: float, depth_mult: float = 1.0) -> LayerDict:
