@@ -32,7 +32,7 @@ session = onnxruntime.InferenceSession("{folder}/model.onnx")
 logits = session.run(None, {{"input_ids": input_ids, "token_type_ids": token_type_ids}})[0]""",
 }
 ANY = """import ofa_slim
-classify = ofa_slim.export.pipeline("{folder}")  # any of these folders, tokenizer included
+classify = ofa_slim.pipeline("{folder}")  # any of these folders, tokenizer included
 classify(["a text", "another"])"""
 
 
