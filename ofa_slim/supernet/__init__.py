@@ -2,6 +2,7 @@
 
 from ofa_slim.supernet.convert import Convert, set_state_dict, supernet
 from ofa_slim.supernet.families import BlockAxis, Family, register_family
+from ofa_slim.supernet.handle import Supernet
 from ofa_slim.supernet.layers import (
     Block,
     SuperBatchNorm,
@@ -66,6 +67,7 @@ __all__ = [
     "SuperPReLU",
     "SuperSeparableConv2D",
     "SuperSyncBatchNorm",
+    "Supernet",
     "register_elastic",
     "register_family",
     "set_state_dict",

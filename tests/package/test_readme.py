@@ -1,4 +1,4 @@
-"""The README's code runs as it stands."""
+"""The code in the README and in the pages of the docs runs as it stands."""
 
 from __future__ import annotations
 
@@ -14,12 +14,40 @@ from models import batch, bert, difference, labels
 from ofa_slim import load_subnet
 from trainer_runs import collate, ernie, rows
 
-DOCS = Path(__file__).parents[2] / "docs"
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 
 
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-SCRIPT, LOOP, BRIDGE, TRAINER, CONFIGS, SEARCH, PROCESSES, OTHER, NARROW, FORMATS, _ = BLOCKS
+def blocks(page: str) -> list[str]:
+    """The Python code of a page, block by block."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+SCRIPT, LOOP, CONFIGS, PROCESSES = blocks("docs/training.md")
+(TRAINER,) = blocks("docs/trainer.md")
+(SEARCH,) = blocks("docs/search.md")
+OTHER, NARROW = blocks("docs/other-models.md")
+FORMATS, _ = blocks("docs/formats.md")
+(TEN_LINES,) = blocks("README.md")
+BRIDGE = "import ofa_slim.compat.paddleslim"
+
+
+def test_every_page_is_linked_and_every_link_leads_somewhere() -> None:
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md", *DOCS.glob("*.md")]
+    linked = set()
+    for page in pages:
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            target = (page.parent / link).resolve()
+            assert target.exists(), f"{page.name} links to {link}"
+            linked.add(target)
+    assert set(DOCS.glob("*.md")) <= linked
+
+
+def test_the_ten_lines_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = {"model": bert(layers=2, heads=12, head_dim=2, ffn=8), "loader": [(*batch(), labels())]}
+    exec(TEN_LINES, names)
+    assert load_subnet("small").bert.encoder.layers[0].linear1.weight.shape[1] == 4
 
 
 def test_the_training_script_and_the_configs_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,16 +94,17 @@ def test_the_bridge_is_one_import() -> None:
 
 
 def test_the_readme_opens_with_the_two_commands() -> None:
-    assert re.match(r"# ofa_slim\n\n```bash\nmake demo .*\nmake test .*\n```", README)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.match(r"# ofa_slim\n\n```bash\nmake demo .*\nmake test .*\n```", readme)
+    assert len(readme.splitlines()) <= 160
 
 
 def test_the_tutorial_on_families_runs(tmp_path: Path) -> None:
     """In a process of its own: it adds to the tables."""
-    page = (DOCS / "a-family-of-your-own.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
-    assert len(blocks) == 4
+    code = blocks("docs/a-family-of-your-own.md")
+    assert len(code) == 4
     script = tmp_path / "tutorial.py"
-    script.write_text("\n".join(blocks), encoding="utf-8")
+    script.write_text("\n".join(code), encoding="utf-8")
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False, cwd=DOCS.parent)
     assert done.returncode == 0, done.stderr
     assert "tower.0.heads (width, full size 4): 2, 4" in done.stdout
