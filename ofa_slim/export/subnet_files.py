@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +14,7 @@ from paddle import nn
 from safetensors.paddle import load_file, save_file
 
 from ofa_slim.base.examples import Example, compare, random_example
+from ofa_slim.base.files import atomic_folder
 from ofa_slim.errors import ExportError
 from ofa_slim.export import pretrained
 from ofa_slim.export.cut import cut
@@ -136,18 +135,8 @@ def replacing(directory: str | os.PathLike[str], marker: str) -> Iterator[Path]:
         raise ExportError(f"{target} is a file, not a directory")
     if target.is_dir() and any(target.iterdir()) and not (target / marker).is_file():
         raise ExportError(f"{target} is not empty and no earlier save (it has no {marker}); choose another directory")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        aside.chmod(0o755)
+    with atomic_folder(target) as aside:
         yield aside
-        old = aside.with_name(aside.name + ".old")
-        if target.exists():
-            target.rename(old)
-        aside.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _read_about(folder: Path) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ofa_slim.base.files import atomic_file
+from ofa_slim.base.files import atomic_file, atomic_folder
+from ofa_slim.base.settings import differences
 from ofa_slim.errors import OfaSlimError
 
 MARK = "stage.json"
@@ -25,19 +25,11 @@ def new_folder(target: Path, mark: Mapping[str, Any]) -> Iterator[Path]:
 
     Raises: StageError where `target` appeared meanwhile.
     """
-    aside = target.with_name(f".{target.name}.partial")
-    if aside.exists():  # left behind by a run that was killed
-        shutil.rmtree(aside)
-    aside.mkdir(parents=True)
-    try:
+    with atomic_folder(target) as aside:
         yield aside
         write_json(aside / MARK, mark)
         if target.exists():
             raise StageError(f"{target}: another run wrote it meanwhile")
-        aside.rename(target)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
 
 
 def check_mark(target: Path, settings: Mapping[str, Any]) -> None:
@@ -48,11 +40,10 @@ def check_mark(target: Path, settings: Mapping[str, Any]) -> None:
         raise StageError(
             f"{target}: no readable {MARK}, so it is no output of this script; use another --output_dir"
         ) from error
-    differing = [key for key in settings if made_with.get(key) != settings[key]]
-    if differing:
-        changes = ", ".join(f"{key} ({made_with.get(key)!r} there, {settings[key]!r} now)" for key in differing)
+    changes = differences({key: made_with[key] for key in settings if key in made_with}, settings)
+    if changes:
         raise StageError(
-            f"{target} was made with other settings: {changes}. "
+            f"{target} was made with other settings: {', '.join(changes)}. "
             "Add --overwrite to make it and what follows from it anew, or use another --output_dir"
         )
 

@@ -22,6 +22,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from ofa_slim.base.settings import differences
 from ofa_slim.errors import SearchError
 from ofa_slim.search.choices import Choices
 from ofa_slim.search.proposals import DIRECTIONS, EXCESS, Proposal, Scored, attributes, sampler_of
@@ -79,12 +80,11 @@ class SharedStudy:
         if known is None:
             self.study.set_user_attr(_SETTINGS, dict(settings))
             return
-        differing = [key for key in {**known, **settings} if known.get(key) != settings.get(key)]
-        if differing:
-            changes = ", ".join(f"{key} ({known.get(key)!r} there, {settings.get(key)!r} now)" for key in differing)
+        changes = differences(known, settings)
+        if changes:
             raise SearchError(
-                f"the search {self.study.study_name!r} in this storage was begun with other settings: {changes}; choose"
-                " another directory (or study_name), or delete it"
+                f"the search {self.study.study_name!r} in this storage was begun with other settings: "
+                f"{', '.join(changes)}; choose another directory (or study_name), or delete it"
             )
 
     def done(self) -> list[FrozenTrial]:

@@ -423,7 +423,7 @@ def test_another_recipe_is_refused_with_the_keys_that_differ(tmp_path: Path) -> 
         r"other settings: lr \(0.1 there, 0.2 now\), data.rows \(9 there, 8 now\), old \(only there: None\), "
         r"new \(only now: 1\)\. Use another directory"
     )
-    (tmp_path / ".step-00000002.partial").mkdir()
+    (tmp_path / ".step-00000002.999999999.partial").mkdir()
     for call in (
         other.check_recipe,
         lambda: other.restore({"model": layer}),
@@ -431,7 +431,7 @@ def test_another_recipe_is_refused_with_the_keys_that_differ(tmp_path: Path) -> 
     ):
         with pytest.raises(CheckpointError, match=expected):
             call()
-    (tmp_path / ".step-00000002.partial").rmdir()
+    (tmp_path / ".step-00000002.999999999.partial").rmdir()
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     assert bits(layer.weight) == value
     with pytest.raises(CheckpointError, match=r"the recipe: the state's 'model' is a Linear"):

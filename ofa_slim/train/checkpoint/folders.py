@@ -6,15 +6,16 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
 
+from ofa_slim.base.files import atomic_folder, remove_leftovers, replaced_folders, sync
 from ofa_slim.errors import CheckpointError
 
 _NAME = re.compile(r"step-(\d{8,})")
-_LEFT = re.compile(r"\.step-(\d{8,})\.(partial|replaced|removed)")
+_REMOVED = re.compile(r"\.step-\d{8,}\.removed")
 
 
 def found(directory: Path) -> dict[int, Path]:
@@ -25,11 +26,10 @@ def found(directory: Path) -> dict[int, Path]:
     with explained(f"cannot read {directory}"):
         names = sorted(os.listdir(directory)) if os.path.lexists(directory) else []
     folders = {int(match[1]): directory / name for name in names if (match := _NAME.fullmatch(name))}
-    for name in names:
-        # Killed between the two renames that replace a checkpoint: the earlier one still counts.
-        match = _LEFT.fullmatch(name)
-        if match and match[2] == "replaced":
-            folders.setdefault(int(match[1]), directory / name)
+    # Killed between the two renames that replace a checkpoint: the earlier one still counts.
+    for name, folder in replaced_folders(directory, names).items():
+        if match := _NAME.fullmatch(name):
+            folders.setdefault(int(match[1]), folder)
     return dict(sorted(folders.items()))
 
 
@@ -39,14 +39,9 @@ def clean(directory: Path) -> None:
     Raises: CheckpointError where the file system does not let it.
     """
     with explained(f"cannot remove what an interrupted save left in {directory}"):
+        remove_leftovers(directory, _NAME.pattern)
         for name in sorted(os.listdir(directory)):
-            match = _LEFT.fullmatch(name)
-            if match is None:
-                continue
-            target = directory / f"step-{match[1]}"
-            if match[2] == "replaced" and not target.exists():
-                os.rename(directory / name, target)
-            else:
+            if _REMOVED.fullmatch(name):
                 shutil.rmtree(directory / name)
 
 
@@ -59,7 +54,7 @@ def make(directory: Path) -> None:
         missing = [folder for folder in (directory, *directory.parents) if not folder.exists()]
         directory.mkdir(parents=True, exist_ok=True)
         for folder in missing:
-            _sync(folder.parent)
+            sync(folder.parent)
 
 
 @contextmanager
@@ -72,26 +67,8 @@ def placing(directory: Path, step: int) -> Iterator[Path]:
     Raises: CheckpointError with what the system said.
     """
     target = directory / f"step-{step:08d}"
-    aside, replaced = (directory / f".{target.name}.{state}" for state in ("partial", "replaced"))
-    with explained(f"cannot write checkpoint {target}"):
-        try:
-            os.mkdir(aside)
-            yield aside
-            for file in sorted(aside.iterdir()):
-                _sync(file)
-            _sync(aside)
-            if target.exists():
-                os.rename(target, replaced)
-            os.rename(aside, target)
-            _sync(directory)
-            if replaced.exists():
-                shutil.rmtree(replaced, ignore_errors=True)  # it counts no more; the next save removes what is left
-        except BaseException:
-            shutil.rmtree(aside, ignore_errors=True)
-            with suppress(OSError):
-                if replaced.exists() and not target.exists():
-                    os.rename(replaced, target)
-            raise
+    with explained(f"cannot write checkpoint {target}"), atomic_folder(target, durable=True) as aside:
+        yield aside
 
 
 def remove(folder: Path) -> None:
@@ -115,12 +92,3 @@ def explained(problem: str) -> Iterator[None]:
         raise CheckpointError(f"{problem}: {error.strerror or error}{file}") from error
     except SafetensorError as error:
         raise CheckpointError(f"{problem}: {error}") from error
-
-
-def _sync(path: Path) -> None:
-    """Waits until a file's or folder's contents are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ofa_slim.base.settings import differences
 from ofa_slim.errors import CheckpointError
 from ofa_slim.train.checkpoint import codec, folders
 from ofa_slim.train.checkpoint.gradients import GRADIENTS, gradients, set_gradients
 from ofa_slim.train.checkpoint.manifest import (
     CorruptError,
     Manifest,
-    differences,
     read_manifest,
     summed,
     verify,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -104,23 +104,6 @@ def verify(folder: Path, manifest: Manifest) -> None:
                 raise CorruptError(f"{file}: altered, its checksum does not match")
         except OSError as error:
             raise CorruptError(f"{file}: {error.strerror}") from error
-
-
-def differences(there: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """One text for each key in which two recipes differ; keys of nested ones are joined by dots."""
-    found = []
-    for key in dict.fromkeys([*there, *now]):
-        name = f"{prefix}{key}"
-        if key not in there or key not in now:
-            found.append(f"{name} (only there: {there[key]!r})" if key in there else f"{name} (only now: {now[key]!r})")
-            continue
-        old, new = there[key], now[key]
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            found += differences(old, new, f"{name}.")
-        # By their texts, as NaN is not equal to itself, and 1, 1.0 and True are.
-        elif repr(old) != repr(new):
-            found.append(f"{name} ({old!r} there, {new!r} now)")
-    return found
 
 
 def _sealed(content: dict[str, Any]) -> str:

@@ -25,6 +25,7 @@ from zlib import crc32
 
 import numpy as np
 
+from ofa_slim.base.files import atomic_file
 from ofa_slim.errors import ConfigError
 from ofa_slim.train.teacher.keys import KEY_SIZE
 from ofa_slim.train.teacher.layout import Layout
@@ -185,9 +186,9 @@ class Store:
         about = {"format": _FORMAT, **layout.to_json()}
         (self._folder / INDEX_FILE).write_bytes(b"")
         self._use(layout)
-        aside = self._folder / (LAYOUT_FILE + ".new")
-        aside.write_text(json.dumps({"about": about, "checksum": _json_checksum(about)}) + "\n", encoding="utf-8")
-        aside.replace(self._folder / LAYOUT_FILE)
+        text = json.dumps({"about": about, "checksum": _json_checksum(about)}) + "\n"
+        with atomic_file(self._folder / LAYOUT_FILE) as aside:
+            aside.write_text(text, encoding="utf-8")
 
     def _use(self, layout: Layout) -> None:
         self.layout = layout
