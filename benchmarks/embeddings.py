@@ -20,7 +20,7 @@ from ofa_slim import factorise_embeddings
 from ofa_slim.export.factorise import largest_rank
 from ofa_slim.integrations.paddlenlp import load_sequence_classifier
 from ofa_slim.job.glue import TASKS
-from ofa_slim.train.batches import token_counts, tokenise
+from ofa_slim.job.tokenised import token_counts, tokenise
 
 TITLES = (
     "rank", "tokens count", "parameters", "error", "cosine", "error in reviews", "cosine in reviews", "dev", "held out",

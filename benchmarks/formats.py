@@ -20,7 +20,7 @@ import numpy as np
 from ofa_slim import SubnetConfig, dynabert_config
 from ofa_slim.export.formats import Opened, time_models, write_formats
 from ofa_slim.job import latency
-from ofa_slim.train.batches import Batches, Examples, arrays
+from ofa_slim.train.batches import LABELS, Batches, Examples, arrays
 from search import KINDS
 from sst2 import MAX_LENGTH, TASK, add_options, missing, prepare, trained_supernet
 
@@ -30,7 +30,7 @@ LENGTH = 64
 
 def accuracy(examples: Examples) -> Callable[[Any], float]:
     batches = list(Batches(examples, 64))
-    labels = np.concatenate([batch[2].numpy() for batch in batches])
+    labels = np.concatenate([batch[LABELS].numpy() for batch in batches])
 
     def score(run: Any) -> float:
         logits = np.concatenate([run(arrays(batch))[0] for batch in batches])

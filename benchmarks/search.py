@@ -28,7 +28,7 @@ from sst2 import Supernet, add_options, missing, prepare, trained_supernet  # is
 from ofa_slim import OFA
 from ofa_slim.measure import LatencyTable
 from ofa_slim.search import SearchConfig, SearchResult, stratified
-from ofa_slim.train.batches import Batches, Examples
+from ofa_slim.train.batches import LABELS, Batches, Examples, inputs_of
 from ofa_slim.train.strategies import Sandwich, Uniform
 
 WIDTHS = (1.0, 0.75, 0.5, 0.25)
@@ -45,9 +45,9 @@ METRIC = "probability"
 def right_labels(model: nn.Layer, examples: Examples) -> np.ndarray:
     """The probability that a model gives the right label of each row, float64 [rows], in a fixed order."""
     found = []
-    for ids, types, labels in Batches(examples, 64):
-        chances = F.softmax(model(ids, types), axis=-1).numpy()
-        found.append(chances[np.arange(len(chances)), labels.numpy()])
+    for batch in Batches(examples, 64):
+        chances = F.softmax(model(**inputs_of(batch)), axis=-1).numpy()
+        found.append(chances[np.arange(len(chances)), batch[LABELS].numpy()])
     return np.concatenate(found).astype(np.float64)
 
 

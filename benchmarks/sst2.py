@@ -26,9 +26,13 @@ from ofa_slim.importance import reorder_neuron_head  # noqa: E402
 from ofa_slim.integrations.paddlenlp import load_sequence_classifier  # noqa: E402
 from ofa_slim.job.glue import TASKS, Rows  # noqa: E402
 from ofa_slim.job.stage_folders import check_mark, new_folder  # noqa: E402
-from ofa_slim.train.batches import Batches, Examples, tokenise  # noqa: E402
-from ofa_slim.train.builders import Strategy, build_supernet, evaluate, finetune, importance, train_supernet  # noqa: E402
+from ofa_slim.job.tokenised import tokenise  # noqa: E402
+from ofa_slim.train.batches import Batches, Examples  # noqa: E402
+from ofa_slim.train.blocks import block_importance  # noqa: E402
+from ofa_slim.train.builders import Strategy, Teaching, elastic_blocks  # noqa: E402
+from ofa_slim.train.fitting import evaluate, finetune, train_supernet  # noqa: E402
 from ofa_slim.train.loop import Schedule  # noqa: E402
+from ofa_slim.train.task_losses import TaskLosses  # noqa: E402
 
 TRAIN, JUDGE = 8_000, 4_000
 MAX_LENGTH, BATCH = 48, 32
@@ -85,7 +89,7 @@ def checkpoint(model: nn.Layer, train: Examples, folder: Path) -> nn.Layer:
     """The fine-tuned model, trained once and kept in `folder`."""
     if not folder.is_dir():
         paddle.seed(0)
-        finetune(model, train, TASK, Schedule(3, BATCH, 5e-5), np.random.default_rng(0))
+        finetune(model, train, TASK.kind, Schedule(3, BATCH, 5e-5), np.random.default_rng(0))
         save_subnet(model, folder)
     return load_subnet(folder)
 
@@ -94,8 +98,16 @@ def reordered(teacher: nn.Layer, train: Examples, batches: int, rng: np.random.G
     """A copy of the fine-tuned model, its heads and neurons in order of their importance in some batches."""
     student = copy.deepcopy(teacher)
     chosen = list(Batches(train, BATCH, rng))[:batches]
-    reorder_neuron_head(student, *importance(student, chosen, TASK))
+    reorder_neuron_head(student, *block_importance(student, TaskLosses(TASK.kind), chosen, "importance"))
     return student
+
+
+def supernet_of(
+    model: nn.Layer, widths: Sequence[float], depths: Sequence[float] = (1.0,), teaching: Teaching | None = None
+) -> OFA:
+    """A supernet of the model, in place."""
+    distill = None if teaching is None else teaching.config(model)
+    return OFA(model, elastic_blocks(model, widths, depths), distill)
 
 
 @dataclass(frozen=True)
@@ -122,15 +134,15 @@ def trained_supernet(
     }
     if folder.is_dir():
         check_mark(folder, settings)
-        ofa = build_supernet(load_subnet(folder / "model"), kind.widths, depth_mults=kind.depths)
+        ofa = supernet_of(load_subnet(folder / "model"), kind.widths, kind.depths)
     else:
         paddle.seed(seed)
         rng = np.random.default_rng(seed)
         student = reordered(teacher, train, options.importance_batches, rng)
-        ofa = build_supernet(student, kind.widths, teacher, options.lambda_rep, kind.depths)
+        ofa = supernet_of(student, kind.widths, kind.depths, Teaching(teacher, lambda_distill=options.lambda_rep))
         schedule = Schedule(epochs, BATCH, options.learning_rate)
         strategy = kind.strategy(ofa.search_space)
-        train_supernet(ofa, train, TASK, schedule, rng, strategy, options.lambda_logit, title=kind.name)
+        train_supernet(ofa, train, TASK.kind, schedule, rng, strategy, options.lambda_logit, title=kind.name)
         with new_folder(folder, {"settings": settings}) as aside:
             save_subnet(ofa.export(config=ofa.search_space.largest()), aside / "model")
     ofa.eval()
@@ -139,7 +151,8 @@ def trained_supernet(
 
 def scores(model: nn.Layer, sets: Mapping[str, Examples]) -> dict[str, float]:
     """Accuracy on each set, in per cent."""
-    return {name: 100 * evaluate(model, Batches(examples, 64), TASK)["accuracy"] for name, examples in sets.items()}
+    kind = TASK.kind
+    return {name: 100 * evaluate(model, Batches(examples, 64), kind)["accuracy"] for name, examples in sets.items()}
 
 
 def width_scores(ofa: OFA, widths: Sequence[float], sets: Mapping[str, Examples]) -> Scores:

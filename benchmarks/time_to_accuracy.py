@@ -27,10 +27,11 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from sst2 import BATCH, TASK, add_options, missing, prepare, reordered, scores, width_scores  # isort: skip
+from sst2 import BATCH, TASK, add_options, missing, prepare, reordered, scores, supernet_of, width_scores  # isort: skip
 from minilm import MAPPABLE
 from ofa_slim.train.batches import Examples
-from ofa_slim.train.builders import build_supernet, train_supernet
+from ofa_slim.train.builders import Teaching
+from ofa_slim.train.fitting import train_supernet
 from ofa_slim.train.loop import RuntimeOptions, Schedule
 from ofa_slim.train.strategies import Uniform
 from paddleslim_env import Worker, paddleslim_worker
@@ -104,7 +105,7 @@ class Theirs:
 
     def __init__(self, worker: Worker, train: Examples, rng: np.random.Generator) -> None:
         self._worker = worker
-        self._lengths = padded_lengths(np.array([len(row) for row in train.input_ids]), BATCH, rng)
+        self._lengths = padded_lengths(train.lengths, BATCH, rng)
         self._worker.step(self._lengths[-1])  # the first is slower
         self.seconds: list[float] = []
 
@@ -155,7 +156,7 @@ def train_seed(
     start = time.perf_counter()
     student = reordered(teacher, train, options.importance_batches, rng)
     importance_seconds = time.perf_counter() - start
-    ofa = build_supernet(student, widths, teacher, options.lambda_rep)
+    ofa = supernet_of(student, widths, teaching=Teaching(teacher, lambda_distill=options.lambda_rep))
 
     def changes(names: Sequence[str]) -> dict[str, dict[float, float]]:
         found = width_scores(ofa, widths, {name: sets[name] for name in names})
@@ -170,9 +171,10 @@ def train_seed(
 
     untrained = changes(["dev"])["dev"]
     stopwatch = Stopwatch(score, EVERY, GOALS)
-    around = RuntimeOptions(after_step=stopwatch.after_step)
+    runtime = RuntimeOptions(after_step=stopwatch.after_step)
     schedule = Schedule(options.epochs, BATCH, options.learning_rate)
-    train_supernet(ofa, train, TASK, schedule, rng, Uniform(ofa.search_space, widths), options.lambda_logit, around)
+    strategy = Uniform(ofa.search_space, widths)
+    train_supernet(ofa, train, TASK.kind, schedule, rng, strategy, options.lambda_logit, runtime)
     found = {
         "seed": seed,
         "seconds": math.inf if stopwatch.reached is None else stopwatch.reached,

@@ -21,7 +21,7 @@ from ofa_slim.job.glue import TASKS
 from ofa_slim.job.job import compress, quiet_third_parties
 from ofa_slim.job.recipe import Recipe, load_recipe
 from ofa_slim.job.stage_folders import read_json
-from ofa_slim.job.stages import RESULTS
+from ofa_slim.job.training_stages import RESULTS
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = {"sst-2": "SST-2", "mrpc": "MRPC", "cola": "CoLA", "sts-b": "STS-B"}

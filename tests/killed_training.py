@@ -25,7 +25,7 @@ from paddle import nn
 from ofa_slim import OFA, Convert, DistillConfig, RunConfig, parallel, supernet
 from ofa_slim.job.glue import TASKS
 from ofa_slim.train.batches import Examples
-from ofa_slim.train.builders import train_supernet
+from ofa_slim.train.fitting import train_supernet
 from ofa_slim.train.loop import RuntimeOptions, Schedule
 from ofa_slim.train.strategies import Sandwich
 
@@ -49,7 +49,9 @@ class Classifier(nn.Layer):
 def examples() -> Examples:
     rng = np.random.default_rng(0)
     ids = [rng.integers(1, 40, int(length)) for length in rng.integers(3, 9, 4 * STEPS_PER_EPOCH)]
-    return Examples(ids, [np.zeros_like(row) for row in ids], np.zeros(len(ids), dtype=np.int64))
+    return Examples(
+        {"input_ids": ids, "token_type_ids": [np.zeros_like(row) for row in ids]}, np.zeros(len(ids), np.int64)
+    )
 
 
 def run(folder: Path, kill_at: int | None, delay: float) -> None:
@@ -68,12 +70,12 @@ def run(folder: Path, kill_at: int | None, delay: float) -> None:
             doomed.set()
             threading.Thread(target=kill_self, args=(delay,), daemon=True).start()
 
-    around = RuntimeOptions(
+    options = RuntimeOptions(
         seed=3, checkpoints=folder / "checkpoints", recipe={"seed": 3}, every=2, after_step=after_step
     )
     rng = np.random.default_rng(5)
     schedule = Schedule(EPOCHS, batch_size=4, learning_rate=1e-2, accumulate=1)
-    train_supernet(ofa, examples(), TASKS["sst-2"], schedule, rng, Sandwich(ofa.search_space, 1), around=around)
+    train_supernet(ofa, examples(), TASKS["sst-2"].kind, schedule, rng, Sandwich(ofa.search_space, 1), options=options)
     if parallel.is_writer():
         digest = hashlib.sha256()
         for _, value in sorted(model.state_dict().items()):

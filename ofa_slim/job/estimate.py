@@ -16,7 +16,8 @@ from ofa_slim.job.plan import STAGES
 from ofa_slim.job.recipe import Recipe
 from ofa_slim.job.run import count_parameters
 from ofa_slim.job.stage_folders import MARK
-from ofa_slim.train.batches import Examples, tokenise
+from ofa_slim.job.tokenised import tokenise
+from ofa_slim.train.batches import LABELS, Batches, Examples, inputs_of
 
 SAMPLED_ROWS = 256
 TRIED_STEPS = 3
@@ -75,17 +76,14 @@ def plan_text(recipe: Recipe, stages: Sequence[str]) -> str:
 
 def _step_seconds(model: paddle.nn.Layer, examples: Examples, task: Task, rows: int) -> float:
     """The median time of a forward and backward on a batch of usual length."""
-    length = max(2, int(np.mean([len(ids) for ids in examples.input_ids])))
-    chosen = examples.take(np.arange(rows) % len(examples))
-    ids = np.full((rows, length), examples.pad_id, np.int64)
-    for place, row in enumerate(chosen.input_ids):
-        ids[place, : min(length, len(row))] = row[:length]
-    inputs, labels = paddle.to_tensor(ids), paddle.to_tensor(chosen.labels)
+    batch = Batches(examples, rows).batch(np.arange(rows) % len(examples))
+    length = max(2, int(examples.lengths.mean()))
+    inputs = {name: value[:, :length] for name, value in inputs_of(batch).items()}
     loss_of, taken = task.kind.loss, []
     model.train()
     for _ in range(1 + TRIED_STEPS):
         begin = time.perf_counter()
-        loss = loss_of(model(inputs, paddle.zeros_like(inputs)), labels)
+        loss = loss_of(model(**inputs), batch[LABELS])
         loss.backward()
         float(loss)
         taken.append(time.perf_counter() - begin)

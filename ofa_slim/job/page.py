@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 
 from ofa_slim.job.run import SCALARS, Run
 from ofa_slim.job.stage_folders import read_json, write_text
-from ofa_slim.job.stages import ORIGINAL, RESULTS, SEARCHED
+from ofa_slim.job.stages import ORIGINAL, SEARCHED
+from ofa_slim.job.training_stages import RESULTS
 
 PAGE = "report.html"
 

@@ -16,7 +16,7 @@ from ofa_slim.job.page import lead, markdown_rows, results, write_page
 from ofa_slim.job.plan import STAGES
 from ofa_slim.job.run import Run
 from ofa_slim.job.stage_folders import MARK, StageError, read_json, write_json, write_text
-from ofa_slim.job.stages import RESULTS
+from ofa_slim.job.training_stages import RESULTS
 
 matplotlib.use("Agg")
 

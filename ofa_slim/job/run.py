@@ -17,9 +17,12 @@ from ofa_slim.integrations.paddlenlp import load_sequence_classifier
 from ofa_slim.job.glue import TASKS
 from ofa_slim.job.plan import STAGES, settings
 from ofa_slim.job.recipe import Recipe
+from ofa_slim.job.tokenised import tokenise
+from ofa_slim.ofa import OFA
 from ofa_slim.train import parallel
-from ofa_slim.train.batches import Batches, Examples, tokenise
-from ofa_slim.train.builders import evaluate
+from ofa_slim.train.batches import Batches, Examples
+from ofa_slim.train.builders import elastic_blocks
+from ofa_slim.train.fitting import evaluate
 from ofa_slim.train.loop import RuntimeOptions, Scalars, Schedule, no_scalars
 
 LOG = logging.getLogger(__name__)
@@ -68,6 +71,11 @@ class Run:
         """The model, in eval mode, and tokenizer that a stage left."""
         return load_sequence_classifier(self.folder / stage, self.task.num_classes, need_head=True)
 
+    def supernet(self) -> tuple[OFA, Any]:
+        """The trained supernet, without a teacher, and the tokenizer."""
+        model, tokenizer = self.classifier("train")
+        return OFA(model, elastic_blocks(model, self.recipe.widths, self.recipe.depth_mults)), tokenizer
+
     def checkpoints(self, stage: str) -> Path:
         """The folder of a stage's checkpoints."""
         return self.folder / "checkpoints" / stage
@@ -75,14 +83,14 @@ class Run:
     def scores(self, model: paddle.nn.Layer, dev: dict[str, Examples]) -> Scores:
         """The metrics on every set."""
         size = self.recipe.eval_batch_size
-        return {name: evaluate(model, Batches(rows, size), self.task) for name, rows in dev.items()}
+        return {name: evaluate(model, Batches(rows, size), self.task.kind) for name, rows in dev.items()}
 
     def schedule(self, epochs: int, learning_rate: float) -> Schedule:
         """A schedule with what all training of a recipe shares."""
         recipe = self.recipe
         return Schedule(epochs, recipe.batch_size, learning_rate, recipe.warmup, recipe.weight_decay, recipe.accumulate)
 
-    def around(self, stage: str, phase: str, scalars: Scalars) -> RuntimeOptions:
+    def options(self, stage: str, phase: str, scalars: Scalars) -> RuntimeOptions:
         """What surrounds a phase of a stage's training."""
         order = [*STAGES].index(stage)
         return RuntimeOptions(

@@ -14,164 +14,45 @@ from typing import Any
 
 import numpy as np
 import paddle
-from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
 from ofa_slim.base.predictor import Predictor
-from ofa_slim.export.factorise import factorise_embeddings, largest_rank
+from ofa_slim.export.factorise import factorise_embeddings
 from ofa_slim.export.formats import time_models, write_formats
 from ofa_slim.export.pipeline import TextTask
 from ofa_slim.export.static import to_static
 from ofa_slim.export.subnet_files import load_subnet, save_subnet
-from ofa_slim.integrations.paddlenlp import load_sequence_classifier
 from ofa_slim.job import latency
 from ofa_slim.job.plan import STAGES, Stage, settings
-from ofa_slim.job.recipe import Recipe, RecipeError
 from ofa_slim.job.run import Run, count_parameters, describe, subnet_name
 from ofa_slim.job.stage_folders import MARK, StageError, check_mark, new_folder, read_json, write_json
-from ofa_slim.ofa import OFA, dynabert_config
-from ofa_slim.ordering.scores import reorder_neuron_head
+from ofa_slim.job.tokenised import token_counts
+from ofa_slim.job.training_stages import (
+    RESULTS,
+    run_evaluate,
+    run_finetune,
+    run_importance,
+    run_reorder,
+    run_train,
+)
+from ofa_slim.ofa import dynabert_config
 from ofa_slim.search import SearchConfig, stratified
 from ofa_slim.supernet import SubnetConfig
 from ofa_slim.train import parallel
-from ofa_slim.train.batches import Batches, Examples, arrays, token_counts
-from ofa_slim.train.builders import Strategy, build_supernet, finetune, importance, predicted, train_supernet
+from ofa_slim.train.batches import LABELS, Batches, Examples, arrays
+from ofa_slim.train.fitting import predicted
 from ofa_slim.train.loop import StoppedError
-from ofa_slim.train.strategies import Sampled, Sandwich, Uniform
-from ofa_slim.train.teacher import TeacherCache
 
 LOG = logging.getLogger(__name__)
 
-RESULTS = "results.json"
 ORIGINAL, SEARCHED = "original", "searched"
-
-
-def run_finetune(run: Run, folder: Path, rng: np.random.Generator) -> None:
-    """Makes the fine-tuned classifier, and scores it."""
-    recipe = run.recipe
-    if recipe.finetuned_dir is not None:
-        model, tokenizer = load_sequence_classifier(
-            recipe.finetuned_dir, run.task.num_classes, need_head=True, allow_pickle=recipe.allow_pickle
-        )
-        check_model(recipe, model.config)
-        train, dev = run.examples(tokenizer)
-    else:
-        model, tokenizer = load_sequence_classifier(
-            recipe.model_name_or_path, run.task.num_classes, allow_pickle=recipe.allow_pickle
-        )
-        check_model(recipe, model.config)
-        train, dev = run.examples(tokenizer)
-        with run.scalars() as scalars:
-            schedule = run.schedule(recipe.epochs, recipe.learning_rate)
-            finetune(model, train, run.task, schedule, rng, run.around("finetune", "epochs", scalars))
-    scores = run.scores(model, dev)
-    LOG.info("fine-tuned: %s", describe(scores))
-    if parallel.is_writer():
-        save_classifier(model, tokenizer, folder)
-        write_json(folder / RESULTS, {"scores": scores, "parameters": count_parameters(model)})
-
-
-def check_model(recipe: Recipe, config: Any) -> None:
-    """Refuses keys that a model cannot meet: widths of no whole number of heads, lengths, a rank that saves nothing.
-
-    Raises: RecipeError that names the key, its value and what is possible.
-    """
-    for key in ("max_length", "latency_length"):
-        if getattr(recipe, key) > config.max_position_embeddings:
-            raise RecipeError(
-                f"key {key!r} is {getattr(recipe, key)}, but the model has {config.max_position_embeddings} positions"
-            )
-    heads = config.num_attention_heads
-    for key in ("widths", "format_widths"):
-        for width in getattr(recipe, key):
-            if abs(width * heads - round(width * heads)) > 1e-6 or round(width * heads) < 1:
-                possible = ", ".join(f"{count}/{heads}" for count in range(1, heads + 1))
-                raise RecipeError(
-                    f"key {key!r} has {width:g}, which is {width * heads:.3g} of the model's {heads} attention heads; "
-                    f"whole ones are {possible}"
-                )
-    if recipe.embedding_rank is not None:
-        most = largest_rank(config.vocab_size, config.hidden_size)
-        if recipe.embedding_rank > most:
-            raise RecipeError(
-                f"key 'embedding_rank' is {recipe.embedding_rank}, which saves nothing in a table of "
-                f"{config.vocab_size} x {config.hidden_size}; it can be at most {most}"
-            )
-
-
-def run_importance(run: Run, folder: Path, rng: np.random.Generator) -> None:
-    """Ranks heads and neurons on training rows, so that the scored rows stay unseen."""
-    model, tokenizer = run.classifier("finetune")
-    train, _ = run.examples(tokenizer)
-    rows = rng.permutation(len(train))[: run.recipe.importance_rows]
-    heads, neurons = importance(model, Batches(train.take(rows), run.recipe.batch_size), run.task)
-    arrays = {f"neurons.{layer}": scores.numpy() for layer, scores in enumerate(neurons)}
-    save_file({"heads": heads.numpy(), **arrays}, folder / "importance.safetensors")
-
-
-def run_reorder(run: Run, folder: Path, rng: np.random.Generator) -> None:
-    """Puts the most important heads and neurons first."""
-    model, tokenizer = run.classifier("finetune")
-    arrays = load_file(run.folder / "importance" / "importance.safetensors")
-    heads = paddle.to_tensor(arrays["heads"])
-    neurons = [paddle.to_tensor(arrays[f"neurons.{layer}"]) for layer in range(len(heads))]
-    reorder_neuron_head(model, heads, neurons)
-    save_classifier(model, tokenizer, folder)
-
-
-def run_train(run: Run, folder: Path, rng: np.random.Generator) -> None:
-    """Trains the supernet: phase 1 at full depth, phase 2 at every depth."""
-    recipe = run.recipe
-    teacher, tokenizer = run.classifier("reorder")
-    model, _ = run.classifier("reorder")
-    train, _ = run.examples(tokenizer)
-    train = train.take(rng.permutation(len(train))[: recipe.supernet_rows])
-    folder_of_answers = run.checkpoints("train") / f"teacher-{paddle.distributed.get_rank()}"
-    cache = TeacherCache(folder_of_answers, rows=len(train), pad_token_id=train.pad_id)
-    ofa = build_supernet(
-        model, recipe.widths, teacher, recipe.lambda_rep, recipe.depth_mults, cache if recipe.cache_teacher else None
-    )
-    phases = (
-        ("widths", recipe.width_epochs, recipe.width_learning_rate, [1.0]),
-        ("widths and depths", recipe.depth_epochs, recipe.depth_learning_rate, recipe.depth_mults),
-    )
-    with run.scalars() as scalars:
-        for title, epochs, learning_rate, depth_mults in phases:
-            train_supernet(
-                ofa, train, run.task, run.schedule(epochs, learning_rate), rng, strategy_of(run, ofa, depth_mults),
-                recipe.lambda_logit, run.around("train", title.replace(" ", "-"), scalars), title,
-            )  # fmt: skip
-    if parallel.is_writer():
-        save_classifier(model, tokenizer, folder)
-
-
-def strategy_of(run: Run, ofa: OFA, depth_mults: Sequence[float]) -> Strategy:
-    """The recipe's strategy over these depths."""
-    recipe, space = run.recipe, ofa.search_space.with_depths(depth_mults)
-    if recipe.strategy == "uniform":
-        return Uniform(space, recipe.widths, depth_mults)
-    return (Sandwich if recipe.strategy == "sandwich" else Sampled)(space, recipe.random_subnets)
-
-
-def run_evaluate(run: Run, folder: Path, rng: np.random.Generator) -> None:
-    """Scores every sub-network inside the supernet."""
-    ofa, tokenizer = load_supernet(run)
-    _, dev = run.examples(tokenizer)
-    results = []
-    for width, depth in tqdm(run.subnets(), desc="evaluating", unit="subnet", dynamic_ncols=True):
-        with ofa.subnet(dynabert_config(ofa, width, depth)):
-            scores = run.scores(ofa.model, dev)
-        results.append({"width": width, "depth_mult": depth, "scores": scores})
-        LOG.info("%s in the supernet: %s", subnet_name(width, depth), describe(scores))
-    if parallel.is_writer():
-        write_json(folder / RESULTS, results)
 
 
 def run_export(run: Run, folder: Path, rng: np.random.Generator) -> None:
     """Writes every sub-network, and the original, as models that stand alone."""
     original, _ = run.classifier("finetune")
     to_static(original, folder / ORIGINAL / "inference")
-    ofa, tokenizer = load_supernet(run)
+    ofa, tokenizer = run.supernet()
     for width, depth in tqdm(run.subnets(), desc="exporting", unit="subnet", dynamic_ncols=True):
         plain = ofa.export(
             config=dynabert_config(ofa, width, depth),
@@ -216,7 +97,7 @@ def run_rescore(run: Run, folder: Path, rng: np.random.Generator) -> None:
 def run_search(run: Run, folder: Path, rng: np.random.Generator) -> None:
     """Finds the best sub-network within the budget, on rows that nothing has trained on."""
     recipe = run.recipe
-    ofa, tokenizer = load_supernet(run)
+    ofa, tokenizer = run.supernet()
     rows = run.search_examples(tokenizer)
     part = rows.take(stratified(_strata(rows.labels), min(recipe.search_part, len(rows))))
     directory = run.checkpoints("search")
@@ -263,7 +144,7 @@ def run_formats(run: Run, folder: Path, rng: np.random.Generator) -> None:
     """Writes the original and the searched sub-network in every format, proves each, and times all in turns."""
     recipe = run.recipe
     original, tokenizer = run.classifier("finetune")
-    ofa, _ = load_supernet(run)
+    ofa, _ = run.supernet()
     train, dev = run.examples(tokenizer)
     examples = next(iter(dev.values()))
     calibration = _spread(train)
@@ -273,7 +154,7 @@ def run_formats(run: Run, folder: Path, rng: np.random.Generator) -> None:
     def score(model: Any) -> float:
         batches = Batches(examples, recipe.eval_batch_size)
         logits = np.concatenate([np.asarray(model(arrays(batch))[0]) for batch in batches])
-        labels = np.concatenate([batch[2].numpy() for batch in batches])
+        labels = np.concatenate([batch[LABELS].numpy() for batch in batches])
         return run.task.score(logits, labels)[run.task.metrics[0]]
 
     searched = read_json(run.folder / "search" / RESULTS)["config"]
@@ -410,15 +291,3 @@ def _checked(run: Run, stage: Stage, asked_by: str) -> str:
                 "Add --overwrite to make it anew, or use another --output_dir"
             )
     return str(mark["id"])
-
-
-def load_supernet(run: Run) -> tuple[OFA, Any]:
-    """The trained supernet, without a teacher, and the tokenizer."""
-    model, tokenizer = run.classifier("train")
-    return build_supernet(model, run.recipe.widths, depth_mults=run.recipe.depth_mults), tokenizer
-
-
-def save_classifier(model: paddle.nn.Layer, tokenizer: Any, folder: Path) -> None:
-    """Writes PaddleNLP's layout with safetensors; a supernet's weights are those of the full model."""
-    model.save_pretrained(str(folder), safe_serialization=True)
-    tokenizer.save_pretrained(str(folder))

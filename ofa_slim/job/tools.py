@@ -16,11 +16,12 @@ from ofa_slim.export.pipeline import pipeline
 from ofa_slim.integrations.paddlenlp import load_sequence_classifier
 from ofa_slim.job import latency
 from ofa_slim.job.glue import TASKS, read_lines
+from ofa_slim.job.tokenised import tokenise
 from ofa_slim.measure.cost import CostModel
-from ofa_slim.ofa import dynabert_config
+from ofa_slim.ofa import OFA, dynabert_config
 from ofa_slim.supernet import SubnetConfig
-from ofa_slim.train.batches import Batches, arrays, tokenise
-from ofa_slim.train.builders import build_supernet
+from ofa_slim.train.batches import LABELS, Batches, arrays
+from ofa_slim.train.builders import elastic_blocks
 
 
 def evaluated(directory: Path, data_dir: Path, task: str | None, rows: int | None) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def evaluated(directory: Path, data_dir: Path, task: str | None, rows: int | Non
         examples = tokenise(opened.tokenizer, given.limited(rows), opened.task.max_length)
         batches = list(Batches(examples, 64))
         logits = np.concatenate([np.asarray(opened.model(arrays(batch))[0]) for batch in batches])
-        labels = np.concatenate([batch[2].numpy() for batch in batches])
+        labels = np.concatenate([batch[LABELS].numpy() for batch in batches])
         found[part] = {"rows": len(examples), **chosen.score(logits, labels)}
     return found
 
@@ -63,7 +64,7 @@ def inspected(
     if length > layer.config.max_position_embeddings:
         raise ConfigError(f"--length is {length}, but the model has {layer.config.max_position_embeddings} positions")
     count = layer.config.num_hidden_layers
-    ofa = build_supernet(layer, shares, depth_mults=[kept / count for kept in range(1, count + 1)])
+    ofa = OFA(layer, elastic_blocks(layer, shares, [kept / count for kept in range(1, count + 1)]))
     space = ofa.search_space
     lines = [f"{type(layer).__name__}: {space.explain()}", ""]
     chosen = ofa.subnet_config(dynabert_config(ofa, width, depth) if config is None else _sizes(config))

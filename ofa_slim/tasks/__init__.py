@@ -3,7 +3,7 @@
 Whatever does not count, padding and the label `IGNORED`, counts in none of the three.
 """
 
-from ofa_slim.tasks.base import IGNORED, TaskKind, real_positions
+from ofa_slim.tasks.base import IGNORED, TaskKind, padding_mask
 from ofa_slim.tasks.language_modelling import LanguageModelling
 from ofa_slim.tasks.question_answering import QuestionAnswering, squad_metrics
 from ofa_slim.tasks.regression import Regression
@@ -20,6 +20,6 @@ __all__ = [
     "SpanScoring",
     "TaskKind",
     "TokenClassification",
-    "real_positions",
+    "padding_mask",
     "squad_metrics",
 ]

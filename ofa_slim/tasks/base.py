@@ -105,7 +105,7 @@ class TaskKind(ABC):
         return found[0] if self.outputs == 1 else found
 
 
-def real_positions(inputs: Mapping[str, Any], pad_token_id: int | None) -> paddle.Tensor | None:
+def padding_mask(inputs: Mapping[str, Any], pad_token_id: int | None) -> paddle.Tensor | None:
     """Which positions of a batch are no padding.
 
     Args:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import paddle
 
-from ofa_slim.job.glue import Rows
-
 POOL_BATCHES = 50
+LABELS = "labels"
 
-Batch = tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]
+Batch = dict[str, paddle.Tensor]
+"""The model's inputs by name, int64 [batch, length], and ``"labels"`` [batch]."""
 
 
 @dataclass(frozen=True)
@@ -21,54 +20,38 @@ class Examples:
     """Tokenised rows.
 
     Attributes:
-        input_ids: int64 [length] per row.
-        token_type_ids: int64 [length] per row.
+        inputs: the model's inputs by name, int64 [length] per row.
         labels: int64 [rows], or float32 [rows] for regression.
-        pad_id: the token that fills shorter rows of a batch.
+        padding: what fills shorter rows of a batch, by the name of the input; 0 where it is not named.
     """
 
-    input_ids: Sequence[np.ndarray]
-    token_type_ids: Sequence[np.ndarray]
+    inputs: Mapping[str, Sequence[np.ndarray]]
     labels: np.ndarray
-    pad_id: int = 0
+    padding: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """The number of rows."""
-        return len(self.input_ids)
+        return len(self.labels)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """How many tokens each row has, int64 [rows]."""
+        return np.array([len(row) for row in next(iter(self.inputs.values()))])
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Examples:
         """Some of the rows, in the order given."""
-        return Examples(
-            [self.input_ids[row] for row in rows],
-            [self.token_type_ids[row] for row in rows],
-            self.labels[np.asarray(rows)],
-            self.pad_id,
-        )
+        inputs = {name: [values[row] for row in rows] for name, values in self.inputs.items()}
+        return Examples(inputs, self.labels[np.asarray(rows)], self.padding)
 
 
-def token_counts(examples: Examples, vocabulary: int) -> np.ndarray:
-    """How often each token stands in some rows, int64 [vocabulary]; padding is in none."""
-    return np.bincount(np.concatenate(list(examples.input_ids)), minlength=vocabulary)
-
-
-def tokenise(tokenizer: Any, rows: Rows, max_length: int) -> Examples:
-    """Tokenises with a PaddleNLP tokenizer; longer rows are cut."""
-    pairs: Sequence[str | None] = rows.second or [None] * len(rows)
-    encoded = [
-        tokenizer(first, second, max_length=max_length, truncation="longest_first")
-        for first, second in zip(rows.first, pairs, strict=True)
-    ]
-    return Examples(
-        [np.asarray(row["input_ids"], dtype=np.int64) for row in encoded],
-        [np.asarray(row["token_type_ids"], dtype=np.int64) for row in encoded],
-        rows.labels,
-        int(tokenizer.pad_token_id),
-    )
+def inputs_of(batch: Batch) -> Batch:
+    """A batch without its labels."""
+    return {name: value for name, value in batch.items() if name != LABELS}
 
 
 def arrays(batch: Batch) -> dict[str, np.ndarray]:
-    """A batch's inputs by name, without its labels."""
-    return {"input_ids": batch[0].numpy(), "token_type_ids": batch[1].numpy()}
+    """A batch's inputs by name as arrays, without its labels."""
+    return {name: value.numpy() for name, value in inputs_of(batch).items()}
 
 
 class Batches:
@@ -84,14 +67,14 @@ class Batches:
         self.examples = examples
         self.batch_size = batch_size
         self.rng = rng
-        self._lengths = np.array([len(row) for row in examples.input_ids])
+        self._lengths = examples.lengths
 
     def __len__(self) -> int:
         """The number of batches of one pass."""
         return -(-len(self.examples) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yields input_ids and token_type_ids, int64 [batch, length], and labels [batch]."""
+        """Yields the batches of one pass."""
         for rows in self.order(self.rng):
             yield self.batch(rows)
 
@@ -103,13 +86,13 @@ class Batches:
         """A batch of some rows, padded to the longest of them; `own` of them are in it."""
         length = int(self._lengths[rows].max())
         rows = rows[own]
-        ids = np.full((len(rows), length), self.examples.pad_id, dtype=np.int64)
-        types = np.zeros_like(ids)
-        for position, row in enumerate(rows):
-            filled = len(self.examples.input_ids[row])
-            ids[position, :filled] = self.examples.input_ids[row]
-            types[position, :filled] = self.examples.token_type_ids[row]
-        return paddle.to_tensor(ids), paddle.to_tensor(types), paddle.to_tensor(self.examples.labels[rows])
+        batch = {}
+        for name, values in self.examples.inputs.items():
+            filled = np.full((len(rows), length), self.examples.padding.get(name, 0), dtype=np.int64)
+            for position, row in enumerate(rows):
+                filled[position, : len(values[row])] = values[row]
+            batch[name] = paddle.to_tensor(filled)
+        return {**batch, LABELS: paddle.to_tensor(self.examples.labels[rows])}
 
 
 def batch_rows(lengths: np.ndarray, batch_size: int, rng: np.random.Generator | None) -> list[np.ndarray]:

@@ -76,7 +76,7 @@ class RuntimeOptions:
         checkpoints: folder for checkpoints; None for none.
         recipe: the settings that checkpoints belong to.
         every: steps between two checkpoints.
-        after_step: called behind each step with its number, from 1.
+        after_step: called after each step with its number, from 1.
     """
 
     scalars: Scalars = no_scalars
@@ -144,7 +144,7 @@ def train(
     schedule: Schedule,
     rng: np.random.Generator,
     title: str,
-    around: RuntimeOptions,
+    options: RuntimeOptions,
     draws: np.random.Generator | None = None,
 ) -> None:
     """Trains a model, from its checkpoint where there is one; it is left in eval mode.
@@ -156,7 +156,7 @@ def train(
         schedule: how long and how fast.
         rng: orders the batches.
         title: of the progress bar and the scalars.
-        around: what surrounds it.
+        options: what surrounds it.
         draws: what `step` draws from, if it does.
 
     Raises: DivergedError where the loss is no number any more; StoppedError on SIGTERM or SIGINT, after a
@@ -167,10 +167,10 @@ def train(
     if not feed.steps:
         return
     rate, optimizer = _optimizer(model, schedule, feed.steps)
-    scaler = paddle.amp.GradScaler() if around.amp == "fp16" else None
+    scaler = paddle.amp.GradScaler() if options.amp == "fp16" else None
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "scheduler": rate, "feed": feed}
     parts |= {name: part for name, part in (("scaler", scaler), ("draws", draws)) if part is not None}
-    kept = None if around.checkpoints is None else CheckpointManager(around.checkpoints, around.recipe)
+    kept = None if options.checkpoints is None else CheckpointManager(options.checkpoints, options.recipe)
     done = (kept.restore(parts) if kept else None) or 0
     losses = Losses(title, kept)
     parameters = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
@@ -180,12 +180,12 @@ def train(
     )
     with bar, stop_on_signals() as stop:
         for number in range(done + 1, feed.steps + 1):
-            if around.seed is not None:
-                paddle.seed(_seed(around.seed, number))
+            if options.seed is not None:
+                paddle.seed(_seed(options.seed, number))
             group = feed.next_group()
             for rows in group:
                 own, weight = parallel.training_rows(len(rows))
-                with _precision(around.amp):
+                with _precision(options.amp):
                     found = step(batches.batch(rows, own), weight / len(group), scaler)
                 losses.add(number, found, weight)
             parallel.reduce_gradients(parameters)
@@ -195,20 +195,20 @@ def train(
             last = number == feed.steps
             looks = last or number % READ_EVERY == 0
             stopping = _agreed(stop.requested, looks)
-            saves = kept is not None and (last or stopping or number % around.every == 0)
+            saves = kept is not None and (last or stopping or number % options.every == 0)
             # Reading a loss waits for the device, so it is not done in every step, but before each checkpoint.
             if looks or saves:
                 loss = losses.read(number)
-                around.scalars(f"{title}/learning_rate", optimizer.get_lr(), number)
-                around.scalars(f"{title}/loss", loss, number)
+                options.scalars(f"{title}/learning_rate", optimizer.get_lr(), number)
+                options.scalars(f"{title}/loss", loss, number)
                 bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             if kept is not None and saves:
                 _save(kept, number, parts)
-            if around.after_step is not None:
-                around.after_step(number)
+            if options.after_step is not None:
+                options.after_step(number)
             if stopping and not last:
-                goes_on = f"; its checkpoint is in {around.checkpoints}, the same command goes on" if kept else ""
-                said = f"{title}: stopped behind step {number} of {feed.steps}{goes_on}"
+                goes_on = f"; its checkpoint is in {options.checkpoints}, the same command goes on" if kept else ""
+                said = f"{title}: stopped after step {number} of {feed.steps}{goes_on}"
                 raise StoppedError(said, stop.signal or signal.SIGTERM)
     model.eval()
 

@@ -25,6 +25,7 @@ from ofa_slim import load_subnet
 from ofa_slim.errors import ConfigError, DistillError
 from ofa_slim.integrations.trainer import OFAArguments, OFATrainer
 from ofa_slim.tasks import LanguageModelling, SpanScoring, TokenClassification
+from ofa_slim.train.blocks import block_importance
 from trainer_runs import CLASS_OF, Weights, arguments, collate, ernie, rows, trainer, weights
 
 WIDTHS = {"width_1.0": (4, 24), "width_0.75": (3, 18), "width_0.5": (2, 12)}  # heads and neurons
@@ -187,15 +188,12 @@ def test_padding_changes_neither_losses_nor_gradients(kind: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("kind", CLASS_OF)
-def test_padding_changes_no_importance(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ofa_slim.integrations.trainer import stack_layers as blocks
-
+def test_padding_changes_no_importance(kind: str, tmp_path: Path) -> None:
     kept: list[Any] = []
-    monkeypatch.setattr(blocks, "reorder_neuron_head", lambda model, heads, neurons: kept.append((heads, neurons)))
     run = trainer(kind, tmp_path)
     for length in (9, 20):
         loader = [collate(rows(kind, 8, seed), length) for seed in range(3)]
-        blocks.reorder(run.model, run._batches, loader, 2, "")
+        kept.append(block_importance(run.model, run._losses, loader, "", limit=2))
     (heads, neurons), (other, others) = kept
     assert float(heads.min()) > 0
     for one, two in zip([heads, *neurons], [other, *others], strict=True):

@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 
 from models import VOCABULARY, bert
-from ofa_slim import dynabert_config
+from ofa_slim import OFA, dynabert_config
 from ofa_slim.job.glue import TASKS
 from ofa_slim.train.batches import Batches, Examples, batch_rows
-from ofa_slim.train.builders import build_supernet, evaluate, finetune, train_supernet
+from ofa_slim.train.builders import Teaching, elastic_blocks
+from ofa_slim.train.fitting import evaluate, finetune, train_supernet
 from ofa_slim.train.loop import DivergedError, Schedule
 from ofa_slim.train.strategies import Uniform
 
 ROOT = Path(__file__).parents[2]
 
-SST2 = TASKS["sst-2"]
+SST2 = TASKS["sst-2"].kind
 
 
 def examples(rows: int = 70) -> Examples:
@@ -28,7 +29,7 @@ def examples(rows: int = 70) -> Examples:
     rng = np.random.default_rng(0)
     ids = [rng.integers(1, VOCABULARY, int(length)) for length in rng.integers(3, 9, rows)]
     labels = np.array([int(row[0] > VOCABULARY // 2) for row in ids])
-    return Examples(ids, [np.zeros_like(row) for row in ids], labels)
+    return Examples({"input_ids": ids, "token_type_ids": [np.zeros_like(row) for row in ids]}, labels)
 
 
 def test_every_row_is_in_one_batch_and_lengths_are_grouped() -> None:
@@ -45,7 +46,9 @@ def test_fine_tuning_and_the_supernet_learn() -> None:
     finetune(model, rows, SST2, Schedule(8, 8, 3e-3), np.random.default_rng(0))
     tuned = evaluate(model, Batches(rows, 16), SST2)["accuracy"]
     assert tuned > max(before, 0.8)
-    ofa = build_supernet(copy.deepcopy(model), [1.0, 0.5], model, lambda_rep=0.1)
+    student = copy.deepcopy(model)
+    distill = Teaching(model).config(student)
+    ofa = OFA(student, elastic_blocks(student, [1.0, 0.5], [1.0]), distill)
     config = dynabert_config(ofa, 0.5)
     with ofa.subnet(config):
         untrained = evaluate(ofa.model, Batches(rows, 16), SST2)["accuracy"]

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 def feed(rows: int = 22, batch_size: int = 4, epochs: int = 3, accumulate: int = 2, seed: int = 0) -> ResumableSampler:
     ids = [np.ones(length) for length in np.random.default_rng(1).integers(3, 9, rows)]
-    examples = Examples(ids, ids, np.zeros(rows))
+    examples = Examples({"input_ids": ids}, np.zeros(rows))
     return ResumableSampler(Batches(examples, batch_size), epochs, accumulate, np.random.default_rng(seed))
 
 
@@ -59,16 +59,16 @@ def weights(folder: Path) -> dict[str, np.ndarray]:
 
 def stopping_at(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sends SIGTERM behind a step of each training."""
-    plain = Run.around
+    plain = Run.options
 
-    def around(self: Run, *arguments: object) -> RuntimeOptions:
+    def options(self: Run, *arguments: object) -> RuntimeOptions:
         def after_step(step: int) -> None:
             if step == number:
                 signal.raise_signal(signal.SIGTERM)
 
         return dataclasses.replace(plain(self, *arguments), after_step=after_step)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Run, "around", around)
+    monkeypatch.setattr(Run, "options", options)
 
 
 def test_a_training_that_was_stopped_goes_on_with_the_same_bits(

@@ -21,7 +21,7 @@ from ofa_slim.tasks import (
     SpanScoring,
     TaskKind,
     TokenClassification,
-    real_positions,
+    padding_mask,
     squad_metrics,
 )
 
@@ -126,7 +126,7 @@ def test_padding_and_ignored_labels_count_in_no_loss(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_without_labels_all_real_positions_are_distilled(name: str) -> None:
+def test_without_labels_all_padding_mask_are_distilled(name: str) -> None:
     kind, output, _, _ = CASES[name]
     student, teacher = tensors(output(1)), tensors(output(2))
     everywhere = kind.distill(student, teacher)
@@ -271,7 +271,7 @@ def test_spans_are_scored_by_probability() -> None:
     ],
 )
 def test_padding_is_read_off_the_mask_or_the_ids(inputs: dict[str, Any], pad: int | None, expected: Any) -> None:
-    found = real_positions({name: paddle.to_tensor(value) for name, value in inputs.items()}, pad)
+    found = padding_mask({name: paddle.to_tensor(value) for name, value in inputs.items()}, pad)
     assert (None if found is None else found.numpy().tolist()) == expected
 
 

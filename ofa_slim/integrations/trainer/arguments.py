@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from typing import List, Optional  # noqa: UP035  # PaddleNLP's parser knows these forms alone
 
 from ofa_slim.errors import ConfigError, nearest
+from ofa_slim.train.blocks import ALL, NONE
+from ofa_slim.train.builders import STRATEGIES
 from ofa_slim.train.teacher import ENGINES
 
-STRATEGIES = ("uniform", "sandwich", "sampled")
 ORIGINAL = "original"
-TEACHERS = (ORIGINAL, "self", "none")
-ALL = "all"
-NONE = "none"
+TEACHERS = (ORIGINAL, "self", NONE)
 
 
 @dataclass

@@ -14,14 +14,18 @@ from paddle import nn
 from paddlenlp.trainer import Trainer, get_last_checkpoint
 
 from ofa_slim.errors import ConfigError
-from ofa_slim.integrations.trainer.arguments import NONE, OFAArguments
-from ofa_slim.integrations.trainer.batches import Batches, DistillLoss
+from ofa_slim.integrations.trainer.arguments import ORIGINAL, OFAArguments
 from ofa_slim.integrations.trainer.best import Best
 from ofa_slim.integrations.trainer.callback import OFACallback
-from ofa_slim.integrations.trainer.stack_layers import hidden_layers, reorder
 from ofa_slim.integrations.trainer.task_of_model import kind_of
-from ofa_slim.integrations.trainer.trainer_supernet import as_supernet, named_subnets, strategy_of
+from ofa_slim.ofa import OFA
+from ofa_slim.ordering.scores import reorder_neuron_head
 from ofa_slim.tasks import LanguageModelling, TaskKind
+from ofa_slim.train import parallel
+from ofa_slim.train.blocks import NONE, block_importance, hidden_layers
+from ofa_slim.train.builders import Teaching, elastic_blocks, strategy_of
+from ofa_slim.train.distill_config import SELF, DistillConfig
+from ofa_slim.train.task_losses import DistillLoss, TaskLosses
 
 _REFUSED = ("use_hybrid_parallel", "enable_auto_parallel", "to_static")
 
@@ -75,13 +79,28 @@ class OFATrainer(Trainer):
         self._check_losses(distill_loss)
         if self.args.label_names is None:
             self.label_names = list(self.task.label_names)
-        self._batches = Batches(
-            self.task, self.ofa_args, self.label_names, self._pad_token_id(), self.criterion, distill_loss
+        settings = self.ofa_args
+        self._losses = TaskLosses(
+            self.task,
+            self.label_names,
+            self._pad_token_id(),
+            settings.lambda_logit,
+            settings.lambda_task,
+            settings.temperature,
+            self.criterion,
+            distill_loss,
         )
         self._fill_in()
-        self.ofa = as_supernet(self.model, self.ofa_args, teacher, self._batches.hidden_distance)
-        self.subnets = named_subnets(self.ofa.search_space, self.ofa_args)
-        self._strategy = strategy_of(self.ofa.search_space, self.ofa_args)
+        distill = self._teaching(teacher)
+        run = elastic_blocks(self.model, settings.widths, settings.depths)
+        self.ofa = OFA(self.model, run, distill)
+        space = self.ofa.search_space
+        self.subnets = {
+            _name(width, depth, settings): space.uniform(width, depth)
+            for depth in settings.depths
+            for width in settings.widths
+        }
+        self._strategy = strategy_of(settings.strategy, space, settings.widths, settings.depths, settings.subnets)
         self._metric, greater_is_better = self._judge()
         self._best = Best(Path(self.args.output_dir), greater_is_better, self._save_tokenizer)
         self._ordered = not self.ofa_args.importance
@@ -109,7 +128,10 @@ class OFATrainer(Trainer):
             self._best.read(self.subnets)
         elif not self._ordered:
             loader = self.get_train_dataloader() if self.eval_dataset is None else self.get_eval_dataloader(self._first)
-            reorder(self.model, self._batches, loader, self.ofa_args.importance_batches, self.task.name)
+            limit = self.ofa_args.importance_batches or None
+            heads, neurons = block_importance(self.model, self._losses, loader, self.task.name, limit)
+            mean = parallel.mean_over_ranks  # each process scores its own batches
+            reorder_neuron_head(self.model, mean(heads), [mean(scores) for scores in neurons])
         self._ordered = True  # an optimizer's moments would not be reordered with the weights
         output = super().train(resume_from_checkpoint or None, ignore_keys_for_eval)
         for name in self.subnets:
@@ -123,7 +145,7 @@ class OFATrainer(Trainer):
         Returns: the mean of their losses, divided by the number of accumulated batches; scalar.
         """
         model.train()
-        features, loss = self._batches.loss_of(self._prepare_inputs(inputs))
+        features, loss = self._losses.loss_of(self._prepare_inputs(inputs))
         if self._example is None:
             self._example = {name: value[:2] for name, value in features.items() if isinstance(value, paddle.Tensor)}
         # Batches whose gradients add up to one step train the same sub-networks, as one larger batch would.
@@ -192,6 +214,22 @@ class OFATrainer(Trainer):
         if settings.teacher != NONE and not (settings.lambda_logit or settings.lambda_task or mapped):
             raise ConfigError("lambda_logit and lambda_task are 0 and no layer is mapped: nothing would be learnt")
 
+    def _teaching(self, teacher: nn.Layer | None) -> DistillConfig | None:
+        settings = self.ofa_args
+        if teacher is not None and settings.teacher != ORIGINAL:
+            raise ConfigError(f"a teacher was given, but OFAArguments says teacher {settings.teacher!r}")
+        if settings.teacher == NONE:
+            return None
+        teaching = Teaching(
+            teacher,
+            own=settings.teacher == SELF,
+            lambda_distill=settings.lambda_distill,
+            mapped_layers=settings.mapped_layers,
+            distance=self._losses.hidden_distance,
+            engine=settings.teacher_engine,
+        )
+        return teaching.config(self.model)
+
     def _fill_in(self) -> None:
         """What PaddleNLP's Trainer leaves out and the kind of task knows."""
         takes = inspect.signature(self.model.forward).parameters
@@ -253,6 +291,12 @@ class OFATrainer(Trainer):
     def _save_tokenizer(self, folder: Path) -> None:
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(str(folder))
+
+
+def _name(width: float, depth: float, settings: OFAArguments) -> str:
+    """``width_0.5``, or ``width_0.5_depth_0.5`` where depths differ."""
+    name = f"width_{float(width)}"
+    return name if list(settings.depths) == [1.0] else f"{name}_depth_{float(depth)}"
 
 
 def _with_means(found: Mapping[str, Mapping[str, Any]], prefix: str) -> dict[str, Any]:

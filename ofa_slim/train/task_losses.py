@@ -1,4 +1,4 @@
-"""A batch and what is learnt from it: inputs and labels apart, padding, and the losses."""
+"""What a batch's sub-networks learn: its inputs and labels, its padding, and the losses of a kind of task."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import paddle
 from paddle.nn import functional as F
 
 from ofa_slim.errors import DistillError
-from ofa_slim.integrations.trainer.arguments import OFAArguments
-from ofa_slim.tasks import TaskKind, real_positions
+from ofa_slim.tasks import TaskKind, padding_mask
 from ofa_slim.tasks.base import masked_mean
 from ofa_slim.tasks.losses import mean_square
 
@@ -20,14 +19,16 @@ DistillLoss = Callable[[Any, Any, Mapping[str, Any]], paddle.Tensor]
 Criterion = Callable[[Any, Any], paddle.Tensor]
 
 
-class Batches:
+class TaskLosses:
     """The losses of one training.
 
     Args:
         kind: the kind of task.
-        settings: the weights of the losses.
-        label_names: the batch's entries that hold labels.
+        label_names: the batch's entries that hold labels; None: those of the kind.
         pad_token_id: the id that pads; None where none does.
+        lambda_logit: weight of the distillation of the outputs.
+        lambda_task: weight of the task's own loss beside a teacher.
+        temperature: divides student's and teacher's logits.
         criterion: the task's loss in place of the kind's own.
         distill_loss: the distillation of the outputs in place of the kind's own.
     """
@@ -35,19 +36,23 @@ class Batches:
     def __init__(
         self,
         kind: TaskKind,
-        settings: OFAArguments,
-        label_names: Sequence[str],
-        pad_token_id: int | None,
+        label_names: Sequence[str] | None = None,
+        pad_token_id: int | None = None,
+        lambda_logit: float = 1.0,
+        lambda_task: float = 0.0,
+        temperature: float = 1.0,
         criterion: Criterion | None = None,
         distill_loss: DistillLoss | None = None,
     ) -> None:
         self.kind = kind
-        self.label_names = tuple(label_names)
-        self._settings = settings
+        self.label_names = tuple(kind.label_names if label_names is None else label_names)
         self._pad_token_id = pad_token_id
+        self._lambda_logit = lambda_logit
+        self._lambda_task = lambda_task
+        self._temperature = temperature
         self._criterion = criterion
         self._distill_loss = distill_loss
-        self._real: paddle.Tensor | None = None  # of the batch that trains now
+        self._padding_mask: paddle.Tensor | None = None  # of the batch that trains now
 
     def taken_apart(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
         """The model's inputs, and the labels: a tensor, a tuple of them, or None where the batch lacks any."""
@@ -57,9 +62,9 @@ class Batches:
             return inputs, None
         return inputs, labels[0] if len(labels) == 1 else tuple(labels)
 
-    def real(self, inputs: Mapping[str, Any]) -> paddle.Tensor | None:
-        """Which positions are no padding; see `ofa_slim.tasks.real_positions`."""
-        return real_positions(inputs, self._pad_token_id)
+    def padding_mask(self, inputs: Mapping[str, Any]) -> paddle.Tensor | None:
+        """Which positions are not padding; see `ofa_slim.tasks.padding_mask`."""
+        return padding_mask(inputs, self._pad_token_id)
 
     def task_loss(self, output: Any, labels: Any, real: paddle.Tensor | None = None) -> paddle.Tensor:
         """The task's own loss: the criterion's, or the kind's."""
@@ -73,8 +78,7 @@ class Batches:
         Raises: DistillError, when the loss is computed, where it needs labels that the batch lacks.
         """
         inputs, labels = self.taken_apart(batch)
-        real = self._real = self.real(inputs)
-        settings = self._settings
+        real = self._padding_mask = self.padding_mask(inputs)
 
         def task(output: Any) -> paddle.Tensor:
             if labels is None:
@@ -88,10 +92,10 @@ class Batches:
             if not answers:  # nobody teaches, or this is the one who does
                 return task(student)
             parts = []
-            if settings.lambda_logit:
-                parts.append(self._distilled(student, answers[0], batch, labels, real) * settings.lambda_logit)
-            if settings.lambda_task:
-                parts.append(task(student) * settings.lambda_task)
+            if self._lambda_logit:
+                parts.append(self._distilled(student, answers[0], batch, labels, real) * self._lambda_logit)
+            if self._lambda_task:
+                parts.append(task(student) * self._lambda_task)
             return paddle.add_n(parts) if parts else paddle.zeros([])
 
         return inputs, loss
@@ -101,7 +105,7 @@ class Batches:
     ) -> paddle.Tensor:
         if self._distill_loss is not None:
             return self._distill_loss(student, teacher, batch)
-        return self.kind.distill(student, teacher, labels, real, self._settings.temperature)
+        return self.kind.distill(student, teacher, labels, real, self._temperature)
 
     def hidden_distance(self, student: paddle.Tensor, teacher: paddle.Tensor) -> paddle.Tensor:
         """Mean squared error of a hidden layer [batch, length, features] where the batch is no padding.
@@ -113,7 +117,7 @@ class Batches:
                 f"a mapped layer's output is {list(student.shape)} in the student, {list(teacher.shape)} in the "
                 "teacher; hidden layers can be matched where both have the same hidden size (mapped_layers=['none'])"
             )
-        real = self._real
+        real = self._padding_mask
         if real is None or list(student.shape[:2]) != list(real.shape):
             return mean_square(student, teacher)
         errors = F.mse_loss(student.astype("float32"), teacher.astype("float32"), reduction="none")

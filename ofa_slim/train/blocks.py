@@ -6,16 +6,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+import paddle
 from paddle import nn
 
 from ofa_slim.errors import ConfigError
-from ofa_slim.integrations.trainer.arguments import ALL, NONE
-from ofa_slim.integrations.trainer.batches import Batches
-from ofa_slim.ordering.scores import compute_neuron_head_importance, reorder_neuron_head
+from ofa_slim.ordering.scores import compute_neuron_head_importance
 from ofa_slim.supernet.families import Stack, find_stacks, layer_at, max_sizes
-from ofa_slim.train import parallel
+from ofa_slim.train.task_losses import TaskLosses
 
-EMBEDDINGS = "embeddings"
+EMBEDDINGS, ALL, NONE = "embeddings", "all", "none"
 
 
 def only_stack(model: nn.Layer) -> Stack:
@@ -31,7 +30,12 @@ def only_stack(model: nn.Layer) -> Stack:
 
 
 def hidden_layers(model: nn.Layer, wanted: Sequence[str] | None) -> list[str]:
-    """The attribute paths of the hidden layers that `OFAArguments.mapped_layers` names, None like ``["all"]``.
+    """The attribute paths of hidden layers.
+
+    Args:
+        model: a model with one stack of blocks.
+        wanted: ``["all"]`` (or None), the embeddings and every block; ``["none"]``; or any of ``"embeddings"``, the
+            numbers of blocks, and attribute paths.
 
     Raises: ConfigError for a name that the model does not have.
     """
@@ -53,36 +57,39 @@ def hidden_layers(model: nn.Layer, wanted: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(paths.get(name, name) for name in wanted))
 
 
-def reorder(model: nn.Layer, batches: Batches, loader: Iterable[Mapping[str, Any]], limit: int, title: str) -> None:
-    """Puts heads and neurons in order of importance; several processes score their own batches and agree.
+def block_importance(
+    model: nn.Layer, losses: TaskLosses, loader: Iterable[Mapping[str, Any]], title: str, limit: int | None = None
+) -> tuple[paddle.Tensor, list[paddle.Tensor]]:
+    """Scores the heads and neurons of a model's blocks.
 
     Args:
         model: in full, a supernet or not.
-        batches: takes batches apart and has the task's loss.
+        losses: takes batches apart and has the task's loss.
         loader: gives batches with labels.
-        limit: how many of them score; 0: all.
         title: of the progress bar.
+        limit: how many batches score; None: all.
+
+    Returns: float32 [blocks, heads], and float32 [neurons] for each block.
     """
     stack = only_stack(model)
-    heads, neurons = compute_neuron_head_importance(
+    return compute_neuron_head_importance(
         title,
         model,
-        _scored(batches, islice(loader, limit or None)),
+        _with_all_labels(losses, islice(loader, limit)),
         len(stack.blocks),
         _heads(stack),
-        loss_fct=lambda output, wanted: batches.task_loss(output, *wanted),
+        loss_fct=lambda output, wanted: losses.task_loss(output, *wanted),
     )
-    reorder_neuron_head(model, parallel.mean_over_ranks(heads), [parallel.mean_over_ranks(one) for one in neurons])
 
 
-def _scored(batches: Batches, loader: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def _with_all_labels(losses: TaskLosses, loader: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Inputs, with all that the loss needs as one ``labels``."""
     for batch in loader:
-        inputs, labels = batches.taken_apart(batch)
+        inputs, labels = losses.taken_apart(batch)
         if labels is None:
-            missing = ", ".join(batches.label_names)
+            missing = ", ".join(losses.label_names)
             raise ConfigError(f"importance needs labels ({missing}), but a batch has only {', '.join(batch)}")
-        yield {**inputs, "labels": (labels, batches.real(inputs))}
+        yield {**inputs, "labels": (labels, losses.padding_mask(inputs))}
 
 
 def _heads(stack: Stack) -> int:

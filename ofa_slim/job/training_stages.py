@@ -1,0 +1,152 @@
+"""The stages that train and score: fine-tuning, importance, reordering, the supernet, its sub-networks."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from safetensors.numpy import load_file, save_file
+from tqdm import tqdm
+
+from ofa_slim.export.factorise import largest_rank
+from ofa_slim.integrations.paddlenlp import load_sequence_classifier
+from ofa_slim.job.recipe import Recipe, RecipeError
+from ofa_slim.job.run import Run, count_parameters, describe, subnet_name
+from ofa_slim.job.stage_folders import write_json
+from ofa_slim.ofa import OFA, dynabert_config
+from ofa_slim.ordering.scores import reorder_neuron_head
+from ofa_slim.train import parallel
+from ofa_slim.train.batches import Batches
+from ofa_slim.train.blocks import block_importance
+from ofa_slim.train.builders import Teaching, elastic_blocks, strategy_of
+from ofa_slim.train.fitting import finetune, train_supernet
+from ofa_slim.train.task_losses import TaskLosses
+from ofa_slim.train.teacher import TeacherCache
+
+LOG = logging.getLogger(__name__)
+
+RESULTS = "results.json"
+
+
+def run_finetune(run: Run, folder: Path, rng: np.random.Generator) -> None:
+    """Makes the fine-tuned classifier, and scores it."""
+    recipe = run.recipe
+    if recipe.finetuned_dir is not None:
+        model, tokenizer = load_sequence_classifier(
+            recipe.finetuned_dir, run.task.num_classes, need_head=True, allow_pickle=recipe.allow_pickle
+        )
+        check_model(recipe, model.config)
+        train, dev = run.examples(tokenizer)
+    else:
+        model, tokenizer = load_sequence_classifier(
+            recipe.model_name_or_path, run.task.num_classes, allow_pickle=recipe.allow_pickle
+        )
+        check_model(recipe, model.config)
+        train, dev = run.examples(tokenizer)
+        with run.scalars() as scalars:
+            schedule = run.schedule(recipe.epochs, recipe.learning_rate)
+            finetune(model, train, run.task.kind, schedule, rng, run.options("finetune", "epochs", scalars))
+    scores = run.scores(model, dev)
+    LOG.info("fine-tuned: %s", describe(scores))
+    if parallel.is_writer():
+        save_classifier(model, tokenizer, folder)
+        write_json(folder / RESULTS, {"scores": scores, "parameters": count_parameters(model)})
+
+
+def check_model(recipe: Recipe, config: Any) -> None:
+    """Refuses keys that a model cannot meet: widths of no whole number of heads, lengths, a rank that saves nothing.
+
+    Raises: RecipeError that names the key, its value and what is possible.
+    """
+    for key in ("max_length", "latency_length"):
+        if getattr(recipe, key) > config.max_position_embeddings:
+            raise RecipeError(
+                f"key {key!r} is {getattr(recipe, key)}, but the model has {config.max_position_embeddings} positions"
+            )
+    heads = config.num_attention_heads
+    for key in ("widths", "format_widths"):
+        for width in getattr(recipe, key):
+            if abs(width * heads - round(width * heads)) > 1e-6 or round(width * heads) < 1:
+                possible = ", ".join(f"{count}/{heads}" for count in range(1, heads + 1))
+                raise RecipeError(
+                    f"key {key!r} has {width:g}, which is {width * heads:.3g} of the model's {heads} attention heads; "
+                    f"whole ones are {possible}"
+                )
+    if recipe.embedding_rank is not None:
+        most = largest_rank(config.vocab_size, config.hidden_size)
+        if recipe.embedding_rank > most:
+            raise RecipeError(
+                f"key 'embedding_rank' is {recipe.embedding_rank}, which saves nothing in a table of "
+                f"{config.vocab_size} x {config.hidden_size}; it can be at most {most}"
+            )
+
+
+def run_importance(run: Run, folder: Path, rng: np.random.Generator) -> None:
+    """Ranks heads and neurons on training rows, so that the scored rows stay unseen."""
+    model, tokenizer = run.classifier("finetune")
+    train, _ = run.examples(tokenizer)
+    rows = rng.permutation(len(train))[: run.recipe.importance_rows]
+    batches = Batches(train.take(rows), run.recipe.batch_size)
+    heads, neurons = block_importance(model, TaskLosses(run.task.kind), batches, run.task.name)
+    arrays = {f"neurons.{layer}": scores.numpy() for layer, scores in enumerate(neurons)}
+    save_file({"heads": heads.numpy(), **arrays}, folder / "importance.safetensors")
+
+
+def run_reorder(run: Run, folder: Path, rng: np.random.Generator) -> None:
+    """Puts the most important heads and neurons first."""
+    model, tokenizer = run.classifier("finetune")
+    arrays = load_file(run.folder / "importance" / "importance.safetensors")
+    heads = paddle.to_tensor(arrays["heads"])
+    neurons = [paddle.to_tensor(arrays[f"neurons.{layer}"]) for layer in range(len(heads))]
+    reorder_neuron_head(model, heads, neurons)
+    save_classifier(model, tokenizer, folder)
+
+
+def run_train(run: Run, folder: Path, rng: np.random.Generator) -> None:
+    """Trains the supernet: phase 1 at full depth, phase 2 at every depth."""
+    recipe = run.recipe
+    teacher, tokenizer = run.classifier("reorder")
+    model, _ = run.classifier("reorder")
+    train, _ = run.examples(tokenizer)
+    train = train.take(rng.permutation(len(train))[: recipe.supernet_rows])
+    folder_of_answers = run.checkpoints("train") / f"teacher-{paddle.distributed.get_rank()}"
+    cache = TeacherCache(folder_of_answers, rows=len(train), pad_token_id=train.padding["input_ids"])
+    teaching = Teaching(teacher, lambda_distill=recipe.lambda_rep, cache=cache if recipe.cache_teacher else None)
+    distill = teaching.config(model)
+    ofa = OFA(model, elastic_blocks(model, recipe.widths, recipe.depth_mults), distill)
+    phases = (
+        ("widths", recipe.width_epochs, recipe.width_learning_rate, [1.0]),
+        ("widths and depths", recipe.depth_epochs, recipe.depth_learning_rate, recipe.depth_mults),
+    )
+    with run.scalars() as scalars:
+        for title, epochs, learning_rate, depth_mults in phases:
+            space = ofa.search_space.with_depths(depth_mults)
+            strategy = strategy_of(recipe.strategy, space, recipe.widths, depth_mults, recipe.random_subnets)
+            options = run.options("train", title.replace(" ", "-"), scalars)
+            schedule = run.schedule(epochs, learning_rate)
+            train_supernet(ofa, train, run.task.kind, schedule, rng, strategy, recipe.lambda_logit, options, title)
+    if parallel.is_writer():
+        save_classifier(model, tokenizer, folder)
+
+
+def run_evaluate(run: Run, folder: Path, rng: np.random.Generator) -> None:
+    """Scores every sub-network inside the supernet."""
+    ofa, tokenizer = run.supernet()
+    _, dev = run.examples(tokenizer)
+    results = []
+    for width, depth in tqdm(run.subnets(), desc="evaluating", unit="subnet", dynamic_ncols=True):
+        with ofa.subnet(dynabert_config(ofa, width, depth)):
+            scores = run.scores(ofa.model, dev)
+        results.append({"width": width, "depth_mult": depth, "scores": scores})
+        LOG.info("%s in the supernet: %s", subnet_name(width, depth), describe(scores))
+    if parallel.is_writer():
+        write_json(folder / RESULTS, results)
+
+
+def save_classifier(model: paddle.nn.Layer, tokenizer: Any, folder: Path) -> None:
+    """Writes PaddleNLP's layout with safetensors; a supernet's weights are those of the full model."""
+    model.save_pretrained(str(folder), safe_serialization=True)
+    tokenizer.save_pretrained(str(folder))
