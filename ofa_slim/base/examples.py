@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -12,7 +11,7 @@ import paddle
 from paddle import nn
 from paddle.static import InputSpec
 
-from ofa_slim.base.modes import eval_mode
+from ofa_slim.base.modes import eval_mode, forward_signature
 from ofa_slim.errors import ConfigError, ExportError
 
 TOLERANCE = 1e-4
@@ -35,7 +34,7 @@ class Example:
             inputs: a dictionary whose keys are all arguments of the model's forward, a tuple or list of inputs by
                 position, or the only input.
         """
-        if isinstance(inputs, Mapping) and all(name in inspect.signature(model.forward).parameters for name in inputs):
+        if isinstance(inputs, Mapping) and all(name in forward_signature(model).parameters for name in inputs):
             return cls((), dict(inputs))
         return cls(tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,))
 
@@ -103,7 +102,7 @@ def random_example(
     )
     dtypes = _per_input(input_dtypes, len(shapes), default)
     rng = np.random.default_rng(seed)
-    names = list(inspect.signature(model.forward).parameters)
+    names = list(forward_signature(model).parameters)
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     for shape, dtype in zip(shapes, dtypes, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -43,3 +44,33 @@ def forwards_kept(model: nn.Layer) -> Iterator[None]:
                 vars(layer)["forward"] = forward
             else:
                 vars(layer).pop("forward", None)
+
+
+def forward_signature(model: nn.Layer) -> inspect.Signature:
+    """The signature of a model's forward, also where `paddle.jit.to_static` has decorated it."""
+    return inspect.signature(getattr(model.forward, "dygraph_function", model.forward))
+
+
+def undecorate(model: nn.Layer) -> bool:
+    """Takes back `paddle.jit.to_static` of a model and its layers, in place; whether there was any.
+
+    A decorated forward runs the program that was traced, whatever its layers have become since.
+    """
+    found = False
+    for layer in model.sublayers(include_self=True):
+        original = getattr(vars(layer).get("forward"), "dygraph_function", None)
+        if original is None:
+            continue
+        found = True
+        del vars(layer)["forward"]
+        if getattr(original, "__func__", original) is not type(layer).forward:
+            vars(layer)["forward"] = original
+    return found
+
+
+@contextmanager
+def plain_forwards(model: nn.Layer) -> Iterator[None]:
+    """Runs a model layer by layer inside the block, also where `paddle.jit.to_static` has decorated it."""
+    with forwards_kept(model):
+        undecorate(model)
+        yield

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ofa_slim.base.tokens import encode
 from ofa_slim.errors import ExportError
 from ofa_slim.export.formats.opened import CARD_FILE, Opened, read_card
 
 Text = str | tuple[str, str]
+
+
+# Of inputs that a tokenizer may leave out: what each holds for a text of so many tokens.
+_MADE: Mapping[str, Callable[[int], Any]] = {
+    "attention_mask": np.ones,
+    "position_ids": np.arange,
+    "token_type_ids": np.zeros,
+}
 
 
 @dataclass(frozen=True)
@@ -63,9 +72,11 @@ class Pipeline:
 
         Raises: ExportError for what is no text, or no pair where pairs are wanted.
         """
-        given: Sequence[Any] = [texts] if isinstance(texts, (str, tuple)) else texts
-        if batch_size < 1:
-            raise ExportError(f"batch_size is {batch_size!r}, not at least 1")
+        given: Any = [texts] if isinstance(texts, (str, tuple)) else texts
+        if isinstance(given, Mapping) or not isinstance(given, Iterable):
+            raise ExportError(f"texts is a {type(given).__name__}, not a string or a list of them")
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ExportError(f"batch_size is {batch_size!r}, not a whole number of at least 1")
         rows = [self._tokens(text, number) for number, text in enumerate(given)]
         order = np.argsort([len(row["input_ids"]) for row in rows], kind="stable")
         found: list[dict[str, Any]] = [{} for _ in rows]
@@ -81,16 +92,26 @@ class Pipeline:
             wanted = "a pair of strings" if self.task.pairs else "a string"
             raise ExportError(f"text number {number} is {text!r}, not {wanted}, which {self.task.name} needs")
         parts = text if self.task.pairs else (text,)
-        return self.tokenizer(*parts, max_length=self.task.max_length, truncation="longest_first")
+        first, *second = parts
+        return encode(self.tokenizer, first, second[0] if second else None, self.task.max_length)
+
+    def _filled(self, name: str, rows: Sequence[Any]) -> np.ndarray:
+        """One of the model's inputs, int64 [rows, length]; what the tokenizer does not give is made from the ids."""
+        longest = max(len(row["input_ids"]) for row in rows)
+        filled = np.full((len(rows), longest), self.tokenizer.pad_token_id if name == "input_ids" else 0, np.int64)
+        for place, row in enumerate(rows):
+            count = len(row["input_ids"])
+            if name in row:
+                filled[place, :count] = row[name]
+            elif name in _MADE:
+                filled[place, :count] = _MADE[name](count)
+            else:
+                raise ExportError(f"the model needs an input {name!r}, which its tokenizer does not give")
+        return filled
 
     def _answers(self, rows: Sequence[Any]) -> list[dict[str, Any]]:
-        longest = max(len(row["input_ids"]) for row in rows)
-        ids = np.full((len(rows), longest), self.tokenizer.pad_token_id, np.int64)
-        types = np.zeros_like(ids)
-        for place, row in enumerate(rows):
-            ids[place, : len(row["input_ids"])] = row["input_ids"]
-            types[place, : len(row["token_type_ids"])] = row["token_type_ids"]
-        logits = np.asarray(self.model({"input_ids": ids, "token_type_ids": types})[0], np.float64)
+        inputs = {name: self._filled(name, rows) for name in self.model.card["inputs"]}
+        logits = np.asarray(self.model(inputs)[0], np.float64)
         if not self.task.labels:
             return [{"value": float(value)} for value in logits.reshape(-1)]
         chances = np.exp(logits - logits.max(-1, keepdims=True))

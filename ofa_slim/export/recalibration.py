@@ -6,7 +6,6 @@ Source: Yu and Huang 2019, Universally Slimmable Networks, arXiv:1903.05134, sec
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Mapping
 from itertools import islice, takewhile
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import paddle
 from paddle import nn
 
-from ofa_slim.base.modes import modes_kept
+from ofa_slim.base.modes import forward_signature, modes_kept
 from ofa_slim.errors import ConfigError
 from ofa_slim.supernet.space import DEPTH
 
@@ -77,7 +76,7 @@ def _call(model: nn.Layer, batch: Any, more: Mapping[str, int]) -> None:
 
 def _positional(model: nn.Layer) -> int | None:
     """How many positional inputs a model's forward takes before ``depth``; None for any number."""
-    parameters = inspect.signature(model.forward).parameters.values()
+    parameters = forward_signature(model).parameters.values()
     if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
         return None
     before = takewhile(lambda parameter: parameter.name != DEPTH, parameters)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 import os
@@ -14,7 +13,7 @@ from paddle import nn
 from paddle.static import InputSpec
 
 from ofa_slim.base.examples import Example, compare, random_example
-from ofa_slim.base.modes import eval_mode, forwards_kept
+from ofa_slim.base.modes import eval_mode, forward_signature, forwards_kept
 from ofa_slim.base.predictor import MODEL_FILE, PASSES_FILE, Predictor
 from ofa_slim.errors import ExportError
 from ofa_slim.export.subnet_files import replacing
@@ -79,7 +78,7 @@ class _ByName(nn.Layer):
 
 
 def _default_spec(model: nn.Layer) -> list[InputSpec]:
-    parameters = inspect.signature(model.forward).parameters
+    parameters = forward_signature(model).parameters
     specs = [InputSpec([None, None], "int64", name=name) for name in _NAMED if name in parameters]
     if not specs:
         raise ExportError(

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import paddle
 from paddle import nn
 from safetensors.paddle import load_file, save_file
 
@@ -24,13 +25,14 @@ from ofa_slim.supernet.families import layer_at
 from ofa_slim.supernet.grow import grow
 from ofa_slim.supernet.layers import ElasticLayer
 from ofa_slim.supernet.layers.kernels import centre
-from ofa_slim.supernet.spec import Extent, cut_plain, spec_of
+from ofa_slim.supernet.spec import Extent, cut_plain, parameter_like, spec_of
 
 logger = logging.getLogger(__name__)
 
 SUBNET_FILE = "subnet.json"
 WEIGHTS_FILE = "model.safetensors"
 _FORMAT = 1
+_METADATA = {"format": "np"}  # PaddleNLP's from_pretrained reads no file without it
 
 
 def save_subnet(model: nn.Layer, directory: str | os.PathLike[str], inputs: Mapping[str, Any] | None = None) -> None:
@@ -64,7 +66,11 @@ def save_subnet(model: nn.Layer, directory: str | os.PathLike[str], inputs: Mapp
     }
     with replacing(directory, marker=SUBNET_FILE) as aside:
         # Tied parameters are one tensor under several names; a file holds each name for itself.
-        save_file({key: value.clone() for key, value in model.state_dict().items()}, str(aside / WEIGHTS_FILE))
+        save_file(
+            {key: value.clone() for key, value in model.state_dict().items()},
+            str(aside / WEIGHTS_FILE),
+            metadata=_METADATA,
+        )
         if known:
             pretrained.save_config(model, aside)
         (aside / SUBNET_FILE).write_text(json.dumps(about, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -110,6 +116,7 @@ def load_subnet(directory: str | os.PathLike[str], model: nn.Layer | None = None
     _factorise(model, about.get("factorised", {}), folder)
     _resize(model, about["layers"], folder)
     state = load_file(str(folder / WEIGHTS_FILE))
+    _take_dtypes(model, state)
     own = model.state_dict()
     for key in {**own, **state}:
         if key not in own or key not in state or list(own[key].shape) != list(state[key].shape):
@@ -118,6 +125,22 @@ def load_subnet(directory: str | os.PathLike[str], model: nn.Layer | None = None
         value.set_value(state[key].astype(value.dtype))
     model.eval()
     return model
+
+
+def _take_dtypes(model: nn.Layer, state: Mapping[str, paddle.Tensor]) -> None:
+    """Gives a model's parameters and buffers the floating types that were saved, in place."""
+    own = model.state_dict()
+    kinds = {str(tensor.dtype): tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
+    if len(kinds) == 1:
+        (dtype,) = kinds.values()
+        if any(tensor.is_floating_point() and tensor.dtype != dtype for tensor in own.values()):
+            model.to(dtype=dtype)
+        return
+    for path, layer in model.named_sublayers(include_self=True):
+        for name, parameter in layer.named_parameters(include_sublayers=False):
+            saved = state.get(f"{path}.{name}" if path else name)
+            if saved is not None and saved.dtype != parameter.dtype and parameter.is_floating_point():
+                setattr(layer, name, parameter_like(layer, parameter, parameter.astype(saved.dtype)))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import paddle
 from paddle import nn
 from tqdm import tqdm
 
-from ofa_slim.base.modes import eval_mode
+from ofa_slim.base.modes import eval_mode, plain_forwards
 from ofa_slim.base.unwrap import unwrap
 from ofa_slim.errors import ImportanceError
 from ofa_slim.ordering.reorder import reorder_axis
@@ -251,7 +251,7 @@ def scoring(model: nn.Layer, weights: list[paddle.Tensor]) -> Iterator[None]:
     try:
         for weight in frozen:
             weight.stop_gradient = False
-        with eval_mode(model), paddle.enable_grad():
+        with plain_forwards(model), eval_mode(model), paddle.enable_grad():
             yield
     finally:
         for weight in frozen:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import paddle
 from paddle import nn
 
+from ofa_slim.base.modes import undecorate
 from ofa_slim.errors import ConfigError, ConvertError, IllegalSubnetError, nearest
 from ofa_slim.supernet.discover import full_space
 from ofa_slim.supernet.families import max_sizes
@@ -143,6 +144,11 @@ class Convert:
             raise ConvertError("kernel_size was given, but this model has no layer with an elastic kernel")
         if not any(candidates.values()):
             raise ConvertError(f"nothing in this {type(network).__name__} can be elastic as asked for")
+        if undecorate(network):
+            logger.info(
+                "paddle.jit.to_static of this %s is taken back: its program knows nothing of widths",
+                type(network).__name__,
+            )
         for path, layer in chosen:
             if isinstance(layer, ElasticLayer):
                 layer.candidate_config = dict(candidates.get(path, {}))

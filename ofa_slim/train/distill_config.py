@@ -11,6 +11,7 @@ from typing import Any, Literal
 import paddle
 from paddle import nn
 
+from ofa_slim.base.modes import undecorate
 from ofa_slim.base.pickles import refusal
 from ofa_slim.base.unwrap import unwrap
 from ofa_slim.errors import ConfigError, nearest
@@ -122,6 +123,7 @@ def load_teacher(config: DistillConfig) -> nn.Layer | None:
             "teacher_model is a supernet that runs one of its sub-networks; copy the model before it is converted, or "
             "export the sub-network that is to teach"
         )
+    undecorate(unwrap(teacher))
     if source is None:
         return teacher
     if isinstance(source, Mapping):

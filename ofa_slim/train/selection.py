@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from paddle import nn
 from paddle.static import InputSpec
 
 from ofa_slim.base.examples import Example, example_of
+from ofa_slim.base.modes import forward_signature
 from ofa_slim.base.unwrap import unwrap
 from ofa_slim.errors import ConfigError
 from ofa_slim.supernet.discover import needs_trace
@@ -65,7 +65,7 @@ class ElasticModel(nn.Layer):
         self.rng = np.random.default_rng(0)
         inner = unwrap(model)
         self._names = LayerNames(inner)
-        self._passes_depth = DEPTH in inspect.signature(inner.forward).parameters
+        self._passes_depth = DEPTH in forward_signature(inner).parameters
         self._elastic_order = elastic_order
         self._known: _Known | None = None
         self._deferred: list[Callable[[], None]] = []  # until the search space is known

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from typing import Any
@@ -12,6 +11,7 @@ import paddle
 from paddle import nn
 
 import ofa_slim.ordering.scores as plain
+from ofa_slim.base.modes import forward_signature
 from ofa_slim.base.unwrap import unwrap
 from ofa_slim.errors import ImportanceError
 from ofa_slim.ordering.scores import block_parts, reorder_neuron_head, scoring
@@ -140,7 +140,7 @@ def _masks(model: nn.Layer) -> dict[str, Any]:
     Forwards of published scripts fill the list in, so one that is shared between calls keeps the first batch's mask.
     """
     for layer in model.sublayers(include_self=True):
-        mask = inspect.signature(layer.forward).parameters.get("attention_mask")
+        mask = forward_signature(layer).parameters.get("attention_mask")
         if mask is not None and isinstance(mask.default, list):
             return {"attention_mask": [None, None]}
     return {}

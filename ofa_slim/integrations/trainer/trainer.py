@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from numbers import Real
 from pathlib import Path
@@ -13,6 +12,7 @@ import paddle
 from paddle import nn
 from paddlenlp.trainer import Trainer, get_last_checkpoint
 
+from ofa_slim.base.modes import forward_signature
 from ofa_slim.errors import ConfigError
 from ofa_slim.integrations.trainer.arguments import ORIGINAL, OFAArguments
 from ofa_slim.integrations.trainer.best import Best
@@ -232,7 +232,7 @@ class OFATrainer(Trainer):
 
     def _fill_in(self) -> None:
         """What PaddleNLP's Trainer leaves out and the kind of task knows."""
-        takes = inspect.signature(self.model.forward).parameters
+        takes = forward_signature(self.model).parameters
         if self.criterion is None and not all(name in takes for name in self.label_names):
             self.criterion = self.task.loss  # UIE computes no loss of its own
         if self.compute_metrics is None:

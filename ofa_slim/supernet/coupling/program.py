@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ import paddle
 from paddle import nn
 from paddle.static import InputSpec
 
-from ofa_slim.base.modes import eval_mode, forwards_kept
+from ofa_slim.base.modes import eval_mode, forward_signature, forwards_kept
 from ofa_slim.errors import ConvertError
 
 
@@ -109,7 +108,7 @@ def trace(model: nn.Layer, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
     # Before 3.2 the translation of a forward loses the defaults of its keyword-only arguments.
     defaults = {
         name: one.default
-        for name, one in inspect.signature(model.forward).parameters.items()
+        for name, one in forward_signature(model).parameters.items()
         if one.kind is one.KEYWORD_ONLY and one.default is not one.empty and name not in kwargs
     }
     wrapped = _Traced(model, args, {**kwargs, **defaults})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -12,6 +11,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from ofa_slim.base.modes import forward_signature
 from ofa_slim.base.nested import PLAIN, split, unsupported_leaf
 from ofa_slim.errors import ConfigError
 
@@ -78,7 +78,7 @@ def rows_of(
 
     Raises: ConfigError for inputs that have no rows, or that no hash can tell from others.
     """
-    bound = inspect.signature(model.forward).bind(*args, **kwargs)
+    bound = forward_signature(model).bind(*args, **kwargs)
     tensors, nesting = split(dict(bound.arguments))
     kind = unsupported_leaf(nesting)
     if kind is not None:
