@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from ofa_slim.supernet.families.transformer_encoder import TRANSFORMER_ENCODER
 from ofa_slim.supernet.layers.base import AttributeSized, register_elastic
-from ofa_slim.supernet.layers.norm import OVER_CHANNELS, SuperLayerNorm
+from ofa_slim.supernet.layers.norm import SuperLayerNorm, norm_row
 
 _MODULE = "paddlenlp.transformers.gpt.modeling"
 
@@ -14,7 +14,7 @@ register_elastic(
     sizes={"heads": "num_attention_heads"},
     qk_projections=("q_proj", "k_proj"),
 )
-register_elastic(f"{_MODULE}.GPTLayerNorm", SuperLayerNorm, **OVER_CHANNELS)
+register_elastic(f"{_MODULE}.GPTLayerNorm", SuperLayerNorm, **norm_row("_normalized_shape"))
 
 # Where queries, keys and values come out of one fused layer there is no q_proj, and the heads are fixed.
 GPT = replace(

@@ -42,4 +42,13 @@ def _cut(prelu: nn.Layer, sizes: Sizes) -> Callable[[], None]:
     return lambda: setattr(prelu, "_num_parameters", old)
 
 
-register(LayerSpec(nn.PReLU, SuperPReLU, params={"_weight": ("out",)}, cut=_cut, role_override=_own_roles))
+register(
+    LayerSpec(
+        nn.PReLU,
+        SuperPReLU,
+        params={"_weight": ("out",)},
+        cut=_cut,
+        role_override=_own_roles,
+        neutral={"_weight": 0.25},
+    )
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar, cast
@@ -17,7 +18,6 @@ from ofa_slim.supernet.layers.kernels import centre, conv_padding, fits, is_squa
 from ofa_slim.supernet.spec import Extent, Sizes, leading_of_each, length, range_of, ranges_of
 
 Sides = int | Sequence[int]
-Padding = str | int | Sequence[Any]
 
 
 def is_depthwise(conv: nn.Layer) -> bool:
@@ -28,38 +28,66 @@ def is_depthwise(conv: nn.Layer) -> bool:
 class ElasticConv(ElasticLayer):
     """Mixin of every elastic convolution.
 
-    With one group any width can be had. A depthwise convolution has as many groups as channels come in, and
-    as many outputs of each as before. Otherwise the number of groups stays, and each group is cut alike.
+    With one group any width is possible. A depthwise convolution has as many groups as channels come in, and
+    as many outputs of each as before. Otherwise the number of groups stays, and every group is cut equally.
 
     Attributes:
-        transforms: the kernel sizes, largest first, between which learned matrices lead: the parameters
+        function: what computes the convolution.
+        depthwise_only: whether each input channel must be a group of its own.
+        transforms: kernel sizes, largest first, each made from the one before by a learned matrix: the parameters
             ``transform_7_to_5`` ``[25, 25]``, ``transform_5_to_3`` ``[9, 9]``; empty for none.
     """
 
     function: ClassVar[Callable[..., paddle.Tensor]]
-    layout: ClassVar[str]
+    depthwise_only: ClassVar[bool] = False
     transforms: tuple[int, ...] = ()
 
-    def build(self, candidate_config: CandidateConfig | None, transform_kernel: bool, **arguments: Any) -> None:
-        """Makes the Paddle layer of these arguments, as large as the largest of its choices, and makes it elastic.
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sides,
+        candidate_config: CandidateConfig | None = None,
+        transform_kernel: bool = False,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Makes the Paddle layer, as large as the largest of its choices, and makes it elastic.
 
-        Raises: ConvertError for choices that it cannot have.
+        Args:
+            in_channels: full input width.
+            out_channels: full output width.
+            kernel_size: full size of the kernel.
+            candidate_config: choices for sampling.
+            transform_kernel: whether smaller kernels are made from larger ones by learned matrices.
+            args: the other arguments of the Paddle layer, in its order.
+            kwargs: the same by name.
+
+        Raises: ConvertError for choices or groups that it cannot have.
         """
-        choices = checked_candidates(type(self).__name__, candidate_config, CANDIDATE_KEYS)
+        name = type(self).__name__
+        choices = checked_candidates(name, candidate_config, CANDIDATE_KEYS)
         kernels = cast("tuple[int, ...]", choices.get("kernel_size", ()))
-        own = _square_side(type(self).__name__, arguments["kernel_size"]) if kernels else 0
+        side = _square_side(name, kernel_size) if kernels else 0
         if kernels:
-            arguments["kernel_size"] = max(own, *kernels)
-        if not 1 < arguments["groups"] == arguments["in_channels"]:
-            arguments["out_channels"] = max([arguments["out_channels"], *choices.get("channel", ())])
+            kernel_size = max(side, *kernels)
+        signature = inspect.signature(super().__init__)
+        arguments = signature.bind(in_channels, out_channels, kernel_size, *args, **kwargs).arguments
+        groups = arguments.get("groups", 1)
+        if self.depthwise_only:
+            if groups not in (1, in_channels):
+                raise ConvertError(f"{name}: {groups} groups, but {in_channels} input channels")
+            groups = arguments["groups"] = in_channels
+        if not 1 < groups == in_channels:
+            arguments["out_channels"] = max([out_channels, *choices.get("channel", ())])
         super().__init__(**arguments)
-        if kernels and self._kernel_size[0] > own:
-            widen_padding(self, own, self._kernel_size[0])
+        if kernels and self._kernel_size[0] > side:
+            widen_padding(self, side, self._kernel_size[0])
         self.make_by_hand(choices)
         for size in kernels:
             if not fits(self, centre(size, self._kernel_size[0])):
                 raise ConvertError(
-                    f"{type(self).__name__}: kernel size {size} is no choice for a kernel of {self._kernel_size[0]} "
+                    f"{name}: kernel size {size} is not possible for a kernel of {self._kernel_size[0]} "
                     f"with padding {self._padding!r}, which is too small for the output to keep its size"
                 )
         if transform_kernel:
@@ -185,7 +213,7 @@ class ElasticConv(ElasticLayer):
             return self.active_sizes.get("kernel", full)
         if not is_square(self):
             raise IllegalSubnetError(
-                f"{self.full_name()}: kernel size {size!r} asked for, but its kernel {self._kernel_size} is not square"
+                f"{self.full_name()}: kernel size {size!r} given, but its kernel {self._kernel_size} is not square"
             )
         if not isinstance(size, int) or not 1 <= size <= full:
             raise IllegalSubnetError(f"{self.full_name()}: kernel size {size!r} is not between 1 and {full}")
@@ -198,27 +226,6 @@ def _square_side(name: str, kernel_size: Sides) -> int:
     if len(sides) > 1:
         raise ConvertError(f"{name}: kernel {kernel_size!r} is not square, so it cannot be elastic")
     return sides.pop()
-
-
-class DepthwiseOnly(ElasticConv):
-    """Mixin of the published names for one group per input channel, which is the default here."""
-
-    def build(self, candidate_config: CandidateConfig | None, transform_kernel: bool, **arguments: Any) -> None:
-        """Makes the Paddle layer of these arguments, and makes it elastic.
-
-        Raises: ConvertError for several groups that are not as many as the input channels.
-        """
-        groups, channels = arguments["groups"], arguments["in_channels"]
-        if groups not in (1, channels):
-            raise ConvertError(f"{type(self).__name__}: {groups} groups, but {channels} input channels")
-        super().build(candidate_config, transform_kernel, **{**arguments, "groups": channels})
-
-
-def role_override(conv: nn.Layer, name: str, roles: tuple[str, ...]) -> tuple[str, ...]:
-    """The roles of a convolution's parameter: each side of a kernel that is not square has its own."""
-    if name != "weight" or is_square(conv):
-        return roles
-    return roles[:2] + tuple(f"kernel{side}" for side in range(len(conv._kernel_size)))
 
 
 def cut_conv(conv: nn.Layer, sizes: Sizes, inputs: int, outputs: int, groups: int) -> Callable[[], None]:

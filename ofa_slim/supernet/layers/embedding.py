@@ -40,7 +40,7 @@ class SuperEmbedding(ElasticLayer, nn.Embedding):
         Args:
             x: integer ``[...]``, each below `num_embeddings`.
             expand_ratio: share of the width, for this call only.
-            channel: the width in channels, for this call only; goes before `expand_ratio`.
+            channel: the width in channels, for this call only; takes precedence over `expand_ratio`.
 
         Returns: float ``[..., out]``.
 

@@ -1,7 +1,7 @@
 """The arithmetic of elastic kernels: which sizes a convolution can have, and the padding of each.
 
 A smaller kernel is the centre of the full one. What it leaves out on a side is taken off the padding of that
-side, so it sees the same centres and the spatial size of the output stays.
+side, so that the output keeps its spatial size and its positions.
 """
 
 from __future__ import annotations
