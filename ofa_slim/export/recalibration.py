@@ -16,7 +16,7 @@ from paddle import nn
 
 from ofa_slim.base.modes import modes_kept
 from ofa_slim.errors import ConfigError
-from ofa_slim.supernet.space import DEPTH
+from ofa_slim.supernet.axis import DEPTH
 from ofa_slim.supernet.spec import classes_with_statistics
 
 

@@ -17,9 +17,9 @@ from tqdm import tqdm
 from ofa_slim.errors import ImportanceError
 from ofa_slim.ordering.reorder import reorder_axis
 from ofa_slim.ordering.scores import scoring, split_batch
+from ofa_slim.supernet.axis import HIDDEN, Axis
 from ofa_slim.supernet.families import layer_at
 from ofa_slim.supernet.handle import Supernet
-from ofa_slim.supernet.space import HIDDEN, Axis
 from ofa_slim.supernet.spec import spec_of
 
 

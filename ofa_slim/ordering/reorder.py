@@ -6,8 +6,8 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from ofa_slim.supernet.axis import Axis, Slot
 from ofa_slim.supernet.families import layer_at
-from ofa_slim.supernet.space import Axis, Slot
 from ofa_slim.supernet.spec import spec_of
 
 

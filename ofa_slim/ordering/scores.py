@@ -19,10 +19,10 @@ from ofa_slim.base.modes import eval_mode
 from ofa_slim.base.unwrap import unwrap
 from ofa_slim.errors import ImportanceError
 from ofa_slim.ordering.reorder import reorder_axis
+from ofa_slim.supernet.axis import Axis
 from ofa_slim.supernet.families import Stack, attention_heads, find_stacks, layer_at, max_sizes, stack_axes
 from ofa_slim.supernet.families.base import joined
 from ofa_slim.supernet.handle import full_size
-from ofa_slim.supernet.space import Axis
 
 __all__ = [
     "compute_neuron_head_importance",

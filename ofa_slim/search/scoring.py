@@ -15,8 +15,8 @@ from ofa_slim.errors import SearchError
 from ofa_slim.export.recalibration import recalibrate
 from ofa_slim.search.config import EvalFunc
 from ofa_slim.supernet.handle import Supernet
-from ofa_slim.supernet.space import SubnetConfig
 from ofa_slim.supernet.spec import classes_with_statistics
+from ofa_slim.supernet.subnet_config import SubnetConfig
 
 SCORE = "score"
 

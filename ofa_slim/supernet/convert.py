@@ -11,6 +11,7 @@ import paddle
 from paddle import nn
 
 from ofa_slim.errors import ConfigError, ConvertError, IllegalSubnetError, nearest
+from ofa_slim.supernet.axis import KERNEL, WIDTH, Axis
 from ofa_slim.supernet.discover import full_space
 from ofa_slim.supernet.families import max_sizes
 from ofa_slim.supernet.grow import Chosen, grow, grown_by_ratio, grown_to_channels, kernels_when_grown
@@ -23,7 +24,7 @@ from ofa_slim.supernet.layers import (
     swap_class,
 )
 from ofa_slim.supernet.published import LayerDictCodec, LayerNames, choices_from
-from ofa_slim.supernet.space import KERNEL, WIDTH, Axis, SearchSpace
+from ofa_slim.supernet.space import SearchSpace
 from ofa_slim.supernet.spec import computed_weight, spec_of
 
 logger = logging.getLogger(__name__)

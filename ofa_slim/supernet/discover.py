@@ -14,13 +14,14 @@ from paddle import nn
 
 from ofa_slim.base.examples import Example
 from ofa_slim.errors import ConfigError, ConvertError
+from ofa_slim.supernet.axis import KERNEL, WIDTH, Axis, Fixed, Slot
 from ofa_slim.supernet.coupling import Holder, couple, trace
 from ofa_slim.supernet.families import find_stacks, layer_at, stack_axes
 from ofa_slim.supernet.grow import original_extent
 from ofa_slim.supernet.handle import Supernet
 from ofa_slim.supernet.layers import Block, ElasticLayer, has_kernel, inner_layer, is_depthwise
 from ofa_slim.supernet.published import choices_from
-from ofa_slim.supernet.space import KERNEL, WIDTH, Axis, Fixed, SearchSpace, Slot
+from ofa_slim.supernet.space import SearchSpace
 from ofa_slim.supernet.spec import as_extent, computed_weight, entries_of, spec_of
 
 logger = logging.getLogger(__name__)

@@ -10,11 +10,12 @@ from paddle import nn
 
 from ofa_slim.base.examples import Example, random_example
 from ofa_slim.errors import ConfigError, ConvertError
+from ofa_slim.supernet.axis import HIDDEN, Axis
 from ofa_slim.supernet.discover import failure_of, traced_space
 from ofa_slim.supernet.families import Stack, find_stacks, layer_at, max_sizes
 from ofa_slim.supernet.families.base import joined
 from ofa_slim.supernet.handle import Supernet
-from ofa_slim.supernet.space import HIDDEN, Axis, SearchSpace
+from ofa_slim.supernet.space import SearchSpace
 
 
 def stream_layers(model: nn.Layer) -> dict[str, nn.Layer]:

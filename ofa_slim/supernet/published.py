@@ -11,9 +11,11 @@ from typing import Any
 from paddle import nn
 
 from ofa_slim.errors import ConfigError, IllegalSubnetError, nearest
+from ofa_slim.supernet.axis import DEPTH, KERNEL, Axis, Slot
 from ofa_slim.supernet.layers import inner_layer
-from ofa_slim.supernet.space import DEPTH, KERNEL, Axis, SearchSpace, Slot, SubnetConfig
+from ofa_slim.supernet.space import SearchSpace
 from ofa_slim.supernet.spec import spec_of
+from ofa_slim.supernet.subnet_config import SubnetConfig
 
 LayerDict = dict[str, Any]
 _VALUES = ("expand_ratio", "channel", KERNEL)

@@ -11,6 +11,7 @@ from paddle import nn
 
 from ofa_slim.base.examples import Example
 from ofa_slim.errors import ConfigError
+from ofa_slim.supernet.axis import DEPTH, HIDDEN, KERNEL, TASKS, WIDTH, Axis
 from ofa_slim.supernet.discover import (
     elastic_layers,
     fixed_by_blocks,
@@ -23,7 +24,7 @@ from ofa_slim.supernet.discover import (
 )
 from ofa_slim.supernet.hidden_axis import asked_for_hidden, check_hidden, stream_layers, with_hidden
 from ofa_slim.supernet.published import LayerDictCodec, LayerNames, choices_from
-from ofa_slim.supernet.space import DEPTH, HIDDEN, KERNEL, TASKS, WIDTH, Axis, SearchSpace
+from ofa_slim.supernet.space import SearchSpace
 
 
 @dataclass(frozen=True)

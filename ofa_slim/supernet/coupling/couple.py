@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ofa_slim.supernet.axis import Axis, Fixed, Slot
 from ofa_slim.supernet.coupling.program import Op, Program
 from ofa_slim.supernet.coupling.rules import RULES, Call, Dims, NoRuleError, Value, constant, whole
 from ofa_slim.supernet.coupling.terms import Atom, atoms, contributions, fix, unify
-from ofa_slim.supernet.space import Axis, Fixed, Slot
 
 CHANNEL_ROLES = ("out", "in", "group_out")
 CONSTANTS = ("full", "full_int_array", "assign_value")

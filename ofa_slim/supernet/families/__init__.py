@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from paddle import nn
 
+from ofa_slim.supernet.axis import Axis
 from ofa_slim.supernet.families.base import (
     BlockAxis,
     Family,
@@ -17,7 +18,6 @@ from ofa_slim.supernet.families.ernie_layout import ERNIE_LAYOUT
 from ofa_slim.supernet.families.gpt import GPT
 from ofa_slim.supernet.families.post_norm import ALBERT, MPNET, NEZHA
 from ofa_slim.supernet.families.transformer_encoder import TRANSFORMER_ENCODER
-from ofa_slim.supernet.space import Axis
 
 __all__ = [
     "BlockAxis",

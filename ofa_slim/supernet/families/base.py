@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from paddle import nn
 
 from ofa_slim.errors import ConvertError
+from ofa_slim.supernet.axis import Axis, Fixed, Slot
 from ofa_slim.supernet.layers import ElasticLayer
-from ofa_slim.supernet.space import Axis, Fixed, Slot
 from ofa_slim.supernet.spec import full_class_name, spec_of
 
 Place = tuple[str, str]
