@@ -1,7 +1,4 @@
-"""Kinds of tasks: each one's loss, the distillation of its outputs, and its metrics.
-
-Whatever does not count, padding and the label `IGNORED`, counts in none of the three.
-"""
+"""Kinds of tasks: loss, distillation of outputs, and metrics of each; padding and `IGNORED` labels never count."""
 
 from ofa_slim.tasks.base import IGNORED, TaskKind, padding_mask
 from ofa_slim.tasks.language_modelling import LanguageModelling

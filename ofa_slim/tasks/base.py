@@ -1,4 +1,4 @@
-"""What a kind of task is: its loss, how outputs are distilled, its metrics, and which positions count."""
+"""`TaskKind`: the loss, the distillation and the metrics of a kind of task, and which positions count."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from paddle.nn import functional as F
 from ofa_slim.errors import ConfigError
 
 IGNORED = -100
-"""The label of what does not count: padding, special tokens, rows without a label."""
+"""The label of positions that do not count: padding, special tokens, rows without a label."""
 
-# Logits that no softmax gives any weight, and whose products with 0 are still 0 in float32.
+# A logit whose softmax is 0, but finite: its product with 0 is 0 in float32.
 _NOWHERE = -1e9
 
 Predictions = np.ndarray | tuple[np.ndarray, ...]
+Mask = paddle.Tensor | None
 
 
 class TaskKind(ABC):
     """A kind of task.
 
     Attributes:
-        name: what it is called.
-        label_names: the batch's entries that hold labels.
+        name: its name in messages.
+        label_names: the batch's entries that are labels.
         outputs: how many of the model's outputs are its answer.
-        softens: whether a temperature means anything to its outputs.
-        main_metric: the name in `metrics` of the one that says which model is best; the higher the better unless it is
-            in `lower_is_better`.
+        softens: whether its outputs are logits, which a temperature softens.
+        main_metric: the name in `metrics` of the metric that ranks models; higher is better unless it is in
+            `lower_is_better`.
     """
 
     name: ClassVar[str]
@@ -41,55 +42,64 @@ class TaskKind(ABC):
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss"})
 
     @abstractmethod
-    def loss(self, output: Any, labels: Any, real: paddle.Tensor | None = None) -> paddle.Tensor:
+    def loss(self, output: Any, labels: Any, real: Mask = None) -> paddle.Tensor:
         """The task's own loss.
 
         Args:
-            output: what the model returned without labels.
-            labels: a tensor, or a tuple of them where there are several `label_names`.
+            output: the model's output, called without labels.
+            labels: a tensor, or a tuple of tensors for several `label_names`.
             real: bool [batch, length], False on padding; None where nothing is padded.
 
         Returns: scalar, float32.
         """
 
-    @abstractmethod
     def distill(
         self,
         student: Any,
         teacher: Any,
         labels: Any = None,
-        real: paddle.Tensor | None = None,
+        real: Mask = None,
         temperature: float = 1.0,
     ) -> paddle.Tensor:
-        """How far a student's output is from the teacher's, where it counts.
+        """The distance of a student's output to the teacher's, over the positions that count.
 
         Args:
-            student: what the student returned.
-            teacher: what the teacher returned.
-            labels: only say what does not count (`IGNORED`); None: all of it does.
+            student: the student's output.
+            teacher: the teacher's output.
+            labels: only mark positions to leave out (`IGNORED`); None: all count.
             real: as in `loss`.
-            temperature: divides both logits.
+            temperature: divides both logits; ignored where the outputs are not logits.
 
-        Returns: scalar, float32; no gradient flows into the teacher.
+        Returns: scalar, float32; no gradient reaches the teacher.
+
+        Raises: ConfigError where the two outputs differ in shape.
         """
+        answers = self.answer(student), self.answer(teacher)
+        for one, other in zip(*([answer] if self.outputs == 1 else answer for answer in answers), strict=True):
+            same_shape(self.name, one, other)
+        return self.distance(*answers, labels, real, temperature)
+
+    def distance(self, student: Any, teacher: Any, labels: Any, real: Mask, temperature: float) -> paddle.Tensor:
+        """The distance of two answers (see `answer`) of one shape; the other arguments are those of `distill`."""
+        raise NotImplementedError
 
     @abstractmethod
     def metrics(self, predictions: Predictions, labels: Predictions) -> dict[str, float]:
         """The metrics of all rows.
 
         Args:
-            predictions: the outputs, or what `reduced` made of them; rows of unequal length end in `IGNORED`.
+            predictions: the outputs, or the results of `reduced`; short rows are padded with `IGNORED`.
             labels: the same.
         """
 
     def reduced(self, logits: Any, labels: Any) -> Any:
-        """What `metrics` needs to know of a batch's outputs: all of them, unless they are too many to keep."""
+        """What `metrics` needs of a batch's outputs: all of them, unless they are too large to keep."""
         return logits
 
     def answer(self, output: Any) -> Any:
         """The part of a model's output that answers the task: a tensor, or a tuple of `outputs` tensors.
 
-        Raises: ConfigError for an output without as many tensors.
+        Raises: ConfigError for an output with fewer tensors.
         """
         if isinstance(output, paddle.Tensor):
             found: tuple[Any, ...] = (output,)
@@ -100,24 +110,23 @@ class TaskKind(ABC):
         found = found[: self.outputs]
         if len(found) < self.outputs or not all(isinstance(value, paddle.Tensor) for value in found):
             raise ConfigError(
-                f"{self.name}: the model returned {_described(output)}; needed are {self.outputs} tensors"
+                f"{self.name}: the model returned {_described(output)}; {self.outputs} tensors are needed"
             )
         return found[0] if self.outputs == 1 else found
 
 
 def padding_mask(inputs: Mapping[str, Any], pad_token_id: int | None) -> paddle.Tensor | None:
-    """Which positions of a batch are no padding.
+    """Which positions of a batch are not padding.
 
     Args:
-        inputs: the model's inputs: a two-dimensional ``attention_mask`` says it, else ``input_ids`` do.
-        pad_token_id: the id that pads; None where none does.
+        inputs: the model's inputs; a two-dimensional ``attention_mask`` is read, else ``input_ids``.
+        pad_token_id: the id of padding; None without one.
 
-    Returns: bool [batch, length], or None where neither says anything.
+    Returns: bool [batch, length], or None where neither input tells.
     """
     mask = inputs.get("attention_mask")
     if isinstance(mask, paddle.Tensor) and mask.ndim == 2:
-        # A mask that is added to scores has 0 on what counts and something negative elsewhere. Which of the two it is
-        # stays on the device.
+        # A mask that is added to scores is 0 where it counts and negative elsewhere. No value is copied to the host.
         added = (mask < 0).any()
         return paddle.logical_and(mask >= 0, paddle.logical_or(mask != 0, added))
     ids = inputs.get("input_ids")
@@ -126,12 +135,12 @@ def padding_mask(inputs: Mapping[str, Any], pad_token_id: int | None) -> paddle.
     return None
 
 
-def masked_mean(values: paddle.Tensor, counted: paddle.Tensor | None) -> paddle.Tensor:
-    """The mean of what counts; 0 where nothing does.
+def masked_mean(values: paddle.Tensor, counted: Mask) -> paddle.Tensor:
+    """The mean of the values that count; 0 where none does.
 
     Args:
-        values: float, any shape; not infinite anywhere.
-        counted: bool or float, the same shape; None: everything.
+        values: float, any shape; finite.
+        counted: bool or float, the same shape; None: all count.
     """
     if counted is None:
         return values.mean()
@@ -139,7 +148,7 @@ def masked_mean(values: paddle.Tensor, counted: paddle.Tensor | None) -> paddle.
     return (values * weights).sum() / weights.sum().clip(min=1.0)
 
 
-def both(one: paddle.Tensor | None, other: paddle.Tensor | None) -> paddle.Tensor | None:
+def both(one: Mask, other: Mask) -> Mask:
     """Where both masks are true; None is true everywhere."""
     if one is None or other is None:
         return other if one is None else one
@@ -151,7 +160,7 @@ def labelled(labels: paddle.Tensor | None) -> paddle.Tensor | None:
     return None if labels is None else labels != IGNORED
 
 
-def cross_entropy(logits: paddle.Tensor, labels: paddle.Tensor, counted: paddle.Tensor | None = None) -> paddle.Tensor:
+def cross_entropy(logits: paddle.Tensor, labels: paddle.Tensor, counted: Mask = None) -> paddle.Tensor:
     """Mean cross entropy of the labels that count and are not `IGNORED`.
 
     Args:
@@ -168,10 +177,7 @@ def cross_entropy(logits: paddle.Tensor, labels: paddle.Tensor, counted: paddle.
 
 
 def soft_cross_entropy(
-    student: paddle.Tensor,
-    teacher: paddle.Tensor,
-    counted: paddle.Tensor | None = None,
-    temperature: float = 1.0,
+    student: paddle.Tensor, teacher: paddle.Tensor, counted: Mask = None, temperature: float = 1.0
 ) -> paddle.Tensor:
     """Mean cross entropy of the student's distributions to the teacher's.
 
@@ -179,7 +185,7 @@ def soft_cross_entropy(
         student: logits [..., classes].
         teacher: logits, the same shape.
         counted: bool [...]; None: all.
-        temperature: divides the logits; the result is multiplied by its square, so that gradients keep their size.
+        temperature: divides the logits; the result is multiplied by its square, so that gradients keep their scale.
 
     Source: Hinton et al. 2015, arXiv:1503.02531.
     """
@@ -191,19 +197,20 @@ def soft_cross_entropy(
     return mean if temperature == 1.0 else mean * temperature**2
 
 
-def nowhere(logits: paddle.Tensor, real: paddle.Tensor | None) -> paddle.Tensor:
-    """Logits over positions [batch, length] with no weight on padding, float32."""
+def nowhere(logits: paddle.Tensor, real: Mask) -> paddle.Tensor:
+    """Logits over positions [batch, length], float32, such that padding has probability 0."""
     logits = logits.astype("float32")
     return logits if real is None else paddle.where(real, logits, paddle.full_like(logits, _NOWHERE))
 
 
 def same_shape(kind: str, student: paddle.Tensor, teacher: paddle.Tensor) -> None:
-    """Raises `ConfigError` where student and teacher answer in different shapes."""
+    """Raises `ConfigError` where the outputs of student and teacher differ in shape."""
     if list(student.shape) != list(teacher.shape):
-        raise ConfigError(f"{kind}: the student answers {list(student.shape)}, the teacher {list(teacher.shape)}")
+        raise ConfigError(f"{kind}: the student returns {list(student.shape)}, the teacher {list(teacher.shape)}")
 
 
 def _described(output: Any) -> str:
-    if isinstance(output, (tuple, list)):
-        return f"a {type(output).__name__} of {', '.join(type(value).__name__ for value in output) or 'nothing'}"
-    return f"a {type(output).__name__}"
+    kind = f"a {type(output).__name__}"
+    if not isinstance(output, (tuple, list)):
+        return kind
+    return f"{kind} of {', '.join(type(value).__name__ for value in output) or 'nothing'}"

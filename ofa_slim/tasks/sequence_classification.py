@@ -10,7 +10,7 @@ import paddle
 
 from ofa_slim.errors import ConfigError, nearest
 from ofa_slim.tasks import base
-from ofa_slim.tasks.base import TaskKind
+from ofa_slim.tasks.base import Mask, TaskKind
 from ofa_slim.tasks.metrics import METRICS
 
 
@@ -18,9 +18,9 @@ class SequenceClassification(TaskKind):
     """Logits [batch, classes], labels int64 [batch].
 
     Args:
-        metric_names: of `ofa_slim.tasks.metrics`; the first says which model is best.
+        metric_names: of `ofa_slim.tasks.metrics`; the first ranks models.
 
-    Raises: ConfigError for a name that is none of them, or no name at all.
+    Raises: ConfigError for an unknown name, or none.
     """
 
     name = "sequence classification"
@@ -29,23 +29,14 @@ class SequenceClassification(TaskKind):
         self.metric_names = known_metrics(metric_names)
         self.main_metric = self.metric_names[0]
 
-    def loss(self, output: Any, labels: Any, real: paddle.Tensor | None = None) -> paddle.Tensor:
-        """Mean cross entropy; padding has no say in it beyond the model's own attention."""
+    def loss(self, output: Any, labels: Any, real: Mask = None) -> paddle.Tensor:
+        """Mean cross entropy."""
         return base.cross_entropy(self.answer(output), labels.reshape([-1]))
 
-    def distill(
-        self,
-        student: Any,
-        teacher: Any,
-        labels: Any = None,
-        real: paddle.Tensor | None = None,
-        temperature: float = 1.0,
-    ) -> paddle.Tensor:
+    def distance(self, student: Any, teacher: Any, labels: Any, real: Mask, temperature: float) -> paddle.Tensor:
         """Mean soft cross entropy over the rows."""
-        logits, answer = self.answer(student), self.answer(teacher)
-        base.same_shape(self.name, logits, answer)
         counted = base.labelled(None if labels is None else labels.reshape([-1]))
-        return base.soft_cross_entropy(logits, answer, counted, temperature)
+        return base.soft_cross_entropy(student, teacher, counted, temperature)
 
     def metrics(self, predictions: base.Predictions, labels: base.Predictions) -> dict[str, float]:
         """The metrics of the most likely classes."""
