@@ -31,7 +31,7 @@ def stream_choices(model: nn.Layer, sizes: Sequence[int]) -> dict[str, dict[str,
     layers = stream_layers(model)
     if not layers:
         raise ConvertError(
-            f"hidden_size: this {type(model).__name__} holds no stack of blocks of a known family; the widths of other "
+            f"hidden_size: this {type(model).__name__} has no stack of blocks of a known family; the widths of other "
             "models are elastic by expand_ratio"
         )
     for path, layer in layers.items():

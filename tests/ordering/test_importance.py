@@ -154,7 +154,7 @@ def test_layers_without_bias_are_scored() -> None:
         ({"data_loader": []}, "gave no batch"),
         ({"data_loader": [{"input_ids": None}]}, "no 'labels', only input_ids"),
         ({"data_loader": [paddle.ones([1])]}, "a batch is a Tensor"),
-        ({"model": nn.Linear(2, 2)}, r"holds no stack of blocks of a known family"),
+        ({"model": nn.Linear(2, 2)}, r"has no stack of blocks of a known family"),
     ],
 )
 def test_mistakes_are_named(changes: dict[str, Any], message: str) -> None:

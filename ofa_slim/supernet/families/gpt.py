@@ -1,4 +1,4 @@
-"""PaddleNLP's GPT, a decoder: attention looks back only. Its blocks are named as those of Paddle's encoder are."""
+"""PaddleNLP's GPT, a decoder with causal attention, whose blocks have the names of Paddle's encoder."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ register_elastic(
 )
 register_elastic(f"{_MODULE}.GPTLayerNorm", SuperLayerNorm, **norm_row("_normalized_shape"))
 
-# Where queries, keys and values come out of one fused layer there is no q_proj, and the heads are fixed.
+# With a fused layer for queries, keys and values there is no q_proj, and the heads are fixed.
 GPT = replace(
     TRANSFORMER_ENCODER,
     stack=f"{_MODULE}.TransformerDecoder",
