@@ -20,15 +20,15 @@ TASKS = (KERNEL, WIDTH, HIDDEN, DEPTH)
 class Slot:
     """One role of one layer that an axis cuts.
 
-    Of the role's entries, those of a slot are ``[start, start + size * unit)`` for each of its starts: one for
-    most, several where channels are grouped (each group is cut) or concatenated (each part begins elsewhere).
+    A slot keeps the entries ``[start, start + size * unit)`` of the role for each of its starts: most have one,
+    grouped channels one per group, concatenated ones one per part.
 
     Attributes:
         layer: attribute path of the layer in the model.
         role: the role, as in the layer's `LayerSpec`.
         unit: channels per step of the axis (a head is `head_dim` channels).
-        starts: where its entries begin, ascending.
-        centred: for kernels, cut from both sides around the centre of as many entries.
+        starts: the first entry of each range, ascending.
+        centred: for kernels, the full size, from both sides of which entries are cut; else None.
     """
 
     layer: str
@@ -58,11 +58,11 @@ class Axis:
         name: such as ``"encoder.3.heads"``.
         size: its full size, in units (heads, neurons, layers).
         choices: the sizes that sampling picks from, ascending.
-        slots: what it cuts; the first is the layer that stands for it in published dictionaries.
+        slots: what it cuts; the first names it in published dictionaries.
         task: the task of progressive shrinking it belongs to, one of `TASKS`.
         whole: whether a ratio must give a whole number of units (heads) or is rounded down (channels).
-        original: the size that the model had before it was grown; by default the full size.
-        fixed_reason: why it always has its original size, where it must.
+        original: the size before the model was made larger; by default the full size.
+        fixed_reason: why this axis cannot shrink; empty if it can.
         one_share: the size that a ratio of 1 means; by default the original one.
     """
 
@@ -99,26 +99,26 @@ class Axis:
     def from_ratio(self, ratio: float) -> int:
         """The size of a share: ``max(1, floor(ratio * one_share))``, or exactly ``ratio * one_share``.
 
-        Raises: IllegalSubnetError for a ratio that is not above 0 or asks for more than the full size, or that
-            gives no whole number where one is needed.
+        Raises: IllegalSubnetError for a ratio that is not above 0, gives more than the full size, or does not give
+            a whole number where one is needed.
         """
         largest = self.size / self.one_share
         if isinstance(ratio, bool) or not isinstance(ratio, (int, float, np.number)) or not 0 < ratio <= largest:
             raise IllegalSubnetError(
                 f"axis {self.name!r}: expand_ratio {ratio!r} is not a number above 0 and at most {largest:g}"
             )
-        # A ratio such as 1/3 is a rounded number itself, so 1/3 of 12 must still count as 4.
+        # A ratio such as 1/3 is rounded itself, and 1/3 of 12 must be 4.
         size = max(1, math.floor(ratio * self.one_share + 1e-6))
         if self.whole and abs(ratio * self.one_share - size) > 1e-6:
             legal = ", ".join(f"{n / self.one_share:.4g}" for n in range(1, self.size + 1))
             raise IllegalSubnetError(
-                f"axis {self.name!r}: expand_ratio {ratio} of {self.one_share} is no whole number; "
+                f"axis {self.name!r}: expand_ratio {ratio} of {self.one_share} is not a whole number; "
                 f"the ratios that give one are {legal}"
             )
         return size
 
     def nearest(self, ratio: float) -> int:
-        """The size nearest to a share of the full one; raises `IllegalSubnetError` where that is none."""
+        """The size nearest to a share of the full size; raises `IllegalSubnetError` for an illegal one."""
         return self.check(round(ratio * self.size))
 
     def ratio_of(self, size: int) -> float:
@@ -126,13 +126,13 @@ class Axis:
         return size / self.one_share
 
     def from_channels(self, channels: int, slot: Slot | None = None) -> int:
-        """The size at which a layer on this axis has that many output channels.
+        """The size at which a layer on this axis has so many output channels.
 
         Args:
-            channels: of the layer.
-            slot: what the axis cuts of the layer; that of its first layer by default.
+            channels: the layer's output channels.
+            slot: the layer's slot; by default the first one.
 
-        Raises: IllegalSubnetError where no size gives that.
+        Raises: IllegalSubnetError where no size gives that number.
         """
         slot = slot or (self.slots[0] if self.slots else Slot(self.name, "out"))
         unit = slot.unit * len(slot.starts)
@@ -147,18 +147,18 @@ class Axis:
 
     @property
     def full(self) -> int:
-        """The size that it has where nothing else is said: all, or the original one where it is held."""
+        """The default size: the full one, or the original one of an axis that cannot shrink."""
         return self.original if self.fixed_reason else self.size
 
     @property
     def elastic(self) -> bool:
-        """Whether sampling can pick anything but the full size."""
+        """Whether there is another choice than the full size."""
         return self.choices != (self.full,)
 
 
 @dataclass(frozen=True)
 class Fixed:
-    """A layer whose width, or kernel, is not elastic, and why."""
+    """A layer whose width or kernel is not elastic, and why."""
 
     layer: str
     reason: str

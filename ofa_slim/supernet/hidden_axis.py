@@ -1,4 +1,4 @@
-"""The hidden size as an axis: embeddings, residual stream, norms, pooler and what reads them, found by tracing."""
+"""The hidden size as an axis: embeddings, residual stream, norms, pooler and their readers, found by tracing."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def asked_for_hidden(model: nn.Layer) -> bool:
 
 
 def with_hidden(model: nn.Layer, space: SearchSpace, example: Example | None, depth: Mapping[str, Any]) -> SearchSpace:
-    """The space with an axis for each hidden size, at its full size; stacks that meet in a sum share one.
+    """The space with an axis for each hidden size, at its full size; stacks whose outputs are added share one.
 
     Args:
         model: the supernet, unwrapped, running in full.
-        space: its axes without that.
+        space: its other axes.
         example: inputs to trace it with; None: random token ids.
         depth: ``{"depth": full depth}`` for a model that takes it.
 
@@ -89,16 +89,16 @@ def _hidden_axis(stack: Stack, traced: SearchSpace) -> Axis:
     if len(found) == 1 and not found[0].fixed_reason:
         return found[0]
     reasons = {row.layer: row.reason for row in traced.fixed}
-    said = next((axis.fixed_reason for axis in found if axis.fixed_reason), None) or next(
+    reason = next((axis.fixed_reason for axis in found if axis.fixed_reason), None) or next(
         (reasons[path] for path in writers if path in reasons), "its blocks have different ones"
     )
-    raise ConfigError(f"hidden_size: that of {stack.path or 'the model'!r} cannot be elastic: {said}")
+    raise ConfigError(f"hidden_size: that of {stack.path or 'the model'!r} cannot be elastic: {reason}")
 
 
 def _followed(hidden: Axis, traced: SearchSpace, space: SearchSpace) -> Axis:
-    """The axis with what is as wide as it and made from it alone: a pooler, the layers of a head.
+    """The axis with the layers of the same width that read only it: a pooler, the layers of a head.
 
-    The trace tells these from the residual stream, which they are not added to.
+    In the trace they are axes of their own, because they are not added to the residual stream.
     """
     families = {(slot.layer, slot.role) for axis in space.axes for slot in axis.slots}
     left = [
@@ -127,8 +127,8 @@ def _writers(stack: Stack) -> list[str]:
 def _token_ids(model: nn.Layer, depth: Mapping[str, Any]) -> Example:
     try:
         return random_example(model, **depth)
-    except Exception as error:  # whatever the model's forward raises without the inputs that it needs
+    except Exception as error:  # anything that the model's forward raises without the inputs that it needs
         raise ConfigError(
-            "hidden_size: the model has to run once, and does not on token ids alone; give OFA(..., "
+            "hidden_size: the model must run once, but cannot run on token ids alone; give OFA(..., "
             f"example_inputs=...) ({error})"
         ) from error

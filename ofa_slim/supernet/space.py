@@ -17,10 +17,10 @@ class SearchSpace:
     """The axes of one model.
 
     Args:
-        axes: every axis; those with one choice are part of it but never sampled.
-        fixed: layers that belong to no axis, with the reason.
-        layouts: for a role of a layer whose entries are not kept in the order of its slots, where each is:
-            ``{(layer path, role): place of every entry}``. A model that was grown has such.
+        axes: every axis; one with a single choice is never sampled.
+        fixed: layers on no axis, with the reason.
+        layouts: ``{(layer path, role): position of every entry}`` for roles whose entries are not stored in the order
+            of their slots, as in a model that was made larger.
     """
 
     def __init__(
@@ -37,13 +37,13 @@ class SearchSpace:
             raise ConfigError("two axes share one name")
 
     def __getitem__(self, name: str) -> Axis:
-        """The axis of that name; raises `IllegalSubnetError` naming the nearest where there is none."""
+        """The axis of that name; otherwise raises `IllegalSubnetError` with the nearest name."""
         if name not in self._by_name:
             raise IllegalSubnetError(f"no axis {name!r}{nearest(name, self._by_name)}")
         return self._by_name[name]
 
     def tasks(self) -> tuple[str, ...]:
-        """The tasks of progressive shrinking that have anything elastic here."""
+        """The tasks of progressive shrinking with an elastic axis."""
         found = {axis.task for axis in self.axes if axis.elastic}
         return tuple(task for task in TASKS if task in found)
 
@@ -52,7 +52,7 @@ class SearchSpace:
         return SubnetConfig({axis.name: axis.full for axis in self.axes})
 
     def original(self) -> SubnetConfig:
-        """The sub-network of the model's own size: the whole model, unless it was made larger."""
+        """The sub-network of the original size: the whole model, unless it was made larger."""
         return SubnetConfig({axis.name: axis.original for axis in self.axes})
 
     def smallest(self) -> SubnetConfig:
@@ -60,13 +60,13 @@ class SearchSpace:
         return SubnetConfig({axis.name: axis.choices[0] for axis in self.axes})
 
     def uniform(self, width: float, depth: float = 1.0) -> SubnetConfig:
-        """One width and depth for the whole model.
+        """The config of one width and depth for the whole model.
 
         Args:
             width: share of heads, neurons and channels, above 0.
             depth: share of layers, above 0 and at most 1, rounded to the nearest count.
 
-        Raises: IllegalSubnetError for a share that the model cannot have.
+        Raises: IllegalSubnetError for a share that is not possible for this model.
         """
         sizes = {}
         for axis in self.axes:
@@ -88,8 +88,8 @@ class SearchSpace:
 
         Args:
             rng: the source of randomness.
-            offers: per task, how many of its largest choices take part (None: all); a task left out runs
-                in full. Without `offers` every choice of every axis takes part.
+            offers: per task, how many of its largest choices are used (None: all); a task left out runs in full.
+                Without `offers` all choices of all axes are used.
         """
         sizes = {}
         for axis in self.axes:
@@ -102,15 +102,15 @@ class SearchSpace:
         return SubnetConfig(sizes)
 
     def complete(self, sizes: Mapping[str, int]) -> SubnetConfig:
-        """A config of this space: axes left out at full size, every size checked.
+        """A config of this space with the axes left out at full size; checks every size.
 
-        Raises: IllegalSubnetError for an axis that is not here or a size that is not legal.
+        Raises: IllegalSubnetError for an unknown axis or an illegal size.
         """
         checked = {name: self[name].check(size) for name, size in sizes.items()}
         return SubnetConfig({axis.name: checked.get(axis.name, axis.full) for axis in self.axes})
 
     def layer_sizes(self, config: Mapping[str, int]) -> dict[str, dict[str, Extent]]:
-        """What of each layer takes part under a config.
+        """The part of each layer that runs under a config.
 
         Returns: ``{layer path: {role: extent}}`` for every slot of every axis.
         """
@@ -132,7 +132,7 @@ class SearchSpace:
         return runs_of(places)
 
     def replaced(self, axes: Iterable[Axis], fixed: Iterable[Fixed] | None = None) -> SearchSpace:
-        """The same space with other axes, and where given other fixed layers."""
+        """The same space with other axes, and other fixed layers if given."""
         return SearchSpace(axes, self.fixed if fixed is None else fixed, self.layouts)
 
     def with_choices(self, choices: Mapping[str, Iterable[int]]) -> SearchSpace:
@@ -141,7 +141,7 @@ class SearchSpace:
         return self.replaced(new.get(axis.name, axis) for axis in self.axes)
 
     def explain(self) -> str:
-        """A text for people: each axis with its choices and layers, and what stays fixed and why."""
+        """A readable text: each axis with its choices and layers, and what stays fixed and why."""
         lines = [f"{len(self.axes)} axes, {sum(axis.elastic for axis in self.axes)} of them elastic"]
         for axis in self.axes:
             choices = ", ".join(map(str, axis.choices)) if axis.elastic else f"fixed at {axis.full}"
@@ -153,5 +153,5 @@ class SearchSpace:
         return "\n".join(lines)
 
     def __repr__(self) -> str:
-        """A short summary; `explain` says all."""
+        """A short summary; see `explain` for everything."""
         return f"SearchSpace({len(self.axes)} axes, {len(self.fixed)} fixed layers)"

@@ -24,7 +24,7 @@ class SubnetConfig(Mapping[str, int]):
     def __init__(self, sizes: Mapping[str, int]) -> None:
         for name, size in sizes.items():
             if not isinstance(name, str):
-                raise IllegalSubnetError(f"axis name {name!r} is not a text")
+                raise IllegalSubnetError(f"axis name {name!r} is not a string")
             if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
                 raise IllegalSubnetError(f"axis {name!r}: size {size!r} is not a whole number of at least 1")
         self._sizes = {name: int(size) for name, size in sizes.items()}
@@ -43,7 +43,7 @@ class SubnetConfig(Mapping[str, int]):
         return len(self._sizes)
 
     def __hash__(self) -> int:
-        """Equal configs have equal hashes, whatever the order of their axes."""
+        """The hash, which does not depend on the order of the axes."""
         return self._hash
 
     def __eq__(self, other: object) -> bool:
@@ -51,7 +51,7 @@ class SubnetConfig(Mapping[str, int]):
         return self._sizes == other._sizes if isinstance(other, SubnetConfig) else NotImplemented
 
     def __repr__(self) -> str:
-        """A text that evaluates to an equal config."""
+        """An expression for an equal config."""
         return f"SubnetConfig({self._sizes})"
 
     def to_json(self) -> str:
@@ -66,5 +66,5 @@ class SubnetConfig(Mapping[str, int]):
         except json.JSONDecodeError as error:
             raise IllegalSubnetError(f"not the JSON of a sub-network: {error}") from error
         if not isinstance(sizes, dict):
-            raise IllegalSubnetError(f"not the JSON of a sub-network: {text[:40]!r} is no object")
+            raise IllegalSubnetError(f"not the JSON of a sub-network: {text[:40]!r} is not an object")
         return cls(sizes)

@@ -83,7 +83,7 @@ def test_elastic_depth_gives_the_layer_counts_that_are_sampled() -> None:
         ({"elastic_depth": ()}, "elastic_depth"),
         ({"elastic_depth": (0,)}, "elastic_depth: 0"),
         ({"n_epochs": [1, 2]}, "n_epochs: 1 is not a list"),
-        ({"n_epochs": [[2], [1]]}, "do not ascend"),
+        ({"n_epochs": [[2], [1]]}, "must ascend"),
         ({"dynamic_batch_size": [True]}, "dynamic_batch_size: True"),
         ({"skip_layers": "conv1"}, "skip_layers: 'conv1' is not a list"),
         ({"skip_layers": [1]}, "1 is not the name of a layer"),

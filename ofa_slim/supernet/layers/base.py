@@ -1,7 +1,7 @@
-"""What every elastic layer has in common: it runs on parts of its own parameters.
+"""`ElasticLayer`: a layer that runs on parts of its own parameters.
 
-An elastic layer is a subclass of the Paddle layer it stands for. Converting swaps a layer's class, so its
-parameters, hooks and names stay the same objects; nothing is copied and no framework class is touched.
+An elastic layer is a subclass of its Paddle layer. Converting swaps a layer's class, so its parameters, hooks and
+names stay the same objects; nothing is copied and no framework class is changed.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from ofa_slim.supernet.spec import (
 
 CandidateConfig = Mapping[str, tuple[float, ...]]
 
-# Attributes that an elastic layer has and its plain one has not; export removes them.
+# Attributes that the plain layer does not have; export removes them.
 OWN_ATTRIBUTES = ("active_sizes", "max_sizes", "original_sizes", "candidate_config", "fixed_kernel", "one_share")
 
-# What a layer can be given choices of.
+# The keys of a candidate configuration.
 WIDTH_KEYS = ("expand_ratio", "channel")
 CANDIDATE_KEYS = ("kernel_size", *WIDTH_KEYS)
 
@@ -66,9 +66,9 @@ class ElasticLayer(nn.Layer):
         self.candidate_config = dict(candidate_config or {})
 
     def make_by_hand(self, candidate_config: CandidateConfig | None) -> None:
-        """Sets up a layer that was written as an elastic one, its width the largest of its choices.
+        """Sets up a hand-written elastic layer, whose width is the largest of its choices.
 
-        Its ratios above 1 are counted down from that: (1, 2, 4) of 16 outputs are 4, 8 and 16.
+        Its largest ratio, if above 1, is the full width: (1, 2, 4) of 16 outputs are 4, 8 and 16.
         """
         self.make_elastic(candidate_config)
         largest = max(self.candidate_config.get("expand_ratio", (1,)))
@@ -90,14 +90,14 @@ class ElasticLayer(nn.Layer):
         return any(length(extent) < self.max_sizes[role] for role, extent in self.active_sizes.items())
 
     def part(self, name: str, sizes: Sizes) -> paddle.Tensor | None:
-        """The part of parameter `name` at `sizes`, or None where the layer has no such one."""
+        """The part of parameter `name` at `sizes`, or None where the layer has none."""
         parameter = getattr(self, name)
         if parameter is None:
             return None
         return part_of(parameter, row_of(self).roles(self, name), sizes)
 
     def drop_state(self) -> None:
-        """Removes what an elastic layer has and its plain one has not."""
+        """Removes the attributes that its plain layer does not have."""
         for name in OWN_ATTRIBUTES:
             vars(self).pop(name, None)
 
@@ -113,7 +113,7 @@ class ElasticLayer(nn.Layer):
 
 
 class AttributeSized(ElasticLayer):
-    """Mixin of elastic layers whose own forward reads its sizes from attributes at each call."""
+    """Mixin of elastic layers whose forward reads its sizes from attributes in each call."""
 
     def activate(self, sizes: Sizes) -> None:
         """Runs from now on with these sizes."""
@@ -164,7 +164,7 @@ def checked_candidates(
 
 
 def channels_of(ratio: float, full: int) -> int:
-    """``max(1, floor(ratio * full))``, forgiving the rounding of the ratio itself (1/3 of 12 is 4)."""
+    """``max(1, floor(ratio * full))``, tolerating the rounding of the ratio (1/3 of 12 is 4)."""
     return max(1, math.floor(ratio * full + 1e-6))
 
 

@@ -1,4 +1,4 @@
-"""What elastic convolutions, transposed or not, have in common: width, groups and kernel size."""
+"""`ElasticConv`: width, groups and kernel size of elastic convolutions, transposed or not."""
 
 from __future__ import annotations
 
@@ -110,13 +110,13 @@ class ElasticConv(ElasticLayer):
             raise ConvertError(f"{self.full_name()}: kernel sizes {sizes} are not between 1 and {full}")
         for larger, size in pairwise(sizes):
             entries = size**dims
-            identity = nn.initializer.Assign(np.eye(entries))  # of NumPy: a tensor would be symbolic in a static graph
+            identity = nn.initializer.Assign(np.eye(entries))  # NumPy: a tensor would be symbolic in a static graph
             matrix = self.create_parameter([entries, entries], default_initializer=identity)
             self.add_parameter(f"transform_{larger}_to_{size}", matrix)
         self.transforms = sizes
 
     def drop_state(self) -> None:
-        """Removes what an elastic layer has and its plain one has not."""
+        """Removes the attributes and parameters that its plain layer does not have."""
         super().drop_state()
         for larger, size in pairwise(vars(self).pop("transforms", ())):
             delattr(self, f"transform_{larger}_to_{size}")
@@ -135,14 +135,14 @@ class ElasticConv(ElasticLayer):
         return weight
 
     def _transformed(self, weight: paddle.Tensor, larger: int, size: int) -> paddle.Tensor:
-        # Each is a centre of the full kernel, and need not be the centre of the next larger one (5, 4, 3).
+        # Each is a centre of the full kernel, but not always of the next larger one (5, 4, 3).
         ((outer, _),), ((inner, _),) = (ranges_of(centre(part, self._kernel_size[0])) for part in (larger, size))
         start = inner - outer
         middle = range_of(weight, dict.fromkeys(range(2, weight.ndim), (start, start + size)))
         flat = middle.reshape([-1, size ** (weight.ndim - 2)])
         return paddle.matmul(flat, getattr(self, f"transform_{larger}_to_{size}")).reshape(middle.shape)
 
-    @paddle.jit.not_to_static  # its translation knows no zip(strict=) and resolves super() wrongly
+    @paddle.jit.not_to_static  # the translation does not support zip(strict=) and resolves super() wrongly
     def convolve(
         self,
         x: paddle.Tensor,
@@ -151,7 +151,7 @@ class ElasticConv(ElasticLayer):
         channel: int | None,
         **more: Any,
     ) -> paddle.Tensor:
-        """Applies the layer with the sizes that a call asks for, or else the active ones."""
+        """Applies the layer with the sizes of the call, or else the active ones."""
         sizes = self.channel_sizes(x.shape[self._channel_dim], expand_ratio, channel)
         groups = x.shape[self._channel_dim] if is_depthwise(self) else self._groups
         sizes["kernel"] = self._kernel_extent(kernel_size)
@@ -172,12 +172,12 @@ class ElasticConv(ElasticLayer):
         )
 
     def channel_sizes(self, width: int, expand_ratio: float | None, channel: int | None) -> dict[str, Extent]:
-        """What of the roles of its channels takes part when `width` channels come in."""
+        """The extents of the channel roles for an input of `width` channels."""
         if width > self._in_channels:
             raise IllegalSubnetError(f"{self.full_name()}: {width} input channels; at most {self._in_channels}")
         outputs = self._out_channels // self._groups
         if is_depthwise(self):
-            # It follows its input; what is active matters where it says which of the channels came in.
+            # It follows its input; the active sizes only tell which of the channels came in.
             leading = {**self.inputs_at(1, width), **self.outputs_at(outputs, width)}
             active = self.active_sizes
             return {
@@ -187,8 +187,8 @@ class ElasticConv(ElasticLayer):
         self._check_groups("input", width)
         sizes = {**self.inputs_at(width // self._groups, self._groups), **self.active_sizes}
         if expand_ratio is not None or channel is not None:
-            asked = length(cast("Extent", self.output_extent(expand_ratio, channel)))
-            sizes.update(self.outputs_at(max(1, asked // self._groups), self._groups))
+            wanted = length(cast("Extent", self.output_extent(expand_ratio, channel)))
+            sizes.update(self.outputs_at(max(1, wanted // self._groups), self._groups))
         elif "out" in sizes:
             self._check_groups("output", length(sizes["out"]))
         return sizes
@@ -229,14 +229,14 @@ def _square_side(name: str, kernel_size: Sides) -> int:
 
 
 def cut_conv(conv: nn.Layer, sizes: Sizes, inputs: int, outputs: int, groups: int) -> Callable[[], None]:
-    """Sets what a plain convolution with cut parameters says of itself; returns what undoes it.
+    """Sets the attributes of a plain convolution whose parameters are already cut; returns a function that undoes it.
 
     Args:
-        conv: its parameters cut to `sizes` already, its attributes not.
+        conv: the convolution.
         sizes: the extent of each role.
-        inputs: how many input channels it has now.
-        outputs: how many output channels.
-        groups: how many groups.
+        inputs: its new number of input channels.
+        outputs: its new number of output channels.
+        groups: its new number of groups.
     """
     new: dict[str, Any] = {"_in_channels": inputs, "_out_channels": outputs, "_groups": groups}
     kernel = sizes.get("kernel")
@@ -248,7 +248,7 @@ def cut_conv(conv: nn.Layer, sizes: Sizes, inputs: int, outputs: int, groups: in
         elif hasattr(conv, "_updated_padding") and not isinstance(padding, str):
             new |= {"_updated_padding": padding, "_padding_algorithm": "EXPLICIT"}
     if conv._op_type in ("conv2d", "depthwise_conv2d"):
-        # As Paddle chooses it when it makes the layer.
+        # As Paddle's constructor chooses it.
         depthwise = inputs == groups != 1 and outputs % inputs == 0
         new["_op_type"] = "depthwise_conv2d" if depthwise else "conv2d"
     old = {name: getattr(conv, name) for name in new}

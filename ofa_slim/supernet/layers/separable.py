@@ -80,6 +80,6 @@ class SuperSeparableConv2D(nn.Layer):
         x = self.depthwise(x)
         if self.norm is not None:
             x = self.norm(x)
-        # Once exported, the last convolution is a plain one that takes no width.
-        asked = {"expand_ratio": expand_ratio, "channel": channel}
-        return self.pointwise(x, **{name: value for name, value in asked.items() if value is not None})
+        # After export the last convolution is plain and takes no width.
+        given = {"expand_ratio": expand_ratio, "channel": channel}
+        return self.pointwise(x, **{name: value for name, value in given.items() if value is not None})
