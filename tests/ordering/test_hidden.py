@@ -198,7 +198,7 @@ def test_what_reads_the_embedding_table_itself_keeps_it_whole() -> None:
         (
             lambda: converted(FAMILIES["ernie-layout"]()),
             ConfigError,
-            "does not on token ids alone; give OFA",
+            "cannot run on token ids alone; give OFA",
         ),
         (
             lambda: compute_hidden_importance(OFA(Convert(supernet(expand_ratio=[1.0])).convert(bert())), []),

@@ -102,7 +102,7 @@ def test_a_model_with_nothing_elastic_is_refused() -> None:
         Convert(supernet(expand_ratio=[0.5])).convert((nn.Linear(2, 2),))  # type: ignore[type-var]
     with pytest.raises(ConvertError, match=r"a supernet\(...\) is needed"):
         Convert({"expand_ratio": [0.5]})  # type: ignore[arg-type]
-    with pytest.raises(ConvertError, match="no supernet; call Convert"):
+    with pytest.raises(ConvertError, match="not a supernet; call Convert"):
         OFA(encoder(1))
 
 

@@ -75,7 +75,7 @@ CASES: dict[str, tuple[Callable[[], nn.Layer], Any, set[str], dict[str, str]]] =
         odd.OwnGradient,
         ROW,
         {"second"},
-        {"first": "it passes through a function with a gradient of its own"},
+        {"first": "it passes through a function with a custom gradient"},
     ),
     "einsum attention": (
         odd.EinsumAttention,
