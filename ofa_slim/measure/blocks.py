@@ -20,7 +20,7 @@ from ofa_slim.errors import LatencyError
 from ofa_slim.measure.programs import Called
 from ofa_slim.supernet.axis import DEPTH, HIDDEN, Axis
 from ofa_slim.supernet.families import Stack, find_stacks, layer_at
-from ofa_slim.supernet.families.base import joined
+from ofa_slim.supernet.families.family import joined
 from ofa_slim.supernet.handle import Supernet, make_plain
 from ofa_slim.supernet.layers import kept_layers
 from ofa_slim.supernet.space import SearchSpace

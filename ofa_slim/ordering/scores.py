@@ -21,7 +21,7 @@ from ofa_slim.errors import ImportanceError
 from ofa_slim.ordering.reorder import reorder_axis
 from ofa_slim.supernet.axis import Axis
 from ofa_slim.supernet.families import Stack, attention_heads, find_stacks, layer_at, max_sizes, stack_axes
-from ofa_slim.supernet.families.base import joined
+from ofa_slim.supernet.families.family import joined
 from ofa_slim.supernet.handle import full_size
 
 __all__ = [

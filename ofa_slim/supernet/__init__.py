@@ -31,7 +31,7 @@ from ofa_slim.supernet.layers import (
     SuperSeparableConv2D,
     SuperSyncBatchNorm,
 )
-from ofa_slim.supernet.layers.base import AttributeSized, register_elastic
+from ofa_slim.supernet.layers.elastic import AttributeSized, register_elastic
 from ofa_slim.supernet.space import SearchSpace
 from ofa_slim.supernet.subnet_config import SubnetConfig
 

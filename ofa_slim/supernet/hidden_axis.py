@@ -13,7 +13,7 @@ from ofa_slim.errors import ConfigError, ConvertError
 from ofa_slim.supernet.axis import HIDDEN, Axis
 from ofa_slim.supernet.discover import failure_of, traced_space
 from ofa_slim.supernet.families import Stack, find_stacks, layer_at, max_sizes
-from ofa_slim.supernet.families.base import joined
+from ofa_slim.supernet.families.family import joined
 from ofa_slim.supernet.handle import Supernet
 from ofa_slim.supernet.space import SearchSpace
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import paddle
 
-from ofa_slim.tasks import base
-from ofa_slim.tasks.base import Mask, TaskKind
+from ofa_slim.tasks.losses import Mask, cross_entropy, mask_padding, soft_cross_entropy
+from ofa_slim.tasks.task_kind import Predictions, TaskKind
 
 
 class QuestionAnswering(TaskKind):
@@ -35,18 +35,18 @@ class QuestionAnswering(TaskKind):
         for logits, places in zip(self.answer(output), labels, strict=True):
             places = places.reshape([-1])
             within = paddle.logical_and(places >= 0, places < logits.shape[-1])
-            parts.append(base.cross_entropy(base.nowhere(logits, real), places, within))
+            parts.append(cross_entropy(mask_padding(logits, real), places, within))
         return paddle.add_n(parts) / 2
 
     def distance(self, student: Any, teacher: Any, labels: Any, real: Mask, temperature: float) -> paddle.Tensor:
         """Mean soft cross entropy over positions that are not padding; half of the start and half of the end."""
         parts = []
         for logits, target in zip(student, teacher, strict=True):
-            masked = base.nowhere(logits, real), base.nowhere(target, real)
-            parts.append(base.soft_cross_entropy(*masked, temperature=temperature))
+            masked = mask_padding(logits, real), mask_padding(target, real)
+            parts.append(soft_cross_entropy(*masked, temperature=temperature))
         return paddle.add_n(parts) / 2
 
-    def metrics(self, predictions: base.Predictions, labels: base.Predictions) -> dict[str, float]:
+    def metrics(self, predictions: Predictions, labels: Predictions) -> dict[str, float]:
         """The share of spans that are exactly right, and the mean F1 of their tokens, over rows with an answer."""
         starts, ends = (np.asarray(one).reshape(-1) for one in labels)
         counted = (starts >= 0) & (ends >= starts)

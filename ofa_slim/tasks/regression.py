@@ -9,10 +9,10 @@ import numpy as np
 import paddle
 from paddle.nn import functional as F
 
-from ofa_slim.tasks import base
-from ofa_slim.tasks.base import Mask, TaskKind
+from ofa_slim.tasks.losses import Mask
 from ofa_slim.tasks.metrics import METRICS
 from ofa_slim.tasks.sequence_classification import known_metrics
+from ofa_slim.tasks.task_kind import Predictions, TaskKind
 
 
 class Regression(TaskKind):
@@ -39,7 +39,7 @@ class Regression(TaskKind):
         """Mean squared error to the teacher's numbers; all rows count, and there is no temperature."""
         return F.mse_loss(_numbers(student), _numbers(teacher).detach())
 
-    def metrics(self, predictions: base.Predictions, labels: base.Predictions) -> dict[str, float]:
+    def metrics(self, predictions: Predictions, labels: Predictions) -> dict[str, float]:
         """The metrics of the numbers."""
         found, wanted = np.asarray(predictions).reshape(-1), np.asarray(labels).reshape(-1)
         return {name: METRICS[name](wanted, found) for name in self.metric_names}

@@ -9,9 +9,9 @@ import numpy as np
 import paddle
 
 from ofa_slim.errors import ConfigError, nearest
-from ofa_slim.tasks import base
-from ofa_slim.tasks.base import Mask, TaskKind
+from ofa_slim.tasks.losses import IGNORED, Mask, cross_entropy, label_mask, soft_cross_entropy
 from ofa_slim.tasks.metrics import METRICS
+from ofa_slim.tasks.task_kind import Predictions, TaskKind
 
 
 class SequenceClassification(TaskKind):
@@ -31,18 +31,18 @@ class SequenceClassification(TaskKind):
 
     def loss(self, output: Any, labels: Any, real: Mask = None) -> paddle.Tensor:
         """Mean cross entropy."""
-        return base.cross_entropy(self.answer(output), labels.reshape([-1]))
+        return cross_entropy(self.answer(output), labels.reshape([-1]))
 
     def distance(self, student: Any, teacher: Any, labels: Any, real: Mask, temperature: float) -> paddle.Tensor:
         """Mean soft cross entropy over the rows."""
-        counted = base.labelled(None if labels is None else labels.reshape([-1]))
-        return base.soft_cross_entropy(student, teacher, counted, temperature)
+        counted = label_mask(None if labels is None else labels.reshape([-1]))
+        return soft_cross_entropy(student, teacher, counted, temperature)
 
-    def metrics(self, predictions: base.Predictions, labels: base.Predictions) -> dict[str, float]:
+    def metrics(self, predictions: Predictions, labels: Predictions) -> dict[str, float]:
         """The metrics of the most likely classes."""
         classes = np.asarray(predictions).argmax(axis=-1)
         wanted = np.asarray(labels).reshape(-1)
-        counted = wanted != base.IGNORED
+        counted = wanted != IGNORED
         return {name: METRICS[name](wanted[counted], classes[counted]) for name in self.metric_names}
 
 

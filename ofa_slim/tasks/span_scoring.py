@@ -8,8 +8,8 @@ import numpy as np
 import paddle
 from paddle.nn import functional as F
 
-from ofa_slim.tasks import base
-from ofa_slim.tasks.base import Mask, TaskKind
+from ofa_slim.tasks.losses import Mask, intersection, label_mask, masked_mean, same_shape
+from ofa_slim.tasks.task_kind import Predictions, TaskKind
 
 
 class SpanScoring(TaskKind):
@@ -39,15 +39,15 @@ class SpanScoring(TaskKind):
     def _halves(self, answers: Any, wanted: Any, labels: Any, real: Mask) -> paddle.Tensor:
         parts = []
         for chance, target, label in zip(answers, wanted, labels, strict=True):
-            base.same_shape(self.name, chance, target)
-            counted = base.both(real, base.labelled(label))
+            same_shape(self.name, chance, target)
+            counted = intersection(real, label_mask(label))
             # Where it does not count the target may not be a probability, such as the label -100.
             target = target.detach().astype("float32").clip(0.0, 1.0)
             loss = F.binary_cross_entropy(chance.astype("float32"), target, reduction="none")
-            parts.append(base.masked_mean(loss, counted))
+            parts.append(masked_mean(loss, counted))
         return paddle.add_n(parts) / 2
 
-    def metrics(self, predictions: base.Predictions, labels: base.Predictions) -> dict[str, float]:
+    def metrics(self, predictions: Predictions, labels: Predictions) -> dict[str, float]:
         """Precision, recall and F1 of the spans, by PaddleNLP's evaluator."""
         from paddlenlp.metrics import SpanEvaluator
 

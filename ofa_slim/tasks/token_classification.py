@@ -10,9 +10,9 @@ import paddle
 from seqeval.metrics import f1_score, precision_score, recall_score
 
 from ofa_slim.errors import ConfigError
-from ofa_slim.tasks import base
-from ofa_slim.tasks.base import Mask, TaskKind
+from ofa_slim.tasks.losses import IGNORED, Mask, cross_entropy, intersection, label_mask, soft_cross_entropy
 from ofa_slim.tasks.metrics import accuracy
+from ofa_slim.tasks.task_kind import Predictions, TaskKind
 
 
 class TokenClassification(TaskKind):
@@ -35,16 +35,16 @@ class TokenClassification(TaskKind):
 
     def loss(self, output: Any, labels: Any, real: Mask = None) -> paddle.Tensor:
         """Mean cross entropy over the labelled tokens."""
-        return base.cross_entropy(self.answer(output), labels, real)
+        return cross_entropy(self.answer(output), labels, real)
 
     def distance(self, student: Any, teacher: Any, labels: Any, real: Mask, temperature: float) -> paddle.Tensor:
         """Mean soft cross entropy over the labelled tokens, or over all real ones without labels."""
-        return base.soft_cross_entropy(student, teacher, base.both(real, base.labelled(labels)), temperature)
+        return soft_cross_entropy(student, teacher, intersection(real, label_mask(labels)), temperature)
 
-    def metrics(self, predictions: base.Predictions, labels: base.Predictions) -> dict[str, float]:
+    def metrics(self, predictions: Predictions, labels: Predictions) -> dict[str, float]:
         """Accuracy of the tokens, and with `tags` precision, recall and F1 of the entities."""
         classes, wanted = np.asarray(predictions).argmax(axis=-1), np.asarray(labels)
-        counted = wanted != base.IGNORED
+        counted = wanted != IGNORED
         found = {"accuracy": accuracy(wanted[counted], classes[counted])}
         if self.tags:
             names = np.array(self.tags, dtype=object)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ofa_slim.supernet.coupling.calls import Call, Dims, NoRuleError, Value, axiswise, broadcast, rule, whole
-from ofa_slim.supernet.coupling.terms import Atom, Sum, Term, View, fix, split, split_at, unify
+from ofa_slim.supernet.coupling.terms import Atom, Sum, Term, View, fix, split_at, split_evenly, unify
 
 
 @rule("slice")
@@ -142,7 +142,7 @@ def split_rule(call: Call) -> list[Any]:
     term = x.dims[axis]
     parts: Sequence[Term | None] = [None] * len(sizes)
     if term is not None:
-        found = split(term, len(sizes)) if call.op.name == "split_with_num" else split_at(term, sizes)
+        found = split_evenly(term, len(sizes)) if call.op.name == "split_with_num" else split_at(term, sizes)
         if found is None:
             fix(term, "it is split where its parts do not end")
         else:

@@ -136,7 +136,7 @@ def _unify_views(one: View, other: View, reason: str) -> None:
     fix(other, reason)
 
 
-def split(term: Term, count: int) -> list[Term] | None:
+def split_evenly(term: Term, count: int) -> list[Term] | None:
     """A term as `count` equal parts that shrink together; None where that is impossible."""
     term = resolved(term)
     size, rest = divmod(size_of(term), count)

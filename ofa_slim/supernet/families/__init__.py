@@ -5,7 +5,8 @@ from __future__ import annotations
 from paddle import nn
 
 from ofa_slim.supernet.axis import Axis
-from ofa_slim.supernet.families.base import (
+from ofa_slim.supernet.families.ernie_layout import ERNIE_LAYOUT
+from ofa_slim.supernet.families.family import (
     BlockAxis,
     Family,
     Stack,
@@ -14,7 +15,6 @@ from ofa_slim.supernet.families.base import (
     max_sizes,
     stack_axes,
 )
-from ofa_slim.supernet.families.ernie_layout import ERNIE_LAYOUT
 from ofa_slim.supernet.families.gpt import GPT
 from ofa_slim.supernet.families.post_norm import ALBERT, MPNET, NEZHA
 from ofa_slim.supernet.families.transformer_encoder import TRANSFORMER_ENCODER

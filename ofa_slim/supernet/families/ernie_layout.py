@@ -10,8 +10,8 @@ from typing import Any
 import paddle
 from paddle import nn
 
-from ofa_slim.supernet.families.base import Family, attention_heads_axis, ffn_axis
-from ofa_slim.supernet.layers.base import AttributeSized, ElasticLayer, register_elastic
+from ofa_slim.supernet.families.family import Family, attention_heads_axis, ffn_axis
+from ofa_slim.supernet.layers.elastic import AttributeSized, ElasticLayer, register_elastic
 from ofa_slim.supernet.spec import part_of
 
 _MODULE = "paddlenlp.transformers.ernie_layout.modeling"

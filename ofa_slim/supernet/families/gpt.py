@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from ofa_slim.supernet.families.transformer_encoder import TRANSFORMER_ENCODER
-from ofa_slim.supernet.layers.base import AttributeSized, register_elastic
+from ofa_slim.supernet.layers.elastic import AttributeSized, register_elastic
 from ofa_slim.supernet.layers.norm import SuperLayerNorm, norm_row
 
 _MODULE = "paddlenlp.transformers.gpt.modeling"

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from paddle import nn
 
-from ofa_slim.supernet.families.base import Family, Place, attention_heads_axis, ffn_axis
-from ofa_slim.supernet.layers.base import AttributeSized, register_elastic
+from ofa_slim.supernet.families.family import Family, Place, attention_heads_axis, ffn_axis
+from ofa_slim.supernet.layers.elastic import AttributeSized, register_elastic
 
 _MODULES = "paddlenlp.transformers.{}.modeling.{}"
 

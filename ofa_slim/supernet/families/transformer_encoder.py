@@ -5,8 +5,8 @@ PaddleNLP's: BERT, ERNIE (1, 2, 3.0, Gram, M), UIE, RoBERTa, ELECTRA, TinyBERT, 
 
 from paddle import nn
 
-from ofa_slim.supernet.families.base import Family, attention_heads_axis, ffn_axis
-from ofa_slim.supernet.layers.base import AttributeSized, register_elastic
+from ofa_slim.supernet.families.family import Family, attention_heads_axis, ffn_axis
+from ofa_slim.supernet.layers.elastic import AttributeSized, register_elastic
 
 TRANSFORMER_ENCODER = Family(
     stack=nn.TransformerEncoder,

@@ -1,7 +1,6 @@
 """Elastic layers, one small file per kind."""
 
 from ofa_slim.supernet.layers.activation import SuperPReLU
-from ofa_slim.supernet.layers.base import ElasticLayer, channels_of, swap_back, swap_class
 from ofa_slim.supernet.layers.batch_norm import (
     SuperBatchNorm,
     SuperBatchNorm1D,
@@ -23,6 +22,7 @@ from ofa_slim.supernet.layers.conv import (
     SuperGroupConv2DTranspose,
 )
 from ofa_slim.supernet.layers.conv_base import is_depthwise
+from ofa_slim.supernet.layers.elastic import ElasticLayer, channels_of, swap_back, swap_class
 from ofa_slim.supernet.layers.embedding import SuperEmbedding
 from ofa_slim.supernet.layers.kernels import elastic_kernels, fixed_kernel_reason, has_kernel
 from ofa_slim.supernet.layers.linear import SuperLinear

@@ -6,7 +6,7 @@ import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
-from ofa_slim.supernet.layers.base import FollowingLayer
+from ofa_slim.supernet.layers.elastic import FollowingLayer
 from ofa_slim.supernet.layers.norm import norm_row
 from ofa_slim.supernet.spec import Extent, LayerSpec, indices_of, ranges_of, register
 

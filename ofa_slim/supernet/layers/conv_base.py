@@ -13,7 +13,7 @@ from paddle import nn
 from paddle.nn import functional as F
 
 from ofa_slim.errors import ConvertError, IllegalSubnetError
-from ofa_slim.supernet.layers.base import CANDIDATE_KEYS, CandidateConfig, ElasticLayer, checked_candidates
+from ofa_slim.supernet.layers.elastic import CANDIDATE_KEYS, CandidateConfig, ElasticLayer, checked_candidates
 from ofa_slim.supernet.layers.kernels import centre, conv_padding, fits, is_square, pad_padding, widen_padding
 from ofa_slim.supernet.spec import Extent, Sizes, leading_of_each, length, range_of, ranges_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import paddle
 from paddle import ParamAttr, nn
 
-from ofa_slim.supernet.layers.base import WIDTH_KEYS, CandidateConfig, ElasticLayer, checked_candidates
+from ofa_slim.supernet.layers.elastic import WIDTH_KEYS, CandidateConfig, ElasticLayer, checked_candidates
 from ofa_slim.supernet.spec import LayerSpec, part_of, register
 
 

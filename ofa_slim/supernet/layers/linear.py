@@ -9,7 +9,7 @@ from paddle import ParamAttr, nn
 
 from ofa_slim.errors import IllegalSubnetError
 from ofa_slim.supernet.layers.affine import affine
-from ofa_slim.supernet.layers.base import WIDTH_KEYS, CandidateConfig, ElasticLayer, checked_candidates
+from ofa_slim.supernet.layers.elastic import WIDTH_KEYS, CandidateConfig, ElasticLayer, checked_candidates
 from ofa_slim.supernet.spec import LayerSpec, register
 
 

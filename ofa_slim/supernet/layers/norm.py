@@ -9,7 +9,7 @@ from paddle import nn
 from paddle.nn import functional as F
 
 from ofa_slim.errors import IllegalSubnetError
-from ofa_slim.supernet.layers.base import FollowingLayer
+from ofa_slim.supernet.layers.elastic import FollowingLayer
 from ofa_slim.supernet.spec import LayerSpec, leading_of_each, length, register
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import paddle
 from paddle import ParamAttr, nn
 
-from ofa_slim.supernet.layers.base import CandidateConfig, swap_class
 from ofa_slim.supernet.layers.conv import SuperConv2D
 from ofa_slim.supernet.layers.conv_base import Sides
+from ofa_slim.supernet.layers.elastic import CandidateConfig, swap_class
 from ofa_slim.supernet.spec import spec_of
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from paddle import nn
 
-from ofa_slim.supernet.layers.base import AttributeSized, ElasticLayer
+from ofa_slim.supernet.layers.elastic import AttributeSized, ElasticLayer
 from ofa_slim.supernet.spec import LayerSpec, Sizes, length, register
 
 
