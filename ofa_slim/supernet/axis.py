@@ -5,12 +5,12 @@ Layers whose widths must agree share one axis, so an inconsistent sub-network ca
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from ofa_slim.errors import ConfigError, IllegalSubnetError
+from ofa_slim.supernet.spec import channels_of
 
 KERNEL, WIDTH, HIDDEN, DEPTH = "kernel_size", "width", "hidden_size", "depth"
 TASKS = (KERNEL, WIDTH, HIDDEN, DEPTH)
@@ -107,8 +107,7 @@ class Axis:
             raise IllegalSubnetError(
                 f"axis {self.name!r}: expand_ratio {ratio!r} is not a number above 0 and at most {largest:g}"
             )
-        # A ratio such as 1/3 is rounded itself, and 1/3 of 12 must be 4.
-        size = max(1, math.floor(ratio * self.one_share + 1e-6))
+        size = channels_of(ratio, self.one_share)
         if self.whole and abs(ratio * self.one_share - size) > 1e-6:
             legal = ", ".join(f"{n / self.one_share:.4g}" for n in range(1, self.size + 1))
             raise IllegalSubnetError(

@@ -7,7 +7,6 @@ centre of a kernel. The sub-network of the original size does not read the other
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -19,6 +18,7 @@ from ofa_slim.supernet.layers.conv_base import is_depthwise
 from ofa_slim.supernet.layers.kernels import centre, elastic_kernels, has_kernel, widen_padding
 from ofa_slim.supernet.spec import (
     Extent,
+    channels_of,
     entries_of,
     leading_of_each,
     parameter_like,
@@ -161,9 +161,9 @@ def _ends(layers: Chosen) -> tuple[int, int]:
 
 def _times(path: str, layer: nn.Layer, role: str, size: int, ratio: float) -> int:
     groups = getattr(layer, "_groups", 1)
-    grown = max(1, math.floor(ratio * size + 1e-6))
+    grown = channels_of(ratio, size)
     if groups > 1 and is_depthwise(layer):
-        channels, times = max(1, math.floor(ratio * layer._in_channels + 1e-6)), layer._out_channels // groups
+        channels, times = channels_of(ratio, layer._in_channels), layer._out_channels // groups
         return _depthwise_sizes(row_of(layer).full_sizes(layer), channels, times).get(role, size)
     if role == "out" and groups > 1 and not is_depthwise(layer) and grown % groups:
         raise ConvertError(

@@ -7,6 +7,7 @@ entries, or ranges.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,6 +56,11 @@ def _joined(ranges: Iterable[tuple[int, int]]) -> Extent:
         else:
             joined.append((start, stop))
     return joined[0][1] if len(joined) == 1 and joined[0][0] == 0 else tuple(joined)
+
+
+def channels_of(ratio: float, full: int) -> int:
+    """``max(1, floor(ratio * full))``, tolerating the rounding of the ratio (1/3 of 12 is 4)."""
+    return max(1, math.floor(ratio * full + 1e-6))
 
 
 def leading_of_each(count: int, full: int, groups: int) -> Extent:
@@ -178,11 +184,6 @@ def computed_weight(layer: nn.Layer) -> str | None:
         return None
     own = layer.state_dict(include_sublayers=False)
     return next((name for name in spec.params if name not in own and getattr(layer, name, None) is not None), None)
-
-
-def plain_classes() -> tuple[type[nn.Layer], ...]:
-    """Every Paddle class that can be made elastic."""
-    return tuple({spec.plain: None for spec in _BY_CLASS.values()})
 
 
 def classes_with_statistics() -> tuple[type[nn.Layer], ...]:

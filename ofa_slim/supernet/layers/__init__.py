@@ -22,7 +22,7 @@ from ofa_slim.supernet.layers.conv import (
     SuperGroupConv2DTranspose,
 )
 from ofa_slim.supernet.layers.conv_base import is_depthwise
-from ofa_slim.supernet.layers.elastic import ElasticLayer, channels_of, swap_back, swap_class
+from ofa_slim.supernet.layers.elastic import ElasticLayer, swap_back, swap_class
 from ofa_slim.supernet.layers.embedding import SuperEmbedding
 from ofa_slim.supernet.layers.kernels import elastic_kernels, fixed_kernel_reason, has_kernel
 from ofa_slim.supernet.layers.linear import SuperLinear
@@ -71,7 +71,6 @@ __all__ = [
     "SuperSeparableConv2D",
     "SuperSyncBatchNorm",
     "SuperTransformerEncoder",
-    "channels_of",
     "elastic_kernels",
     "fixed_kernel_reason",
     "has_kernel",

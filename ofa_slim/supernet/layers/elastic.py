@@ -18,6 +18,7 @@ from ofa_slim.supernet.spec import (
     Extent,
     LayerSpec,
     Sizes,
+    channels_of,
     length,
     part_of,
     register,
@@ -161,11 +162,6 @@ def checked_candidates(
     if set(WIDTH_KEYS) <= given.keys():
         raise ConvertError(f"{name}: candidate_config cannot have both {' and '.join(WIDTH_KEYS)}")
     return {key: tuple(choices) for key, choices in given.items()}
-
-
-def channels_of(ratio: float, full: int) -> int:
-    """``max(1, floor(ratio * full))``, tolerating the rounding of the ratio (1/3 of 12 is 4)."""
-    return max(1, math.floor(ratio * full + 1e-6))
 
 
 def register_elastic(kind: type[nn.Layer] | str, mixin: type[ElasticLayer], **row: Any) -> None:
