@@ -265,7 +265,7 @@ def failure_of(supernet: Supernet, shrunk: Sequence[Axis], example: Example) -> 
     try:
         with supernet.using(config):
             example.call(supernet.model, **supernet.forward_arguments(config))
-    except Exception as error:  # whatever the model's forward raises
+    except Exception as error:  # anything that the model's forward raises
         lines = [line.strip() for line in str(error).splitlines() if line.strip() and "----" not in line]
         return f"{type(error).__name__}: {lines[0] if lines else ''}"[:200]
     return None

@@ -42,7 +42,7 @@ def stream_choices(model: nn.Layer, sizes: Sequence[int]) -> dict[str, dict[str,
     return {path: {"channel": tuple(sizes)} for path in layers}
 
 
-def asked_for_hidden(model: nn.Layer) -> bool:
+def has_hidden_choices(model: nn.Layer) -> bool:
     """Whether converting gave a model choices of its hidden size."""
     return any("channel" in getattr(layer, "candidate_config", {}) for layer in stream_layers(model).values())
 

@@ -22,7 +22,7 @@ from ofa_slim.supernet.discover import (
     with_candidates,
     without_failing_axes,
 )
-from ofa_slim.supernet.hidden_axis import asked_for_hidden, check_hidden, stream_layers, with_hidden
+from ofa_slim.supernet.hidden_axis import has_hidden_choices, check_hidden, stream_layers, with_hidden
 from ofa_slim.supernet.published import LayerDictCodec, LayerNames, choices_from
 from ofa_slim.supernet.space import SearchSpace
 
@@ -109,7 +109,7 @@ def build_space(
         layer.activate(layer.max_sizes)
     traced = example is not None and needs_trace(model)
     space = traced_space(model, example, depth) if example is not None and traced else full_space(model)
-    hidden = asked_for_hidden(model)
+    hidden = has_hidden_choices(model)
     if hidden:
         space = with_hidden(model, space, example, depth)
     space = fixed_by_blocks(model, with_candidates(model, space))

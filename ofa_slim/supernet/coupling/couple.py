@@ -164,11 +164,11 @@ class _Coupling:
                 atom.fixed = "it has one channel"
             if atom.fixed is None and not found[0].is_output:
                 atom.fixed = "it is not the output of a layer that can be cut"
-            # A fixed atom is an axis only where it may be cut all the same: beside elastic parts of one layer, or
+            # A fixed atom is an axis only where it may be cut all the same: next to elastic parts of one layer, or
             # where layers are larger than in the original model.
-            beside = any(other.fixed is None for slot in found for other in atoms(self.roles[slot.layer, slot.role]))
+            partly = any(other.fixed is None for slot in found for other in atoms(self.roles[slot.layer, slot.role]))
             larger = any(slot.role in grown.get(slot.layer, ()) for slot in found)
-            if atom.fixed is None or beside or larger:
+            if atom.fixed is None or partly or larger:
                 name = _name(found[0], atom)
                 axis = Axis(name, atom.size, (atom.size,), tuple(found), fixed_reason=atom.fixed or "")
                 axes.append((order[found[0].layer], axis))

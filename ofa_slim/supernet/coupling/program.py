@@ -102,7 +102,7 @@ def trace(model: nn.Layer, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
         try:
             static: Any = paddle.jit.to_static(wrapped, input_spec=[specs], full_graph=True)
             concrete = static.forward.concrete_program
-        except Exception as error:  # whatever the model's forward raises under the translation
+        except Exception as error:  # anything that the model's forward raises while it is translated
             raise ConvertError(
                 f"the forward of {type(model).__name__} cannot be traced, so it is unknown which widths must agree: "
                 f"{type(error).__name__}: {_first_line(error)}"

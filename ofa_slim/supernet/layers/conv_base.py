@@ -177,7 +177,7 @@ class ElasticConv(ElasticLayer):
             raise IllegalSubnetError(f"{self.full_name()}: {width} input channels; at most {self._in_channels}")
         outputs = self._out_channels // self._groups
         if is_depthwise(self):
-            # It follows its input; the active sizes only tell which of the channels came in.
+            # It follows its input; the active sizes only tell which channels the input has.
             leading = {**self.inputs_at(1, width), **self.outputs_at(outputs, width)}
             active = self.active_sizes
             return {

@@ -42,7 +42,7 @@ class ElasticLayer(nn.Layer):
 
     Attributes:
         active_sizes: ``{role: extent}`` of the sub-network that runs now; roles left out run in full, and an
-            input left out has the width of whatever comes in.
+            input left out has the width of the input tensor.
         max_sizes: ``{role: size}`` of the whole layer.
         original_sizes: ``{role: size}`` of the layer that it was made from, before it was grown.
         fixed_kernel: why its kernel is not elastic although kernel sizes were given; "" otherwise.

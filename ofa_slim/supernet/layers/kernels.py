@@ -131,7 +131,7 @@ def widen_padding(conv: nn.Layer, old: int, new: int) -> None:
     """Pads a convolution so that with its new, larger kernel its outputs stay where they were."""
     padding = padding_of(conv)
     conv._kernel_size = [new] * len(conv._kernel_size)
-    if padding is None:  # "SAME" follows by itself
+    if padding is None:  # "SAME" needs no change
         return
     ((start, stop),) = ranges_of(centre(old, new))
     wide = [
