@@ -68,7 +68,7 @@ def test_a_fixed_layer_may_be_named_at_its_full_width() -> None:
         ({f"{BLOCK}.linear1": {"channel": 25}}, "channel 25 is not a whole number between 1 and 24"),
         ({f"{BLOCK}.linear1": {"channel": 6, "expand_ratio": 0.5}}, "give different widths"),
         ({f"{BLOCK}.linear2": {"expand_ratio": 0.5}}, "its output width is fixed at 16"),
-        ({f"{BLOCK}.self_attn.q_proj": {"expand_ratio": 0.3}}, "no whole number"),
+        ({f"{BLOCK}.self_attn.q_proj": {"expand_ratio": 0.3}}, "not a whole number"),
         ({"depth": 0}, "size 0 is not a whole number between 1 and 3"),
         ({"depth": 4}, "size 4"),
         ({"depth": 1.0}, "size 1.0"),

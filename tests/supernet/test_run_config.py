@@ -118,7 +118,7 @@ def test_what_does_not_fit_the_model_is_refused(given: dict[str, Any], message: 
 
 
 def test_choices_of_ofa_layers_must_be_legal() -> None:
-    with pytest.raises(IllegalSubnetError, match="no whole number"):
+    with pytest.raises(IllegalSubnetError, match="not a whole number"):
         ofa_of(bert(), run_config=RunConfig(ofa_layers={Q.format(0): {"expand_ratio": [0.3]}}))
 
 
