@@ -44,6 +44,7 @@ def compute_neuron_head_importance(
     loss_fct: Callable[..., paddle.Tensor] | None = None,
     intermediate_name: str = _INTERMEDIATE,
     output_name: str = _OUTPUT,
+    accumulate: bool = False,
 ) -> tuple[paddle.Tensor, list[paddle.Tensor]]:
     """Scores every head and every feed-forward neuron of a model on some batches.
 
@@ -62,6 +63,8 @@ def compute_neuron_head_importance(
         loss_fct: ``loss_fct(model output, labels)`` -> scalar; cross entropy by default.
         intermediate_name: path in a block of the first feed-forward layer; the default is that of the model's family.
         output_name: the same of the second feed-forward layer.
+        accumulate: whether gradients add up over the batches, as in the published library: the score of batch `k` is
+            then that of the summed gradients of batches 1 to `k`.
 
     Returns: float32 ``[num_layers, num_heads]`` and, per layer, float32 ``[neurons]``; in units of the
         loss, at least 0.
@@ -76,7 +79,8 @@ def compute_neuron_head_importance(
     def scores(grads: Iterator[paddle.Tensor]) -> list[paddle.Tensor]:
         return [score for part in parts for score in part.scores([next(grads) for _ in part.weights])]
 
-    totals = summed_scores(network, weights, data_loader, loss_fct, scores, f"importance {task_name}".strip())
+    description = f"importance {task_name}".strip()
+    totals = summed_scores(network, weights, data_loader, loss_fct, scores, description, accumulate)
     return paddle.stack(totals[::2]), totals[1::2]
 
 
@@ -87,6 +91,7 @@ def summed_scores(
     loss_fct: Callable[..., paddle.Tensor] | None,
     scores: Callable[[Iterator[paddle.Tensor]], list[paddle.Tensor]],
     description: str,
+    accumulate: bool = False,
 ) -> list[paddle.Tensor]:
     """Scores summed over batches, with the model in full and in eval mode.
 
@@ -97,22 +102,29 @@ def summed_scores(
         loss_fct: as there.
         scores: the gradients of `weights` for one batch -> scores.
         description: shown with the progress.
+        accumulate: as in `compute_neuron_head_importance`.
 
     Raises: ImportanceError for a batch without labels, or no batch.
     """
     loss_fct = nn.CrossEntropyLoss() if loss_fct is None else loss_fct
     totals: list[paddle.Tensor] = []
+    summed: list[paddle.Tensor] = []
     with full_size(model), scoring(model, weights):
         for batch in tqdm(data_loader, desc=description, leave=False):
             args, kwargs, labels = split_batch(batch)
-            grads = iter(paddle.grad(loss_fct(model(*args, **kwargs), labels), weights))
+            grads = paddle.grad(loss_fct(model(*args, **kwargs), labels), weights)
             # Without no_grad the sums would keep the gradients of every batch alive.
             with paddle.no_grad():
-                new = scores(grads)
-                totals = [a + b for a, b in zip(totals, new, strict=True)] if totals else new
+                if accumulate:
+                    grads = summed = _added(summed, grads)
+                totals = _added(totals, scores(iter(grads)))
     if not totals:
         raise ImportanceError("the data loader gave no batch")
     return totals
+
+
+def _added(totals: list[paddle.Tensor], new: list[paddle.Tensor]) -> list[paddle.Tensor]:
+    return [a + b for a, b in zip(totals, new, strict=True)] if totals else new
 
 
 def reorder_neuron_head(
