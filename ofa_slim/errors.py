@@ -23,7 +23,7 @@ class ConfigError(OfaSlimError, ValueError):
 
 
 class ImportanceError(OfaSlimError, ValueError):
-    """Importance cannot be computed, or an order that is no permutation."""
+    """Importance cannot be computed, or an order is not a permutation."""
 
 
 class DistillError(OfaSlimError, ValueError):

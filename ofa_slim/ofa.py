@@ -20,7 +20,7 @@ from ofa_slim.export.recalibration import recalibrate
 from ofa_slim.supernet.handle import AnyConfig, Supernet
 from ofa_slim.supernet.published import LayerDict
 from ofa_slim.supernet.run_config import RunConfig
-from ofa_slim.supernet.space import SubnetConfig
+from ofa_slim.supernet.subnet_config import SubnetConfig
 from ofa_slim.train.distill_config import SELF, DistillConfig, load_teacher
 from ofa_slim.train.distiller import Distiller
 from ofa_slim.train.selection import ElasticModel

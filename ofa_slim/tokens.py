@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ofa_slim.errors import IllegalSubnetError
+from ofa_slim.supernet.axis import DEPTH
 from ofa_slim.supernet.published import LayerDict
-from ofa_slim.supernet.space import DEPTH, SearchSpace
+from ofa_slim.supernet.space import SearchSpace
 
 # One choice to be made: the layer (or the axis of depth), what of it, and the choices.
 Entry = tuple[str, str, Sequence[float]]

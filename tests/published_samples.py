@@ -160,7 +160,7 @@ def a_list_is_no_layer() -> None:
             del self.models
             self.models = [SuperConv2D(3, 4, 3)]
 
-    with pytest.raises(ConvertError, match="this Listed is no supernet"):
+    with pytest.raises(ConvertError, match="this Listed is not a supernet"):
         OFA(Listed())
 
 

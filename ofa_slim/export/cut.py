@@ -13,12 +13,14 @@ from ofa_slim.base.examples import Example, compare, random_example
 from ofa_slim.errors import ExportError
 from ofa_slim.export.config_depth import set_config_depth
 from ofa_slim.export.recalibration import recalibrate
+from ofa_slim.supernet.axis import DEPTH
 from ofa_slim.supernet.discover import grown_roles
 from ofa_slim.supernet.families import layer_at
 from ofa_slim.supernet.handle import Supernet, make_plain
 from ofa_slim.supernet.layers import ElasticLayer, swap_class
-from ofa_slim.supernet.space import DEPTH, SearchSpace, SubnetConfig
+from ofa_slim.supernet.space import SearchSpace
 from ofa_slim.supernet.spec import cut_plain, parameter_like, spec_of
+from ofa_slim.supernet.subnet_config import SubnetConfig
 
 Undo = Callable[[], None]
 

@@ -14,7 +14,7 @@ from paddle import nn
 from ofa_slim.base.examples import Example, compare, random_example
 from ofa_slim.errors import ExportError, nearest
 from ofa_slim.export.factorised_embedding import Undo, factorised_ranks, put
-from ofa_slim.supernet.layers import ElasticLayer
+from ofa_slim.supernet.handle import require_plain
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,7 @@ def factorise_embeddings(
     Raises: ExportError for a supernet, a rank that saves nothing, a name that is no embedding, a table that is also
         used elsewhere (tied), or frequencies that do not fit.
     """
-    if any(isinstance(layer, ElasticLayer) for layer in model.sublayers(include_self=True)):
-        raise ExportError("factorise_embeddings needs a plain model; cut one out of the supernet with OFA.export first")
+    require_plain(model, "factorise_embeddings")
     if isinstance(rank, bool) or not isinstance(rank, (int, np.integer)) or rank < 1:
         raise ExportError(f"rank is {rank!r}, not a whole number of at least 1")
     tables = _chosen(model, names)

@@ -15,9 +15,8 @@ from paddle import nn
 
 from ofa_slim.base.modes import forward_signature, modes_kept
 from ofa_slim.errors import ConfigError
-from ofa_slim.supernet.space import DEPTH
-
-BATCH_NORMS = (nn.BatchNorm, nn.BatchNorm1D, nn.BatchNorm2D, nn.BatchNorm3D, nn.SyncBatchNorm)
+from ofa_slim.supernet.axis import DEPTH
+from ofa_slim.supernet.spec import classes_with_statistics
 
 
 def recalibrate(
@@ -41,7 +40,7 @@ def recalibrate(
     """
     if batches is not None and (isinstance(batches, bool) or not isinstance(batches, int) or batches < 1):
         raise ConfigError(f"batches {batches!r} is not a whole number of at least 1")
-    norms = [layer for layer in model.sublayers(include_self=True) if isinstance(layer, BATCH_NORMS)]
+    norms = [layer for layer in model.sublayers(include_self=True) if isinstance(layer, classes_with_statistics())]
     if not norms:
         return 0
     momenta = [norm._momentum for norm in norms]

@@ -17,7 +17,7 @@ from ofa_slim.base.modes import eval_mode, forward_signature, forwards_kept
 from ofa_slim.base.predictor import MODEL_FILE, PASSES_FILE, Predictor
 from ofa_slim.errors import ExportError
 from ofa_slim.export.subnet_files import replacing
-from ofa_slim.supernet.layers import ElasticLayer
+from ofa_slim.supernet.handle import require_plain
 
 _NAMED = ("input_ids", "token_type_ids")
 
@@ -50,8 +50,7 @@ def to_static(
     Raises: ExportError for a supernet, a model whose inputs cannot be told, or files that do not compute
         what the model does; nothing is left behind then.
     """
-    if any(isinstance(layer, ElasticLayer) for layer in model.sublayers(include_self=True)):
-        raise ExportError("to_static needs a plain model; cut one out of the supernet with OFA.export first")
+    require_plain(model, "to_static")
     specs = _default_spec(model) if input_spec is None else list(input_spec)
     names = [spec.name for spec in specs if spec.name is not None]
     if len(set(names)) != len(specs):

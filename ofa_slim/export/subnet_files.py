@@ -23,7 +23,7 @@ from ofa_slim.export.factorised_embedding import factorised_ranks, put
 from ofa_slim.supernet.discover import full_space
 from ofa_slim.supernet.families import layer_at
 from ofa_slim.supernet.grow import grow
-from ofa_slim.supernet.layers import ElasticLayer
+from ofa_slim.supernet.handle import require_plain
 from ofa_slim.supernet.layers.kernels import centre
 from ofa_slim.supernet.spec import Extent, cut_plain, parameter_like, spec_of
 
@@ -52,8 +52,7 @@ def save_subnet(model: nn.Layer, directory: str | os.PathLike[str], inputs: Mapp
     Raises: ExportError for a supernet, a directory with other contents, or files that do not load back to
         a model that computes the same; nothing is left behind then.
     """
-    if any(isinstance(layer, ElasticLayer) for layer in model.sublayers(include_self=True)):
-        raise ExportError("save_subnet needs a plain model; cut one out of the supernet with OFA.export first")
+    require_plain(model, "save_subnet")
     sizes = dict(full_space(model).largest())
     known = pretrained.is_pretrained(model)
     about = {

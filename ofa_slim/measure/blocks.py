@@ -18,12 +18,14 @@ from paddle import nn
 from ofa_slim.base.examples import Example
 from ofa_slim.errors import LatencyError
 from ofa_slim.measure.programs import Called
+from ofa_slim.supernet.axis import DEPTH, HIDDEN, Axis
 from ofa_slim.supernet.families import Stack, find_stacks, layer_at
-from ofa_slim.supernet.families.base import joined
+from ofa_slim.supernet.families.family import joined
 from ofa_slim.supernet.handle import Supernet, make_plain
 from ofa_slim.supernet.layers import kept_layers
-from ofa_slim.supernet.space import DEPTH, HIDDEN, Axis, SearchSpace, SubnetConfig
+from ofa_slim.supernet.space import SearchSpace
 from ofa_slim.supernet.spec import cut_plain, spec_of
+from ofa_slim.supernet.subnet_config import SubnetConfig
 
 COPIES = 4  # of a block of a stack in one program: its own weights each, as the layers of a model have
 

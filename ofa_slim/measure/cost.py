@@ -17,10 +17,12 @@ from paddle import nn
 
 from ofa_slim.base.examples import Example
 from ofa_slim.base.nested import split
+from ofa_slim.supernet.axis import DEPTH, Axis
 from ofa_slim.supernet.handle import Supernet
 from ofa_slim.supernet.layers import kept_layers
-from ofa_slim.supernet.space import DEPTH, Axis, SearchSpace, SubnetConfig
+from ofa_slim.supernet.space import SearchSpace
 from ofa_slim.supernet.spec import LayerSpec, length, spec_of
+from ofa_slim.supernet.subnet_config import SubnetConfig
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from ofa_slim.measure.blocks import Block, Dimension, Dropped, Repeated
 from ofa_slim.measure.programs import version_of
 from ofa_slim.measure.timing import Rule
 from ofa_slim.supernet.handle import Supernet
-from ofa_slim.supernet.space import SubnetConfig
+from ofa_slim.supernet.subnet_config import SubnetConfig
 
 logger = logging.getLogger(__name__)
 

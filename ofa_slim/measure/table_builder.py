@@ -20,7 +20,8 @@ from ofa_slim.measure.latency_table import Conditions, LatencyTable, Times
 from ofa_slim.measure.programs import Called, Make, Run, engine_of
 from ofa_slim.measure.timing import Rule, in_turns, ratio
 from ofa_slim.supernet.handle import Supernet, make_plain
-from ofa_slim.supernet.space import SearchSpace, SubnetConfig
+from ofa_slim.supernet.space import SearchSpace
+from ofa_slim.supernet.subnet_config import SubnetConfig
 
 _BETWEEN = 6  # whole sub-networks that are measured, beside the largest and the smallest
 _LOADS = 3  # of each program

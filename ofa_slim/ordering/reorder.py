@@ -1,4 +1,4 @@
-"""Putting the units of an axis into another order, in every layer that it cuts at once."""
+"""Reordering the units of an axis, in every layer that it cuts at once."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from ofa_slim.supernet.axis import Axis, Slot
 from ofa_slim.supernet.families import layer_at
-from ofa_slim.supernet.space import Axis, Slot
-from ofa_slim.supernet.spec import spec_of
+from ofa_slim.supernet.spec import row_of
 
 
 def reorder_axis(model: nn.Layer, axis: Axis, order: np.ndarray) -> None:
@@ -17,26 +17,26 @@ def reorder_axis(model: nn.Layer, axis: Axis, order: np.ndarray) -> None:
     Args:
         model: a plain model or a supernet that runs in full.
         axis: of that model.
-        order: int64 ``[size of the axis]``, for each new place the unit that goes there; a permutation.
+        order: int64 ``[size of the axis]``, the unit for each new position; a permutation.
     """
     done: set[tuple[int, int]] = set()
     with paddle.no_grad():
         for slot in axis.slots:
             layer = layer_at(model, slot.layer)
-            spec = spec_of(layer)
-            for name in () if spec is None else spec.params:
+            spec = row_of(layer)
+            for name in spec.params:
                 parameter = getattr(layer, name, None)
                 if parameter is None:
                     continue
-                for dim, role in enumerate(spec.roles(layer, name)):  # type: ignore[union-attr]  # it is not None here
-                    # A tied parameter is met under each of its layers.
+                for dim, role in enumerate(spec.roles(layer, name)):
+                    # A tied parameter belongs to several layers.
                     if role == slot.role and (id(parameter), dim) not in done:
                         done.add((id(parameter), dim))
                         _reorder(parameter, dim, _entries(slot, order, parameter.shape[dim]))
 
 
 def _entries(slot: Slot, order: np.ndarray, size: int) -> np.ndarray:
-    """For each entry of a role the one that goes there."""
+    """For each entry of a role, the entry that moves there."""
     entries = np.arange(size, dtype=np.int64)
     units = (order[:, None] * slot.unit + np.arange(slot.unit)[None, :]).reshape(-1)
     for start in slot.starts:

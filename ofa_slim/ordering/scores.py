@@ -1,7 +1,7 @@
 """Scores of heads and neurons by |parameter · gradient|, and reordering a model by them.
 
-Everything works on any model that holds a stack of a known family (`ofa_slim.supernet.families`), before and after
-`Convert` or `OFA`. Source of both scores: Hou et al. 2020, DynaBERT, arXiv:2004.04037.
+Works on any model with a stack of a known family (`ofa_slim.supernet.families`), before and after `Convert` or
+`OFA`. Source of both scores: Hou et al. 2020, DynaBERT, arXiv:2004.04037.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from ofa_slim.base.modes import eval_mode, plain_forwards
 from ofa_slim.base.unwrap import unwrap
 from ofa_slim.errors import ImportanceError
 from ofa_slim.ordering.reorder import reorder_axis
+from ofa_slim.supernet.axis import Axis
 from ofa_slim.supernet.families import Stack, attention_heads, find_stacks, layer_at, max_sizes, stack_axes
-from ofa_slim.supernet.families.base import joined
+from ofa_slim.supernet.families.family import joined
 from ofa_slim.supernet.handle import full_size
-from ofa_slim.supernet.space import Axis
 
 __all__ = [
     "compute_neuron_head_importance",
@@ -44,24 +44,27 @@ def compute_neuron_head_importance(
     loss_fct: Callable[..., paddle.Tensor] | None = None,
     intermediate_name: str = _INTERMEDIATE,
     output_name: str = _OUTPUT,
+    accumulate: bool = False,
 ) -> tuple[paddle.Tensor, list[paddle.Tensor]]:
     """Scores every head and every feed-forward neuron of a model on some batches.
 
     The score of a head is the absolute gradient of the loss to a mask on it, that of a neuron
-    ``|sum(w1 * g1 + b1 * g1b)| + |sum(w2 * g2)|`` over its own weights; both are summed over the batches,
-    each batch for itself. The model runs in full and in eval mode, one backward pass per batch; its mode,
-    gradients and active sub-network are those of before when this returns.
+    ``|sum(w1 * g1 + b1 * g1b)| + |sum(w2 * g2)|`` over its own weights; both are computed per batch and summed.
+    The model runs in full and in eval mode, one backward pass per batch; its mode, gradients and active
+    sub-network are restored at the end.
 
     Args:
-        task_name: free text, shown beside the progress.
+        task_name: free text, shown with the progress.
         model: a plain model, a supernet or an `OFA`.
-        data_loader: batches. A tuple or list holds the model's inputs in order and, last, the labels; a
-            dictionary holds the model's keyword arguments and the labels as ``"labels"``.
-        num_layers: how many blocks the model has; blocks that are called again and again count once.
+        data_loader: batches. A tuple or list is the model's inputs in order and, last, the labels; a dictionary is
+            the model's keyword arguments and the labels as ``"labels"``.
+        num_layers: how many blocks the model has; a block that is called repeatedly counts once.
         num_heads: how many heads each block has.
         loss_fct: ``loss_fct(model output, labels)`` -> scalar; cross entropy by default.
         intermediate_name: path in a block of the first feed-forward layer; the default is that of the model's family.
-        output_name: path in a block of the second, likewise.
+        output_name: the same of the second feed-forward layer.
+        accumulate: whether gradients add up over the batches, as in the published library: the score of batch `k` is
+            then that of the summed gradients of batches 1 to `k`.
 
     Returns: float32 ``[num_layers, num_heads]`` and, per layer, float32 ``[neurons]``; in units of the
         loss, at least 0.
@@ -70,26 +73,58 @@ def compute_neuron_head_importance(
         is no batch.
     """
     network = unwrap(model)
-    loss_fct = nn.CrossEntropyLoss() if loss_fct is None else loss_fct
     parts = block_parts(network, num_layers, num_heads, intermediate_name, output_name)
     weights = [weight for part in parts for weight in part.weights]
-    heads: list[paddle.Tensor] = []
-    neurons: list[paddle.Tensor] = []
-    batches = 0
-    with full_size(network), scoring(network, weights):
-        for batch in tqdm(data_loader, desc=f"importance {task_name}".strip(), leave=False):
+
+    def scores(grads: Iterator[paddle.Tensor]) -> list[paddle.Tensor]:
+        return [score for part in parts for score in part.scores([next(grads) for _ in part.weights])]
+
+    description = f"importance {task_name}".strip()
+    totals = summed_scores(network, weights, data_loader, loss_fct, scores, description, accumulate)
+    return paddle.stack(totals[::2]), totals[1::2]
+
+
+def summed_scores(
+    model: nn.Layer,
+    weights: list[paddle.Tensor],
+    data_loader: Iterable[Any],
+    loss_fct: Callable[..., paddle.Tensor] | None,
+    scores: Callable[[Iterator[paddle.Tensor]], list[paddle.Tensor]],
+    description: str,
+    accumulate: bool = False,
+) -> list[paddle.Tensor]:
+    """Scores summed over batches, with the model in full and in eval mode.
+
+    Args:
+        model: the model, unwrapped.
+        weights: the parameters whose gradients the scores need.
+        data_loader: batches, as in `compute_neuron_head_importance`.
+        loss_fct: as there.
+        scores: the gradients of `weights` for one batch -> scores.
+        description: shown with the progress.
+        accumulate: as in `compute_neuron_head_importance`.
+
+    Raises: ImportanceError for a batch without labels, or no batch.
+    """
+    loss_fct = nn.CrossEntropyLoss() if loss_fct is None else loss_fct
+    totals: list[paddle.Tensor] = []
+    summed: list[paddle.Tensor] = []
+    with full_size(model), scoring(model, weights):
+        for batch in tqdm(data_loader, desc=description, leave=False):
             args, kwargs, labels = split_batch(batch)
-            loss = loss_fct(network(*args, **kwargs), labels)
-            grads = iter(paddle.grad(loss, weights))
-            # The sums must not remember what they were made from: that is every gradient of every batch.
+            grads = paddle.grad(loss_fct(model(*args, **kwargs), labels), weights)
+            # Without no_grad the sums would keep the gradients of every batch alive.
             with paddle.no_grad():
-                scores = [part.scores([next(grads) for _ in part.weights]) for part in parts]
-                heads = _added(heads, [head for head, _ in scores])
-                neurons = _added(neurons, [neuron for _, neuron in scores])
-            batches += 1
-    if not batches:
+                if accumulate:
+                    grads = summed = _added(summed, grads)
+                totals = _added(totals, scores(iter(grads)))
+    if not totals:
         raise ImportanceError("the data loader gave no batch")
-    return paddle.stack(heads), neurons
+    return totals
+
+
+def _added(totals: list[paddle.Tensor], new: list[paddle.Tensor]) -> list[paddle.Tensor]:
+    return [a + b for a, b in zip(totals, new, strict=True)] if totals else new
 
 
 def reorder_neuron_head(
@@ -97,8 +132,8 @@ def reorder_neuron_head(
 ) -> None:
     """Puts the most important heads and neurons of every block first, in place.
 
-    The model computes the same function as before. Where all blocks have to keep the same heads (a bias for each head
-    serves them all), their scores are added. Do this before an optimizer has gathered moments: they are not reordered.
+    The model computes the same function as before. Where all blocks must keep the same heads (a bias for each head
+    serves them all), their scores are added. Do this before an optimizer has moments: they are not reordered.
 
     Args:
         model: a plain model, a supernet or an `OFA`.
@@ -124,10 +159,9 @@ def reorder_neuron_head(
                 if kind not in (heads, neurons) or not isinstance(axis, Axis):
                     continue
                 cut = [path for path in stack.blocks if any(slot.layer.startswith(f"{path}.") for slot in axis.slots)]
-                given = head_importance if kind == heads else neuron_importance
-                what = "head" if kind == heads else "neuron"
-                found = [_scores(given[by_path[path]], path, what, axis.size) for path in cut]
-                orders.append((axis, _descending(np.sum(found, axis=0))))
+                unit, importance = ("head", head_importance) if kind == heads else ("neuron", neuron_importance)
+                scores = [_checked_scores(importance[by_path[path]], path, unit, axis.size) for path in cut]
+                orders.append((axis, descending(np.sum(scores, axis=0))))
         for axis, order in orders:
             reorder_axis(network, axis, order)
 
@@ -137,10 +171,10 @@ def reorder_head(layer: nn.Layer, index: Sequence[int] | np.ndarray | paddle.Ten
 
     Args:
         layer: `paddle.nn.MultiHeadAttention` or the attention of another family, plain or elastic.
-        index: for each new place, the head that goes there; a permutation of the heads.
+        index: the head for each new position; a permutation of the heads.
 
     Raises: ImportanceError for another layer, also an attention whose heads can only be reordered in all blocks at
-        once (see `reorder_neuron_head`), or an index that is no permutation.
+        once (see `reorder_neuron_head`), or an index that is not a permutation.
     """
     with full_size(layer):
         axis = attention_heads(layer)
@@ -154,10 +188,10 @@ def reorder_neuron(layer: nn.Layer, index: Sequence[int] | np.ndarray | paddle.T
 
     Args:
         layer: `paddle.nn.Linear` or its elastic form; weight ``[in, out]``.
-        index: for each new place, the neuron that goes there; a permutation.
+        index: the neuron for each new position; a permutation.
         dim: 0 reorders the inputs, 1 the outputs and the bias.
 
-    Raises: ImportanceError for another layer or `dim`, or an index that is no permutation.
+    Raises: ImportanceError for another layer or `dim`, or an index that is not a permutation.
     """
     if not isinstance(layer, nn.Linear):
         raise ImportanceError(f"reorder_neuron: {type(layer).__name__} is not a Linear")
@@ -171,7 +205,7 @@ def reorder_neuron(layer: nn.Layer, index: Sequence[int] | np.ndarray | paddle.T
 
 
 class BlockPart:
-    """What one block's scores are made of."""
+    """The weights from which one block's scores are computed."""
 
     def __init__(self, path: str, stack: Stack, block: nn.Layer, intermediate: str, output: str) -> None:
         family = stack.family
@@ -179,7 +213,7 @@ class BlockPart:
         attention = layer_at(block, family.heads.counted[0])
         sizes = max_sizes(attention)
         if sizes is None:
-            raise ImportanceError(f"{path}: {type(attention).__name__} has a forward of its own")
+            raise ImportanceError(f"{path}: {type(attention).__name__} has its own forward")
         self.num_heads: int = sizes["heads"]
         projection = _linear(block, path, family.heads.place("in"))
         # The published defaults are Paddle's names; other families have their own.
@@ -195,14 +229,14 @@ class BlockPart:
         projection, first, second = saliency[:3]
         # A mask on a head scales the rows of the projection that belong to it, so this sum is its gradient.
         head = projection.reshape([self.num_heads, -1]).sum(axis=1).abs()
-        into = first.sum(axis=0) + saliency[3] if len(saliency) == 4 else first.sum(axis=0)
-        return head, into.abs() + second.sum(axis=1).abs()
+        incoming = first.sum(axis=0) + saliency[3] if len(saliency) == 4 else first.sum(axis=0)
+        return head, incoming.abs() + second.sum(axis=1).abs()
 
 
 def block_parts(
     model: nn.Layer, num_layers: int, num_heads: int, intermediate_name: str, output_name: str
 ) -> list[BlockPart]:
-    """What the scores of each block are made of; the arguments are those of `compute_neuron_head_importance`.
+    """The `BlockPart` of each block; the arguments are those of `compute_neuron_head_importance`.
 
     Raises: ImportanceError where the model has no such layers or counts.
     """
@@ -220,9 +254,9 @@ def _blocks(model: nn.Layer) -> list[tuple[str, Stack, nn.Layer]]:
     stacks = find_stacks(model)
     if not stacks:
         raise ImportanceError(
-            f"this {type(model).__name__} holds no stack of blocks of a known family (such as "
-            "paddle.nn.TransformerEncoder), so its heads are not known; ofa_slim.supernet.register_family takes a "
-            "table that says where they are: docs/a-family-of-your-own.md shows one"
+            f"this {type(model).__name__} has no stack of blocks of a known family (such as "
+            "paddle.nn.TransformerEncoder), so its heads are not known; register a table that tells where they are "
+            "with ofa_slim.supernet.register_family, see docs/a-family-of-your-own.md"
         )
     return [(path, stack, block) for stack in stacks for path, block in stack.blocks.items()]
 
@@ -237,16 +271,16 @@ def _linear(block: nn.Layer, path: str, name: str) -> nn.Layer:
     return layer
 
 
-def _scores(given: paddle.Tensor, path: str, kind: str, count: int) -> np.ndarray:
-    """The scores of one block, float64 ``[count]``; raises `ImportanceError` where there are more or fewer."""
+def _checked_scores(given: paddle.Tensor, path: str, unit: str, count: int) -> np.ndarray:
+    """The scores of one block, float64 ``[count]``; raises `ImportanceError` for another shape."""
     if list(given.shape) != [count]:
-        raise ImportanceError(f"{path}: {kind} scores of shape {list(given.shape)}, expected [{count}]")
+        raise ImportanceError(f"{path}: {unit} scores of shape {list(given.shape)}, expected [{count}]")
     return np.asarray(given, dtype=np.float64)
 
 
 @contextmanager
 def scoring(model: nn.Layer, weights: list[paddle.Tensor]) -> Iterator[None]:
-    """Eval mode, and gradients to `weights` whether they are frozen or not; undone at the end."""
+    """Eval mode, and gradients for `weights` even if they are frozen; undone at the end."""
     frozen = [weight for weight in weights if weight.stop_gradient]
     try:
         for weight in frozen:
@@ -259,7 +293,7 @@ def scoring(model: nn.Layer, weights: list[paddle.Tensor]) -> Iterator[None]:
 
 
 def split_batch(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
-    """The positional inputs, keyword inputs and labels of a batch, which stays as it is."""
+    """The positional inputs, keyword inputs and labels of a batch, which is not changed."""
     if isinstance(batch, Mapping):
         key = next((name for name in _LABELS if name in batch), None)
         if key is None:
@@ -267,21 +301,18 @@ def split_batch(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
         return (), {name: value for name, value in batch.items() if name != key}, batch[key]
     if not isinstance(batch, (tuple, list)) or len(batch) < 2:
         raise ImportanceError(
-            f"a batch is a {type(batch).__name__}; needed is a tuple or list of inputs and labels, or a dictionary"
+            f"a batch is a {type(batch).__name__}; a tuple or list of inputs and labels, or a dictionary, is needed"
         )
     return tuple(batch[:-1]), {}, batch[-1]
 
 
-def _added(totals: list[paddle.Tensor], new: list[paddle.Tensor]) -> list[paddle.Tensor]:
-    return [a + b for a, b in zip(totals, new, strict=True)] if totals else new
-
-
-def _descending(scores: np.ndarray) -> np.ndarray:
+def descending(scores: np.ndarray) -> np.ndarray:
+    """The order from the highest score to the lowest; equal ones keep their order."""
     return np.argsort(-scores, kind="stable")
 
 
 def _permutation(index: Sequence[int] | paddle.Tensor | np.ndarray, size: int) -> np.ndarray:
     order = np.asarray(index).reshape(-1)
     if order.dtype.kind not in "iu" or sorted(order.tolist()) != list(range(size)):
-        raise ImportanceError(f"index {order.tolist()[:16]} is no permutation of 0 to {size - 1}")
+        raise ImportanceError(f"index {order.tolist()[:16]} is not a permutation of 0 to {size - 1}")
     return order.astype(np.int64)

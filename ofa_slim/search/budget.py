@@ -10,7 +10,7 @@ import numpy as np
 
 from ofa_slim.errors import SearchError, nearest
 from ofa_slim.search.choices import ChoiceIndices, Choices
-from ofa_slim.supernet.space import SubnetConfig
+from ofa_slim.supernet.subnet_config import SubnetConfig
 
 Condition = Mapping[str, float] | Callable[[SubnetConfig], bool] | None
 CostOf = Callable[[SubnetConfig], Mapping[str, float]]

@@ -9,8 +9,10 @@ import numpy as np
 from optuna.distributions import IntDistribution
 
 from ofa_slim.errors import IllegalSubnetError
+from ofa_slim.supernet.axis import DEPTH, WIDTH, Axis
 from ofa_slim.supernet.layers import kept_layers
-from ofa_slim.supernet.space import DEPTH, WIDTH, Axis, SearchSpace, SubnetConfig
+from ofa_slim.supernet.space import SearchSpace
+from ofa_slim.supernet.subnet_config import SubnetConfig
 
 ChoiceIndices = dict[str, int]
 """For each elastic axis, which of its choices; 0 is the smallest."""

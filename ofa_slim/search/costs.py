@@ -10,7 +10,8 @@ from ofa_slim.measure.cost import CostModel
 from ofa_slim.search.budget import LATENCY, with_ratios
 from ofa_slim.search.config import SearchConfig
 from ofa_slim.supernet.handle import Supernet
-from ofa_slim.supernet.space import SearchSpace, SubnetConfig
+from ofa_slim.supernet.space import SearchSpace
+from ofa_slim.supernet.subnet_config import SubnetConfig
 
 logger = logging.getLogger(__name__)
 

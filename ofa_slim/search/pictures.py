@@ -15,8 +15,10 @@ from matplotlib.figure import Figure
 from ofa_slim.base.files import atomic_file
 from ofa_slim.search.budget import LATENCY
 from ofa_slim.search.result import Point, SearchResult
+from ofa_slim.supernet.axis import DEPTH
 from ofa_slim.supernet.layers import kept_layers
-from ofa_slim.supernet.space import DEPTH, SearchSpace, SubnetConfig
+from ofa_slim.supernet.space import SearchSpace
+from ofa_slim.supernet.subnet_config import SubnetConfig
 
 # Blue, vermilion and green that people with any colour vision can tell apart: Okabe and Ito 2008.
 _SEARCHED, _FRONT, _UNIFORM = "#9ecae9", "#0072b2", "#d55e00"

@@ -19,7 +19,7 @@ from ofa_slim.search.budget import Budget, CostOf, repair
 from ofa_slim.search.choices import ChoiceIndices, Choices
 from ofa_slim.search.front import ranks, spread
 from ofa_slim.search.regressor import ScoreRegressor
-from ofa_slim.supernet.space import SubnetConfig
+from ofa_slim.supernet.subnet_config import SubnetConfig
 
 DIRECTIONS = ("maximize", "minimize")
 ALGORITHMS = ("nsga2", "tpe", "random")

@@ -9,7 +9,7 @@ from typing import Any
 from ofa_slim.errors import SearchError
 from ofa_slim.search.budget import KEYS, Budget
 from ofa_slim.search.front import ranks
-from ofa_slim.supernet.space import SubnetConfig
+from ofa_slim.supernet.subnet_config import SubnetConfig
 
 
 @dataclass(frozen=True)

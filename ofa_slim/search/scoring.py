@@ -12,10 +12,11 @@ from paddle import nn
 
 from ofa_slim.base.modes import eval_mode
 from ofa_slim.errors import SearchError
-from ofa_slim.export.recalibration import BATCH_NORMS, recalibrate
+from ofa_slim.export.recalibration import recalibrate
 from ofa_slim.search.config import EvalFunc
 from ofa_slim.supernet.handle import Supernet
-from ofa_slim.supernet.space import SubnetConfig
+from ofa_slim.supernet.spec import classes_with_statistics
+from ofa_slim.supernet.subnet_config import SubnetConfig
 
 SCORE = "score"
 
@@ -105,7 +106,7 @@ class Alone(nn.Layer):
 @contextmanager
 def statistics_kept(model: nn.Layer) -> Iterator[None]:
     """Whatever is estimated inside the block, the running statistics of batch norms are as before after it."""
-    layers = [layer for layer in model.sublayers(include_self=True) if isinstance(layer, BATCH_NORMS)]
+    layers = [layer for layer in model.sublayers(include_self=True) if isinstance(layer, classes_with_statistics())]
     # They are among its parameters, those that do not train.
     tensors = [tensor for layer in layers for tensor in layer.parameters() if tensor.stop_gradient]
     before = [tensor.clone() for tensor in tensors]

@@ -28,7 +28,8 @@ from ofa_slim.search.study_storage import FileLock, open_storage, quiet_optuna
 from ofa_slim.search.summary import write_report
 from ofa_slim.search.winners import chosen, export_winners
 from ofa_slim.supernet.handle import Supernet
-from ofa_slim.supernet.space import SearchSpace, SubnetConfig
+from ofa_slim.supernet.space import SearchSpace
+from ofa_slim.supernet.subnet_config import SubnetConfig
 from ofa_slim.train.teacher.keys import teacher_key
 
 logger = logging.getLogger(__name__)

@@ -27,7 +27,7 @@ from ofa_slim.errors import SearchError
 from ofa_slim.search.choices import Choices
 from ofa_slim.search.proposals import DIRECTIONS, EXCESS, Proposal, Scored, attributes, sampler_of
 from ofa_slim.search.study_storage import FileLock
-from ofa_slim.supernet.space import SubnetConfig
+from ofa_slim.supernet.subnet_config import SubnetConfig
 
 logger = logging.getLogger(__name__)
 

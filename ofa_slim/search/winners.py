@@ -17,7 +17,7 @@ from ofa_slim.search.config import EvalFunc, SearchConfig
 from ofa_slim.search.result import Point, SearchResult, Winner
 from ofa_slim.search.scoring import Scorer
 from ofa_slim.supernet.handle import Supernet
-from ofa_slim.supernet.space import SubnetConfig
+from ofa_slim.supernet.subnet_config import SubnetConfig
 
 logger = logging.getLogger(__name__)
 

@@ -1,5 +1,6 @@
 """Supernets: the table of layers, the search space, and converting a model."""
 
+from ofa_slim.supernet.axis import Axis, Slot
 from ofa_slim.supernet.convert import Convert, set_state_dict, supernet
 from ofa_slim.supernet.families import BlockAxis, Family, register_family
 from ofa_slim.supernet.handle import Supernet
@@ -30,8 +31,9 @@ from ofa_slim.supernet.layers import (
     SuperSeparableConv2D,
     SuperSyncBatchNorm,
 )
-from ofa_slim.supernet.layers.base import AttributeSized, register_elastic
-from ofa_slim.supernet.space import Axis, SearchSpace, Slot, SubnetConfig
+from ofa_slim.supernet.layers.elastic import AttributeSized, register_elastic
+from ofa_slim.supernet.space import SearchSpace
+from ofa_slim.supernet.subnet_config import SubnetConfig
 
 __all__ = [
     "AttributeSized",

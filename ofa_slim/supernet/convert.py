@@ -1,4 +1,4 @@
-"""Turning a model into a supernet: `supernet` says what is elastic, `Convert` makes it so."""
+"""Turning a model into a supernet: `supernet` tells what becomes elastic, `Convert` does it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from paddle import nn
 
 from ofa_slim.base.modes import undecorate
 from ofa_slim.errors import ConfigError, ConvertError, IllegalSubnetError, nearest
+from ofa_slim.supernet.axis import KERNEL, WIDTH, Axis
 from ofa_slim.supernet.discover import full_space
 from ofa_slim.supernet.families import max_sizes
 from ofa_slim.supernet.grow import Chosen, grow, grown_by_ratio, grown_to_channels, kernels_when_grown
@@ -24,7 +25,7 @@ from ofa_slim.supernet.layers import (
     swap_class,
 )
 from ofa_slim.supernet.published import LayerDictCodec, LayerNames, choices_from
-from ofa_slim.supernet.space import KERNEL, WIDTH, Axis, SearchSpace
+from ofa_slim.supernet.space import SearchSpace
 from ofa_slim.supernet.spec import computed_weight, spec_of
 
 logger = logging.getLogger(__name__)
@@ -35,19 +36,19 @@ Ratios = Sequence[float] | Mapping[str, Sequence[float]]
 
 @dataclass(frozen=True)
 class supernet:
-    """What is to be elastic in a model.
+    """What becomes elastic in a model.
 
     Args:
         kernel_size: choices of convolution kernels.
         expand_ratio: width choices as shares of the full width, for everything with a width; or
-            ``{layer or axis name: shares}``, where what is left out stays full.
-        channel: width choices in output channels, for everything with a width; or one sequence (or None:
-            full) for each, in definition order: per axis of a model of a known family, else per layer with
-            a width, of which the last may be left out. Not together with `expand_ratio`.
+            ``{layer or axis name: shares}``; everything left out stays full.
+        channel: width choices in output channels, for everything with a width; or one sequence (or None: full)
+            each, in definition order: per axis of a model of a known family, else per layer with a width, of which
+            the last may be left out. Not together with `expand_ratio`.
         hidden_size: choices of the hidden size of the model's stacks of blocks, in channels: the width of embeddings,
-            residual stream, norms, pooler and of what reads them. Not part of the published library.
+            residual stream, norms, pooler and the layers that read them. Not part of the published library.
 
-    Raises: ConvertError for values that no model could have.
+    Raises: ConvertError for values that are not possible for any model.
 
     Example: ``Convert(supernet(expand_ratio=[1.0, 0.5])).convert(model)``, or as a context,
     ``with supernet(expand_ratio=[1.0, 0.5]) as converter: model = converter.convert(model)``.
@@ -86,14 +87,14 @@ class supernet:
         return Convert(self)
 
     def __exit__(self, *exc_info: object) -> None:
-        """Nothing to undo: converting changes only the models it was given."""
+        """Does nothing: converting changes only the given models."""
 
 
 class Convert:
     """Turns models into supernets, in place.
 
     Args:
-        context: what is to be elastic.
+        context: what becomes elastic.
     """
 
     def __init__(self, context: supernet) -> None:
@@ -104,16 +105,16 @@ class Convert:
     def convert(self, network: Network) -> Network:
         """Makes layers elastic by swapping their classes.
 
-        Every Parameter object, `state_dict` key and hook stays; at full size a model computes what it
-        computed. A model that is a supernet already gets the new choices.
+        Every Parameter object, `state_dict` key and hook stays; at full size the model computes the same as before.
+        A model that is already a supernet gets the new choices.
 
         Args:
             network: a model, or a list of layers.
 
         Returns: the same object.
 
-        Raises: ConvertError where nothing in the model can be elastic, or a choice is not legal for it;
-            the model is then untouched.
+        Raises: ConvertError where nothing in the model can be elastic, or a choice is illegal for it; the model is
+            not changed then.
         """
         if isinstance(network, list) and all(isinstance(layer, nn.Layer) for layer in network):
             self._convert(nn.LayerList(network))
@@ -143,11 +144,10 @@ class Convert:
         if self.context.kernel_size is not None and not any(KERNEL in found for found in candidates.values()):
             raise ConvertError("kernel_size was given, but this model has no layer with an elastic kernel")
         if not any(candidates.values()):
-            raise ConvertError(f"nothing in this {type(network).__name__} can be elastic as asked for")
+            raise ConvertError(f"nothing in this {type(network).__name__} can be elastic with these choices")
         if undecorate(network):
             logger.info(
-                "paddle.jit.to_static of this %s is taken back: its program knows nothing of widths",
-                type(network).__name__,
+                "%s: paddle.jit.to_static is taken back, as its program knows no widths", type(network).__name__
             )
         for path, layer in chosen:
             if isinstance(layer, ElasticLayer):
@@ -161,7 +161,7 @@ class Convert:
             layer.fixed_kernel = self._fixed_kernel(layer, KERNEL in candidates.get(path, {}))
 
     def _larger(self, chosen: Chosen, candidates: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, int]]:
-        """The sizes that layers have to grow to for the largest choices of width."""
+        """The sizes to which layers must grow for the largest choices of width."""
         ratios = self.context.expand_ratio
         largest = max(ratios) if ratios and not isinstance(ratios, Mapping) else 1.0
         if largest > 1:
@@ -174,12 +174,12 @@ class Convert:
             return grown_to_channels(chosen, channels)
         return {}
 
-    def _check_plain(self, chosen: Chosen, asked: str) -> None:
+    def _check_plain(self, chosen: Chosen, option: str) -> None:
         if any(isinstance(layer, ElasticLayer) for _, layer in chosen):
-            raise ConvertError(f"{asked}: this model is a supernet already, and cannot grow any more")
+            raise ConvertError(f"{option}: this model is already a supernet and cannot grow any more")
 
     def _kernels(self, layer: nn.Layer, larger: dict[str, int]) -> tuple[int, ...]:
-        """The kernel sizes that a layer will have; adds the largest of them to the sizes that it grows to."""
+        """The kernel sizes that a layer will have; a kernel that must grow is added to `larger`."""
         choices, sizes = self.context.kernel_size, max_sizes(layer)
         if choices is None or sizes is None or "kernel" not in sizes:
             return ()
@@ -189,13 +189,13 @@ class Convert:
         return kernels_when_grown(layer, choices)
 
     def _fixed_kernel(self, layer: nn.Layer, elastic: bool) -> str:
-        """Why a converted layer's kernel is not elastic; "" where it is, or that was not asked for."""
+        """Why a converted layer's kernel is not elastic; "" where it is, or without choices of kernels."""
         if self.context.kernel_size is None or elastic or not has_kernel(layer):
             return ""
         return fixed_kernel_reason(layer, self.context.kernel_size) or ""
 
     def _layer_candidates(self, network: nn.Layer) -> dict[str, dict[str, Any]]:
-        """The candidate configuration of each layer with a width of its own."""
+        """The candidate configuration of each layer that has its own width."""
         ratios, channels = self.context.expand_ratio, self.context.channel
         names = LayerNames(network)
         wide = [
@@ -214,7 +214,7 @@ class Convert:
                 except ConfigError as error:
                     raise ConvertError(f"expand_ratio: {error}") from None
                 if path not in wide:
-                    raise ConvertError(f"expand_ratio: layer {name!r} has no width of its own")
+                    raise ConvertError(f"expand_ratio: layer {name!r} does not have its own width")
                 found[path] = {"expand_ratio": tuple(shares)}
             return found
         if ratios is not None:
@@ -262,7 +262,7 @@ class Convert:
 
 
 def _each(channels: Sequence[Any], count: int) -> list[Any]:
-    """One sequence of channels for each of `count`, also where one is given for all."""
+    """One sequence of channels for each of `count`; a single sequence is for all."""
     return [list(channels)] * count if all(isinstance(entry, int) for entry in channels) else list(channels)
 
 
@@ -277,13 +277,13 @@ def _axis_of_layer(dictionaries: LayerDictCodec, name: str, axes: Mapping[str, A
 
 
 def set_state_dict(model: nn.Layer, state_dict: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Loads an original model's weights into a supernet, into the leading slices where that is larger.
+    """Loads an original model's weights into a supernet, or into its leading slices where it is larger.
 
     Args:
         model: a supernet or a plain model; every Parameter object stays.
         state_dict: ``{key: tensor or array}``, each with the shape of the model's or smaller.
 
-    Returns: the model's keys that were not given, and the given keys that were not used.
+    Returns: the model's keys that are missing in `state_dict`, and the keys of `state_dict` that were not used.
 
     Raises: ConvertError where a tensor does not fit; nothing is loaded then.
     """
@@ -308,8 +308,7 @@ def set_state_dict(model: nn.Layer, state_dict: Mapping[str, Any]) -> tuple[list
                 whole[tuple(slice(0, size) for size in value.shape)] = value
                 value = whole
             target.set_value(value)
-    missing = [key for key in own if key not in state_dict]
     unused = [key for key in state_dict if key not in own]
     if unused:
         logger.warning("%d keys of the state dict were not used: %s", len(unused), ", ".join(unused))
-    return missing, unused
+    return [key for key in own if key not in state_dict], unused

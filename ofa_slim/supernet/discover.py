@@ -1,6 +1,6 @@
 """Finding the axes of a model: from a family's table, or by tracing it once.
 
-Whatever is found is at full size; choices come from what converting gave the layers (`with_candidates`).
+The axes have their full sizes; `with_candidates` adds the choices that converting gave the layers.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from paddle import nn
 
 from ofa_slim.base.examples import Example
 from ofa_slim.errors import ConfigError, ConvertError
+from ofa_slim.supernet.axis import KERNEL, WIDTH, Axis, Fixed, Slot
 from ofa_slim.supernet.coupling import Holder, couple, trace
 from ofa_slim.supernet.families import find_stacks, layer_at, stack_axes
 from ofa_slim.supernet.grow import original_extent
 from ofa_slim.supernet.handle import Supernet
 from ofa_slim.supernet.layers import Block, ElasticLayer, has_kernel, inner_layer, is_depthwise
 from ofa_slim.supernet.published import choices_from
-from ofa_slim.supernet.space import KERNEL, WIDTH, Axis, Fixed, SearchSpace, Slot
+from ofa_slim.supernet.space import SearchSpace
 from ofa_slim.supernet.spec import as_extent, computed_weight, entries_of, spec_of
 
 logger = logging.getLogger(__name__)
@@ -36,13 +37,13 @@ def elastic_layers(model: nn.Layer) -> list[ElasticLayer]:
     ]
     if not found:
         raise ConvertError(
-            f"this {type(model).__name__} is no supernet; call Convert(supernet(...)).convert(model) first"
+            f"this {type(model).__name__} is not a supernet; call Convert(supernet(...)).convert(model) first"
         )
     return found
 
 
 def grown_roles(model: nn.Layer) -> dict[str, set[str]]:
-    """By layer's path, the roles that are larger than in the model that the supernet was made from."""
+    """Per layer's path, the roles that are larger than in the original model."""
     found = {
         path: {role for role, size in layer.max_sizes.items() if size != layer.original_sizes[role]}
         for path, layer in model.named_sublayers(include_self=True)
@@ -52,12 +53,12 @@ def grown_roles(model: nn.Layer) -> dict[str, set[str]]:
 
 
 def needs_trace(model: nn.Layer) -> bool:
-    """Whether the axes of a model can only be found with an example of its inputs."""
+    """Whether finding a model's axes needs an example of its inputs."""
     return not any(isinstance(row, Axis) and row.task == WIDTH for row in _family_rows(model))
 
 
 def full_space(model: nn.Layer) -> SearchSpace:
-    """The axes that are known without an example: those of families, and kernels."""
+    """The axes that need no example: those of families, and kernels."""
     rows = _family_rows(model)
     axes = [row for row in rows if isinstance(row, Axis)]
     fixed = [row for row in rows if isinstance(row, Fixed)]
@@ -97,8 +98,8 @@ def traced_space(model: nn.Layer, example: Example, depth: Mapping[str, Any] | N
         if not grown:
             raise
         raise ConvertError(
-            f"{error}; the choices asked for made its layers larger ({next(iter(grown))!r} is the first), which its "
-            "forward may not allow: ratios up to 1 leave them as they are"
+            f"{error}; the choices made its layers larger ({next(iter(grown))!r} is the first), which its forward may "
+            "not allow: ratios up to 1 do not change them"
         ) from error
     layers: dict[str, Any] = dict(model.named_sublayers(include_self=True))
     axes, fixed = couple(program, holders, {tensor.name: path for path, tensor in named}, grown)
@@ -111,20 +112,20 @@ def traced_space(model: nn.Layer, example: Example, depth: Mapping[str, Any] | N
 
 
 def _with_original(axis: Axis, layers: Mapping[str, Any]) -> Axis:
-    """The axis with the size that it had before the model was grown, and the one that a ratio of 1 means.
+    """The axis with its size before the model was made larger, and the size that a ratio of 1 means.
 
-    Raises: ConvertError where the layers on it did not grow alike, or mean other widths by a ratio.
+    Raises: ConvertError where its layers grew differently, or a ratio means different widths for them.
     """
     sizes, shares = {}, {}
     for slot in axis.slots:
         layer = layers[slot.layer]
         was, now = layer.original_sizes[slot.role], layer.max_sizes[slot.role]
-        # Of a role with several axes, an equal share of each is taken to be new.
+        # Where a role has several axes, each is assumed to have grown by the same ratio.
         sizes[slot.layer] = axis.size * was // now
         if slot.is_output and "expand_ratio" in layer.candidate_config:
             shares[slot.layer] = axis.size * layer.share_width // layer.max_sizes["out"]
     if len(set(sizes.values())) > 1:
-        raise ConvertError(f"axis {axis.name!r}: its layers were not grown alike: {sizes} of {axis.size}")
+        raise ConvertError(f"axis {axis.name!r}: its layers grew differently: {sizes} of {axis.size}")
     if len(set(shares.values())) > 1:
         raise ConvertError(f"axis {axis.name!r}: an expand_ratio of 1 is not the same width for its layers: {shares}")
     original = next(iter(sizes.values()))
@@ -133,7 +134,7 @@ def _with_original(axis: Axis, layers: Mapping[str, Any]) -> Axis:
 
 
 def _layouts(axes: Sequence[Axis], layers: Mapping[str, Any]) -> dict[tuple[str, str], list[int]]:
-    """Where grown layers keep each entry: the model's own come first, in whatever order slots name them."""
+    """Where larger layers store each entry: those of the original model come first, in the order of the slots."""
     slots: dict[tuple[str, str], list[tuple[Axis, Slot]]] = {}
     for axis in axes:
         for slot in axis.slots:
@@ -147,7 +148,7 @@ def _layouts(axes: Sequence[Axis], layers: Mapping[str, Any]) -> dict[tuple[str,
         own = entries_of(as_extent(part for axis, slot in found for part in slot.ranges(axis.original)))
         places = entries_of(original_extent(layer, role, was, now))
         if len(own) != len(places):
-            raise ConvertError(f"{path}: {len(own)} of its {role}puts belong to the model, which had {len(places)}")
+            raise ConvertError(f"{path}: {len(own)} of its {role}puts are those of the model, which had {len(places)}")
         layout = dict(zip(own, places, strict=True))
         rest = iter(sorted(set(range(now)) - set(places)))
         order = [layout[entry] if entry in layout else next(rest) for entry in range(now)]
@@ -183,13 +184,13 @@ def with_candidates(model: nn.Layer, space: SearchSpace) -> SearchSpace:
 
 
 def fixed_by_blocks(model: nn.Layer, space: SearchSpace) -> SearchSpace:
-    """The space without the widths and kernels of layers in a `Block` that is fixed."""
+    """The space with the widths and kernels of layers in a fixed `Block` at full size."""
     fixed = fixed_layers(model)
     reasons = {}
     for axis in space.axes:
         for slot in axis.slots:
             layer = layer_at(model, slot.layer)
-            # A depthwise convolution has the width of its input, which other layers make.
+            # A depthwise convolution has the width of its input, which is not its own.
             own = slot.role == "kernel" or (slot.is_output and not (has_kernel(layer) and is_depthwise(layer)))
             if own and layer in fixed:
                 reasons[axis.name] = f"the Block of {slot.layer!r} is fixed"
@@ -197,16 +198,16 @@ def fixed_by_blocks(model: nn.Layer, space: SearchSpace) -> SearchSpace:
 
 
 def fixed_layers(model: nn.Layer) -> set[nn.Layer]:
-    """The layers in a `Block` that is fixed."""
+    """The layers in a fixed `Block`."""
     return {
         inner_layer(layer) for layer in model.sublayers(include_self=True) if isinstance(layer, Block) and layer.fixed
     }
 
 
 def without_failing_axes(model: nn.Layer, space: SearchSpace, example: Example) -> SearchSpace:
-    """The space without the axes that the model's forward cannot shrink along.
+    """The space with every axis at full size at whose smaller sizes the model's forward fails.
 
-    A forward may name a width (`reshape([n, 512])`): that is found by running the smallest sub-network.
+    A forward may contain a width (`reshape([n, 512])`); running the smallest sub-network shows it.
 
     Args:
         model: the supernet, unwrapped.
@@ -221,7 +222,7 @@ def without_failing_axes(model: nn.Layer, space: SearchSpace, example: Example) 
         left = [axis for axis in left if axis.name not in failing]
     if failing:
         logger.warning(
-            "at full width, as the model's forward fails at a smaller one: %s (%s)",
+            "stay at full width, because the model's forward fails at a smaller one: %s (%s)",
             ", ".join(failing),
             next(iter(failing.values())),
         )
@@ -229,7 +230,7 @@ def without_failing_axes(model: nn.Layer, space: SearchSpace, example: Example) 
 
 
 def _culprits(supernet: Supernet, axes: list[Axis], example: Example) -> dict[str, str]:
-    """The axes among some that the forward cannot shrink along, with what it says."""
+    """Those of some axes at whose smaller sizes the forward fails, with its error."""
     error = failure_of(supernet, axes, example)
     if error is None:
         return {}
@@ -244,7 +245,7 @@ def _culprits(supernet: Supernet, axes: list[Axis], example: Example) -> dict[st
 
 
 def without(space: SearchSpace, reasons: Mapping[str, str]) -> SearchSpace:
-    """The space with some axes at full size, for reasons by the axis's name."""
+    """The space with some axes fixed, ``{axis name: reason}``."""
     axes = [
         replace(axis, fixed_reason=reasons[axis.name], choices=(axis.original,)) if axis.name in reasons else axis
         for axis in space.axes
@@ -259,12 +260,12 @@ def without(space: SearchSpace, reasons: Mapping[str, str]) -> SearchSpace:
 
 
 def failure_of(supernet: Supernet, shrunk: Sequence[Axis], example: Example) -> str | None:
-    """What the forward says with some axes at their smallest and the rest in full; None if it runs."""
+    """The error of the forward with some axes at their smallest size and the rest full; None if it runs."""
     config = supernet.space.complete({axis.name: axis.choices[0] for axis in shrunk})
     try:
         with supernet.using(config):
             example.call(supernet.model, **supernet.forward_arguments(config))
-    except Exception as error:  # whatever the model's forward raises
+    except Exception as error:  # anything that the model's forward raises
         lines = [line.strip() for line in str(error).splitlines() if line.strip() and "----" not in line]
         return f"{type(error).__name__}: {lines[0] if lines else ''}"[:200]
     return None
@@ -275,7 +276,7 @@ def _family_rows(model: nn.Layer) -> list[Axis | Fixed]:
 
 
 def _kernel_axes(model: nn.Layer) -> list[Axis]:
-    """An axis for every layer with a square kernel above 1 that is elastic."""
+    """An axis for every elastic kernel."""
     axes = []
     for path, layer in model.named_sublayers(include_self=True):
         if not isinstance(layer, ElasticLayer) or KERNEL not in layer.candidate_config:

@@ -1,15 +1,13 @@
 """Making layers larger than they are, so that a supernet holds networks larger than the model.
 
-The model's weights sit in the leading entries of each role, per group where there are groups, and in the
-centre of a kernel. Nothing else changes what the sub-network of the original size computes, so the rest
-starts at random (weights) or neutral (biases, scales, statistics).
+The model's weights become the leading entries of each role, of each group where there are groups, and the
+centre of a kernel. The sub-network of the original size does not read the other entries; they start at random
+(weights) or neutral (biases, scales, statistics).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import paddle
@@ -20,35 +18,28 @@ from ofa_slim.supernet.layers.conv_base import is_depthwise
 from ofa_slim.supernet.layers.kernels import centre, elastic_kernels, has_kernel, widen_padding
 from ofa_slim.supernet.spec import (
     Extent,
-    LayerSpec,
+    channels_of,
     entries_of,
     leading_of_each,
     parameter_like,
-    spec_of,
+    row_of,
 )
-
-# What the new entries of a parameter with one dimension start as.
-_NEUTRAL = {"weight": 1.0, "scale": 1.0, "_variance": 1.0, "_weight": 0.25}
 
 Chosen = Sequence[tuple[str, nn.Layer]]
 
 
 def grown_by_ratio(layers: Chosen, ratio: float) -> dict[str, dict[str, int]]:
-    """The sizes of the roles of each layer when all inner widths grow by a ratio.
+    """The sizes of the roles of each layer when all inner widths grow by a ratio above 1.
 
     The inputs of the first layer with weights and the outputs of the last one stay, and so do norms before
-    and behind them.
+    and after them. `layers` are those that can be elastic, in definition order.
 
-    Args:
-        layers: the layers that can be elastic with their paths, in definition order.
-        ratio: above 1.
-
-    Raises: ConvertError for a width that cannot grow so.
+    Raises: ConvertError for a width that cannot grow by this ratio.
     """
     first, last = _ends(layers)
     sizes = {}
     for place, (path, layer) in enumerate(layers):
-        full = _spec(layer).full_sizes(layer)
+        full = row_of(layer).full_sizes(layer)
         new: dict[str, int] = {}
         for role in ("in", "out"):
             inside = (place > first or (place == first and role == "out")) and (
@@ -61,29 +52,27 @@ def grown_by_ratio(layers: Chosen, ratio: float) -> dict[str, dict[str, int]]:
 
 
 def grown_to_channels(layers: Chosen, channels: Mapping[str, Sequence[int]]) -> dict[str, dict[str, int]]:
-    """The sizes of the roles of each layer when some have more output channels than the model.
+    """The sizes of the roles of each layer when some get more output channels than they have.
 
-    Without a trace the layers count as a chain in definition order: each takes what the one before it makes.
+    Without a trace the layers count as a chain in definition order: the output of each is the input of the next.
 
     Args:
         layers: the layers that can be elastic with their paths, in definition order.
         channels: choices of output channels by path.
 
-    Raises: ConvertError where a layer does not take what the one before it makes.
+    Raises: ConvertError where a layer's input does not match the output of the one before it.
     """
     sizes: dict[str, dict[str, int]] = {}
-    made = grown = 0  # by the layer before: its outputs as they are, and as they will be
+    made = grown = 0  # the outputs of the layer before: as they are, and as they will be
     for path, layer in layers:
-        full = _spec(layer).full_sizes(layer)
+        full = row_of(layer).full_sizes(layer)
         new: dict[str, int] = {}
-        if _spec(layer).follows or ("in" not in full and "rows" not in full):
+        if row_of(layer).follows or ("in" not in full and "rows" not in full):
             if grown > made and full.get("out") == made:
                 new["out"] = grown
             sizes[path] = new
             continue
-        if has_kernel(layer) and is_depthwise(
-            layer
-        ):  # it has a group for each channel that comes in, so it grows with those
+        if has_kernel(layer) and is_depthwise(layer):  # one group for each input channel, so it grows with its input
             times, rest = divmod(full["out"], made) if made else (1, 0)
             if rest:
                 raise ConvertError(f"channel: {path!r} has {full['out']} outputs, which do not follow from {made}")
@@ -96,7 +85,7 @@ def grown_to_channels(layers: Chosen, channels: Mapping[str, Sequence[int]]) -> 
             if full["in"] % made:
                 raise ConvertError(f"channel: {path!r} has {full['in']} inputs, which do not follow from {made}")
             new["in"] = full["in"] // made * grown
-        made, grown = full["out"], max(full["out"], *channels.get(path, (0,)), 0)
+        made, grown = full["out"], max(full["out"], *channels.get(path, (0,)))
         if grown > made:
             new["out"] = grown
         sizes[path] = new
@@ -104,13 +93,13 @@ def grown_to_channels(layers: Chosen, channels: Mapping[str, Sequence[int]]) -> 
 
 
 def grow(layer: nn.Layer, sizes: Mapping[str, int]) -> None:
-    """Makes a plain layer larger in place; its parameters become new ones that begin with the old.
+    """Makes a plain layer of a registered class larger in place; its parameters are replaced.
 
     Args:
-        layer: a layer of a registered plain class.
+        layer: the layer.
         sizes: the new size of each role, at least the old; roles left out stay.
     """
-    spec = _spec(layer)
+    spec = row_of(layer)
     old = spec.full_sizes(layer)
     kernel = sizes.get("kernel", old.get("kernel", 1))
     for name in spec.params:
@@ -121,7 +110,8 @@ def grow(layer: nn.Layer, sizes: Mapping[str, int]) -> None:
         shape = [max(sizes.get(role, 0), old[role]) for role in roles]
         places = [original_extent(layer, role, old[role], size) for role, size in zip(roles, shape, strict=True)]
         with paddle.no_grad():
-            setattr(layer, name, parameter_like(layer, parameter, _embedded(name, parameter, shape, places)))
+            value = _embedded(parameter, shape, places, spec.neutral.get(name, 0.0))
+            setattr(layer, name, parameter_like(layer, parameter, value))
     if "kernel" in sizes and kernel != old["kernel"]:
         widen_padding(layer, old["kernel"], kernel)
     for role, attribute in spec.sizes.items():
@@ -131,27 +121,17 @@ def grow(layer: nn.Layer, sizes: Mapping[str, int]) -> None:
         spec.cut(layer, {role: size for role, size in sizes.items() if role != "kernel"})
 
 
-def _embedded(name: str, parameter: paddle.Tensor, shape: Sequence[int], places: Sequence[Extent]) -> paddle.Tensor:
-    """A larger tensor with a parameter's values at their places."""
+def _embedded(
+    parameter: paddle.Tensor, shape: Sequence[int], places: Sequence[Extent], neutral: float
+) -> paddle.Tensor:
+    """A larger tensor with a parameter's values at their places; new entries of a vector are `neutral`."""
+    values = parameter.astype("float32").numpy()
     if parameter.ndim == 1:
-        value = paddle.full(shape, _NEUTRAL.get(name, 0.0), dtype=parameter.dtype)
+        larger = np.full(shape, neutral, dtype="float32")
     else:
-        spread = float(parameter.astype("float32").numpy().std())
-        value = (paddle.randn(shape) * spread).astype(parameter.dtype)
-    return placed(value, parameter, places)
-
-
-def placed(target: paddle.Tensor, value: paddle.Tensor, places: Sequence[Extent]) -> paddle.Tensor:
-    """A tensor with the values of a smaller one at some places.
-
-    Args:
-        target: the larger one.
-        value: the smaller one.
-        places: for each dimension, where its entries go.
-    """
-    whole = target.astype("float32").numpy()
-    whole[np.ix_(*map(entries_of, places))] = value.astype("float32").numpy()
-    return paddle.to_tensor(whole, place=target.place).astype(target.dtype)
+        larger = (paddle.randn(shape, dtype="float32") * float(values.std())).numpy()
+    larger[np.ix_(*map(entries_of, places))] = values
+    return paddle.to_tensor(larger, place=parameter.place).astype(parameter.dtype)
 
 
 def original_extent(layer: nn.Layer, role: str, old: int, new: int) -> Extent:
@@ -165,34 +145,26 @@ def original_extent(layer: nn.Layer, role: str, old: int, new: int) -> Extent:
 
 
 def kernels_when_grown(conv: nn.Layer, choices: Sequence[int]) -> tuple[int, ...]:
-    """Which kernel sizes a convolution can have once its kernel has grown to the largest of them.
+    """Which kernel sizes a convolution can have once its kernel has grown to the largest of them, ascending.
 
-    Its padding grows alike, so a size is possible if the present padding covers what is below the present
-    size.
+    Its padding grows with the kernel, so only sizes below the present one may need more padding than there is.
     """
-    return tuple(
-        sorted(
-            {
-                size
-                for size in choices
-                if size >= conv._kernel_size[0] or elastic_kernels(conv, (size, conv._kernel_size[0]))[:1] == (size,)
-            }
-        )
-    )
+    own = conv._kernel_size[0]
+    return tuple(sorted({size for size in choices if size >= own or elastic_kernels(conv, (size, own))[:1] == (size,)}))
 
 
 def _ends(layers: Chosen) -> tuple[int, int]:
     """The places of the first and the last layer with weights of their own."""
-    weighted = [place for place, (_, layer) in enumerate(layers) if not _spec(layer).follows and _spec(layer).width]
+    weighted = [place for place, (_, layer) in enumerate(layers) if not row_of(layer).follows and row_of(layer).width]
     return weighted[0], weighted[-1]
 
 
 def _times(path: str, layer: nn.Layer, role: str, size: int, ratio: float) -> int:
     groups = getattr(layer, "_groups", 1)
-    grown = max(1, math.floor(ratio * size + 1e-6))
+    grown = channels_of(ratio, size)
     if groups > 1 and is_depthwise(layer):
-        channels, times = max(1, math.floor(ratio * layer._in_channels + 1e-6)), layer._out_channels // groups
-        return _depthwise_sizes(_spec(layer).full_sizes(layer), channels, times).get(role, size)
+        channels, times = channels_of(ratio, layer._in_channels), layer._out_channels // groups
+        return _depthwise_sizes(row_of(layer).full_sizes(layer), channels, times).get(role, size)
     if role == "out" and groups > 1 and not is_depthwise(layer) and grown % groups:
         raise ConvertError(
             f"expand_ratio {ratio}: {path!r} would have {grown} channels, which its {groups} groups do not divide"
@@ -201,14 +173,7 @@ def _times(path: str, layer: nn.Layer, role: str, size: int, ratio: float) -> in
 
 
 def _depthwise_sizes(full: Mapping[str, int], channels: int, times: int) -> dict[str, int]:
-    """The sizes of a depthwise convolution of some channels, each of which makes `times` outputs.
-
-    A transposed one has a row of its weight for each input, another one for each output.
-    """
+    """The sizes of a depthwise convolution of some channels, each of which makes `times` outputs."""
+    # The weight of a transposed one has a row for each input, that of any other a row for each output.
     inputs = {"in": channels} if "group_out" in full else {}
     return {**inputs, "out": channels * times}
-
-
-def _spec(layer: nn.Layer) -> LayerSpec:
-    spec: Any = spec_of(layer)
-    return spec

@@ -10,12 +10,14 @@ from paddle import nn
 
 from ofa_slim.base.examples import Example, random_example
 from ofa_slim.base.unwrap import unwrap
-from ofa_slim.errors import ConfigError
+from ofa_slim.errors import ConfigError, ExportError
+from ofa_slim.supernet.axis import DEPTH
 from ofa_slim.supernet.families import layer_at
 from ofa_slim.supernet.layers import ElasticLayer, swap_back
 from ofa_slim.supernet.published import LayerDictCodec, LayerNames
-from ofa_slim.supernet.space import DEPTH, SearchSpace, SubnetConfig
+from ofa_slim.supernet.space import SearchSpace
 from ofa_slim.supernet.spec import Extent
+from ofa_slim.supernet.subnet_config import SubnetConfig
 
 AnyConfig = Mapping[str, Any]
 
@@ -113,6 +115,12 @@ class Supernet:
         Raises: ExportError for shapes that are none, or where they cannot be left out.
         """
         return random_example(self.model, input_shapes, input_dtypes, **self.forward_arguments(self.space.largest()))
+
+
+def require_plain(model: nn.Layer, caller: str) -> None:
+    """Raises `ExportError` for a supernet, naming the function that needs a plain model."""
+    if any(isinstance(layer, ElasticLayer) for layer in model.sublayers(include_self=True)):
+        raise ExportError(f"{caller} needs a plain model; cut one out of the supernet with OFA.export first")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The hidden size as an axis: embeddings, residual stream, norms, pooler and what reads them, found by tracing."""
+"""The hidden size as an axis: embeddings, residual stream, norms, pooler and their readers, found by tracing."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from paddle import nn
 
 from ofa_slim.base.examples import Example, random_example
 from ofa_slim.errors import ConfigError, ConvertError
+from ofa_slim.supernet.axis import HIDDEN, Axis
 from ofa_slim.supernet.discover import failure_of, traced_space
 from ofa_slim.supernet.families import Stack, find_stacks, layer_at, max_sizes
-from ofa_slim.supernet.families.base import joined
+from ofa_slim.supernet.families.family import joined
 from ofa_slim.supernet.handle import Supernet
-from ofa_slim.supernet.space import HIDDEN, Axis, SearchSpace
+from ofa_slim.supernet.space import SearchSpace
 
 
 def stream_layers(model: nn.Layer) -> dict[str, nn.Layer]:
@@ -30,7 +31,7 @@ def stream_choices(model: nn.Layer, sizes: Sequence[int]) -> dict[str, dict[str,
     layers = stream_layers(model)
     if not layers:
         raise ConvertError(
-            f"hidden_size: this {type(model).__name__} holds no stack of blocks of a known family; the widths of other "
+            f"hidden_size: this {type(model).__name__} has no stack of blocks of a known family; the widths of other "
             "models are elastic by expand_ratio"
         )
     for path, layer in layers.items():
@@ -41,17 +42,17 @@ def stream_choices(model: nn.Layer, sizes: Sequence[int]) -> dict[str, dict[str,
     return {path: {"channel": tuple(sizes)} for path in layers}
 
 
-def asked_for_hidden(model: nn.Layer) -> bool:
+def has_hidden_choices(model: nn.Layer) -> bool:
     """Whether converting gave a model choices of its hidden size."""
     return any("channel" in getattr(layer, "candidate_config", {}) for layer in stream_layers(model).values())
 
 
 def with_hidden(model: nn.Layer, space: SearchSpace, example: Example | None, depth: Mapping[str, Any]) -> SearchSpace:
-    """The space with an axis for each hidden size, at its full size; stacks that meet in a sum share one.
+    """The space with an axis for each hidden size, at its full size; stacks whose outputs are added share one.
 
     Args:
         model: the supernet, unwrapped, running in full.
-        space: its axes without that.
+        space: its other axes.
         example: inputs to trace it with; None: random token ids.
         depth: ``{"depth": full depth}`` for a model that takes it.
 
@@ -88,16 +89,16 @@ def _hidden_axis(stack: Stack, traced: SearchSpace) -> Axis:
     if len(found) == 1 and not found[0].fixed_reason:
         return found[0]
     reasons = {row.layer: row.reason for row in traced.fixed}
-    said = next((axis.fixed_reason for axis in found if axis.fixed_reason), None) or next(
+    reason = next((axis.fixed_reason for axis in found if axis.fixed_reason), None) or next(
         (reasons[path] for path in writers if path in reasons), "its blocks have different ones"
     )
-    raise ConfigError(f"hidden_size: that of {stack.path or 'the model'!r} cannot be elastic: {said}")
+    raise ConfigError(f"hidden_size: that of {stack.path or 'the model'!r} cannot be elastic: {reason}")
 
 
 def _followed(hidden: Axis, traced: SearchSpace, space: SearchSpace) -> Axis:
-    """The axis with what is as wide as it and made from it alone: a pooler, the layers of a head.
+    """The axis with the layers of the same width that read only it: a pooler, the layers of a head.
 
-    The trace tells these from the residual stream, which they are not added to.
+    In the trace they are axes of their own, because they are not added to the residual stream.
     """
     families = {(slot.layer, slot.role) for axis in space.axes for slot in axis.slots}
     left = [
@@ -126,8 +127,8 @@ def _writers(stack: Stack) -> list[str]:
 def _token_ids(model: nn.Layer, depth: Mapping[str, Any]) -> Example:
     try:
         return random_example(model, **depth)
-    except Exception as error:  # whatever the model's forward raises without the inputs that it needs
+    except Exception as error:  # anything that the model's forward raises without the inputs that it needs
         raise ConfigError(
-            "hidden_size: the model has to run once, and does not on token ids alone; give OFA(..., "
+            "hidden_size: the model must run once, but cannot run on token ids alone; give OFA(..., "
             f"example_inputs=...) ({error})"
         ) from error

@@ -1,6 +1,6 @@
 """The published per-layer dictionaries: ``{"linear_3": {"expand_ratio": 0.5}, "depth": 4}``.
 
-They are translated to `SubnetConfig` at the door, and back; nothing behind the door knows of them.
+`LayerDictCodec` translates them to `SubnetConfig` and back; no other module reads them.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from typing import Any
 from paddle import nn
 
 from ofa_slim.errors import ConfigError, IllegalSubnetError, nearest
+from ofa_slim.supernet.axis import DEPTH, KERNEL, Axis, Slot
 from ofa_slim.supernet.layers import inner_layer
-from ofa_slim.supernet.space import DEPTH, KERNEL, Axis, SearchSpace, Slot, SubnetConfig
+from ofa_slim.supernet.space import SearchSpace
 from ofa_slim.supernet.spec import spec_of
+from ofa_slim.supernet.subnet_config import SubnetConfig
 
 LayerDict = dict[str, Any]
 _VALUES = ("expand_ratio", "channel", KERNEL)
@@ -34,7 +36,7 @@ class LayerNames:
                 self._path_of.update(dict.fromkeys((path, layer.full_name(), key), path_of[id(inner)]))
 
     def path(self, name: str) -> str:
-        """The attribute path of the layer called `name`; raises `ConfigError` naming the nearest."""
+        """The attribute path of the layer called `name`; otherwise raises `ConfigError` with the nearest name."""
         if name not in self._path_of:
             raise ConfigError(f"no layer is called {name!r}{nearest(str(name), self._path_of)}")
         return self._path_of[name]
@@ -51,7 +53,7 @@ class LayerDictCodec:
     def __init__(self, names: LayerNames, space: SearchSpace) -> None:
         self._names = names
         self._space = space
-        # Where a layer's width is put together from several axes, none of them stands for it.
+        # No single axis is the width of a layer whose width is composed of several.
         widths: dict[str, list[Axis]] = {}
         for axis in space.axes:
             for slot in axis.slots:
@@ -65,7 +67,7 @@ class LayerDictCodec:
         return self._axis_of.get(self._names.path(name))
 
     def slot(self, name: str) -> Slot | None:
-        """What the axis of a layer's output width cuts of it, by path or full name of the layer; None where fixed."""
+        """The slot of a layer's output width, by path or full name of the layer; None where fixed."""
         path, axis = self._names.path(name), self.axis(name)
         return None if axis is None else next(slot for slot in axis.slots if slot.is_output and slot.layer == path)
 
@@ -86,13 +88,12 @@ class LayerDictCodec:
         return found
 
     def to_config(self, dictionary: Mapping[str, Any]) -> SubnetConfig:
-        """The config of a per-layer dictionary; what it leaves out runs in full.
+        """The config of a per-layer dictionary; layers left out run in full.
 
-        Raises: IllegalSubnetError for a name, key or size that is not legal, or two tied layers that
-            disagree.
+        Raises: IllegalSubnetError for an unknown name or key, an illegal size, or two tied layers of different sizes.
         """
         sizes: dict[str, int] = {}
-        said_by: dict[str, str] = {}
+        named_by: dict[str, str] = {}
         for name, value in dictionary.items():
             if name == DEPTH:
                 sizes.update(self._depths(value))
@@ -111,10 +112,10 @@ class LayerDictCodec:
                 continue
             if sizes.setdefault(axis.name, size) != size:
                 raise IllegalSubnetError(
-                    f"{said_by[axis.name]!r} and {name!r} share axis {axis.name!r} "
-                    f"but ask for {sizes[axis.name]} and {size} of {axis.size}"
+                    f"{named_by[axis.name]!r} and {name!r} share axis {axis.name!r} "
+                    f"but have sizes {sizes[axis.name]} and {size} of {axis.size}"
                 )
-            said_by[axis.name] = name
+            named_by[axis.name] = name
         return self._space.complete(sizes)
 
     def from_config(self, config: Mapping[str, int]) -> LayerDict:
@@ -138,7 +139,7 @@ class LayerDictCodec:
     def _depths(self, value: Any) -> dict[str, int]:
         axes = self._depth_axes()
         if not axes:
-            raise IllegalSubnetError(f"depth {value!r} was asked for, but this model has no elastic depth")
+            raise IllegalSubnetError(f"depth {value!r} was given, but this model has no elastic depth")
         if isinstance(value, Mapping):
             return {name: self._space[name].check(depth) for name, depth in value.items()}
         return {axis.name: axis.check(value) for axis in axes}
@@ -156,7 +157,7 @@ class LayerDictCodec:
     def _kernel(self, name: str, size: Any) -> dict[str, int]:
         axis = self.kernel_axis(name)
         if axis is None:
-            raise IllegalSubnetError(f"layer {name!r}: kernel_size {size!r} cannot be had, its kernel is not elastic")
+            raise IllegalSubnetError(f"layer {name!r}: kernel_size {size!r} is not possible, its kernel is not elastic")
         return {axis.name: axis.check(size)}
 
     def _layer_size(self, name: str, axis: Axis | None, value: Mapping[str, Any]) -> int | None:
@@ -169,28 +170,25 @@ class LayerDictCodec:
             for key, given in wanted.items()
         }
         if len(set(found.values())) > 1:
-            raise IllegalSubnetError(f"layer {name!r}: expand_ratio and channel ask for different widths")
+            raise IllegalSubnetError(f"layer {name!r}: expand_ratio and channel give different widths")
         return next(iter(found.values()), None)
 
     def _check_full(self, name: str, wanted: Mapping[str, Any]) -> None:
-        path = self._names.path(name)
-        layer = self._names.layers[path]
+        layer = self._names.layers[self._names.path(name)]
         spec = spec_of(layer)
-        full = None
-        if spec is not None and spec.width is not None:
-            full = spec.full_sizes(layer)[spec.width]
+        full = None if spec is None or spec.width is None else spec.full_sizes(layer)[spec.width]
         for key, given in wanted.items():
             if given != (1 if key == "expand_ratio" else full):
                 raise IllegalSubnetError(
-                    f"layer {name!r}: {key} {given!r} cannot be had, its output width is fixed"
+                    f"layer {name!r}: {key} {given!r} is not possible, its output width is fixed"
                     + (f" at {full}" if full is not None else "")
                 )
 
 
 def choices_from(axis: Axis, slot: Slot, candidates: Mapping[str, Iterable[Any]]) -> tuple[int, ...] | None:
-    """The choices of an axis that the candidates of one of its layers ask for; None where they are silent.
+    """The choices of an axis from the candidates of one of its layers; None without candidates.
 
-    Raises: IllegalSubnetError for a ratio, channel count or kernel that the axis cannot have.
+    Raises: IllegalSubnetError for a ratio, channel count or kernel that is not possible for the axis.
     """
     if axis.task == KERNEL:
         return tuple(axis.check(size) for size in candidates[KERNEL]) if KERNEL in candidates else None

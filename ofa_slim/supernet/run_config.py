@@ -1,4 +1,4 @@
-"""`RunConfig`: the limits of the search space and the schedule, and what they make of a model's axes."""
+"""`RunConfig`: the limits of the search space and the schedule; building a model's search space from it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from paddle import nn
 
 from ofa_slim.base.examples import Example
 from ofa_slim.errors import ConfigError
+from ofa_slim.supernet.axis import DEPTH, HIDDEN, KERNEL, TASKS, WIDTH, Axis
 from ofa_slim.supernet.discover import (
     elastic_layers,
     fixed_by_blocks,
@@ -21,9 +22,9 @@ from ofa_slim.supernet.discover import (
     with_candidates,
     without_failing_axes,
 )
-from ofa_slim.supernet.hidden_axis import asked_for_hidden, check_hidden, stream_layers, with_hidden
+from ofa_slim.supernet.hidden_axis import check_hidden, has_hidden_choices, stream_layers, with_hidden
 from ofa_slim.supernet.published import LayerDictCodec, LayerNames, choices_from
-from ofa_slim.supernet.space import DEPTH, HIDDEN, KERNEL, TASKS, WIDTH, Axis, SearchSpace
+from ofa_slim.supernet.space import SearchSpace
 
 
 @dataclass(frozen=True)
@@ -33,15 +34,15 @@ class RunConfig:
     Args:
         train_batch_size: examples per batch, for counting epochs.
         n_epochs: per task, the epochs at which its phases end, e.g. ``[[1], [2, 3]]``.
-        init_learning_rate: kept for the caller, one number or per task; the optimizer is the caller's.
-        total_images: examples per epoch, for counting epochs; without it `OFA.set_epoch` says which runs.
-        elastic_depth: the layer counts that are sampled.
+        init_learning_rate: stored for the caller, who makes the optimizer; one number, or one per task.
+        total_images: examples per epoch, for counting epochs; without it `OFA.set_epoch` sets the epoch.
+        elastic_depth: the choices of depth, in layers.
         dynamic_batch_size: per task, how many sub-networks per batch count as one iteration.
         skip_layers: names of layers that stay at full width.
         same_search_space: lists of names of layers that always get the same width.
         ofa_layers: ``{layer name: {"expand_ratio": choices}}``; every layer left out stays at full width.
 
-    Raises: ConfigError for values that cannot mean anything for any model.
+    Raises: ConfigError for values that are invalid for every model.
     """
 
     train_batch_size: int | None = None
@@ -68,7 +69,7 @@ class RunConfig:
         for bound in bounds:
             _check_count("n_epochs", bound)
         if sorted(set(bounds)) != bounds:
-            raise ConfigError(f"n_epochs {self.n_epochs!r}: the bounds do not ascend over all tasks")
+            raise ConfigError(f"n_epochs {self.n_epochs!r}: the bounds must ascend over all tasks")
         for name in _listed("skip_layers", self.skip_layers):
             if not isinstance(name, str):
                 raise ConfigError(f"skip_layers: {name!r} is not the name of a layer")
@@ -98,7 +99,7 @@ def build_space(
         names: its layers.
         run: the limits.
         passes_depth: whether the model's forward takes ``depth`` itself.
-        example: inputs to trace it with; not needed for models of a known family.
+        example: inputs to trace it with; a model of a known family does not need them.
 
     Raises: ConvertError for a model that was not converted or cannot be traced; ConfigError for names, depths
         or choices that do not fit it.
@@ -108,7 +109,7 @@ def build_space(
         layer.activate(layer.max_sizes)
     traced = example is not None and needs_trace(model)
     space = traced_space(model, example, depth) if example is not None and traced else full_space(model)
-    hidden = asked_for_hidden(model)
+    hidden = has_hidden_choices(model)
     if hidden:
         space = with_hidden(model, space, example, depth)
     space = fixed_by_blocks(model, with_candidates(model, space))
@@ -119,11 +120,11 @@ def build_space(
 
 
 def possible_tasks(model: nn.Layer, run: RunConfig) -> tuple[str, ...]:
-    """The tasks that the choices of a model's layers ask for, as far as its search space can have them.
+    """The tasks that the choices of a model's layers allow.
 
     Raises: ConvertError for a model that was not converted.
     """
-    asked: set[str] = set()
+    tasks: set[str] = set()
     fixed = fixed_layers(model)
     streams = {id(layer) for layer in stream_layers(model).values()}
     for layer in elastic_layers(model):
@@ -131,10 +132,10 @@ def possible_tasks(model: nn.Layer, run: RunConfig) -> tuple[str, ...]:
             continue
         for key, choices in layer.candidate_config.items():
             if len(set(choices)) > 1:
-                asked.add(KERNEL if key == KERNEL else HIDDEN if id(layer) in streams else WIDTH)
+                tasks.add(KERNEL if key == KERNEL else HIDDEN if id(layer) in streams else WIDTH)
     if len(set(run.elastic_depth or ())) > 1:
-        asked.add(DEPTH)
-    return tuple(task for task in TASKS if task in asked)
+        tasks.add(DEPTH)
+    return tuple(task for task in TASKS if task in tasks)
 
 
 def limited_space(space: SearchSpace, names: LayerNames, run: RunConfig, passes_depth: bool) -> SearchSpace:
@@ -151,16 +152,16 @@ def limited_space(space: SearchSpace, names: LayerNames, run: RunConfig, passes_
     space = _with_depth(space, run.elastic_depth, passes_depth)
     dictionaries = LayerDictCodec(names, space)
 
-    def axis_or_fixed(what: str, name: str) -> Axis | None:
+    def axis_or_fixed(option: str, name: str) -> Axis | None:
         try:
             return dictionaries.axis(name)
         except ConfigError as error:
-            raise ConfigError(f"{what}: {error}") from None
+            raise ConfigError(f"{option}: {error}") from None
 
-    def axis_of(what: str, name: str) -> Axis:
-        axis = axis_or_fixed(what, name)
+    def axis_of(option: str, name: str) -> Axis:
+        axis = axis_or_fixed(option, name)
         if axis is None:
-            raise ConfigError(f"{what}: the output width of layer {name!r} is fixed")
+            raise ConfigError(f"{option}: the output width of layer {name!r} is fixed")
         return axis
 
     choices: dict[str, tuple[int, ...]] = {}
@@ -171,7 +172,7 @@ def limited_space(space: SearchSpace, names: LayerNames, run: RunConfig, passes_
                 raise ConfigError(
                     f"ofa_layers: {name!r} has {candidates!r}, not a dictionary such as {{'expand_ratio': [0.5, 1.0]}}"
                 )
-            width = axis_or_fixed("ofa_layers", name)  # which checks the name
+            width = axis_or_fixed("ofa_layers", name)  # also checks the name
             if set(candidates) - {KERNEL}:
                 axis = width or axis_of("ofa_layers", name)
                 slot = dictionaries.slot(name) or axis.slots[0]

@@ -8,16 +8,16 @@ import numpy as np
 import paddle
 from paddle.nn import functional as F
 
-from ofa_slim.tasks import base
-from ofa_slim.tasks.base import TaskKind
+from ofa_slim.tasks.losses import IGNORED, Mask, cross_entropy, intersection, label_mask, soft_cross_entropy
+from ofa_slim.tasks.task_kind import Predictions, TaskKind
 
 
 class LanguageModelling(TaskKind):
     """Logits [batch, length, vocabulary], labels int64 [batch, length].
 
     Args:
-        shift: whether the label of a position is its own token, so that the logits of the one before are compared
-            with it (labels are the ids); False where labels have been moved already, as PaddleNLP's GPT wants them.
+        shift: whether labels are the input ids, so that each is compared with the logits of the position before;
+            False where labels are shifted already, as PaddleNLP's GPT expects.
     """
 
     name = "language modelling"
@@ -27,38 +27,29 @@ class LanguageModelling(TaskKind):
     def __init__(self, shift: bool = True) -> None:
         self.shift = shift
 
-    def loss(self, output: Any, labels: Any, real: paddle.Tensor | None = None) -> paddle.Tensor:
+    def loss(self, output: Any, labels: Any, real: Mask = None) -> paddle.Tensor:
         """Mean cross entropy of the next tokens that count."""
-        return base.cross_entropy(self._before(self.answer(output)), self._after(labels), self._after(real))
+        return cross_entropy(self._before(self.answer(output)), self._after(labels), self._after(real))
 
-    def distill(
-        self,
-        student: Any,
-        teacher: Any,
-        labels: Any = None,
-        real: paddle.Tensor | None = None,
-        temperature: float = 1.0,
-    ) -> paddle.Tensor:
+    def distance(self, student: Any, teacher: Any, labels: Any, real: Mask, temperature: float) -> paddle.Tensor:
         """Mean soft cross entropy where the next token counts."""
-        logits, answer = self.answer(student), self.answer(teacher)
-        base.same_shape(self.name, logits, answer)
-        counted = base.both(self._after(real), base.labelled(self._after(labels)))
-        return base.soft_cross_entropy(self._before(logits), self._before(answer), counted, temperature)
+        counted = intersection(self._after(real), label_mask(self._after(labels)))
+        return soft_cross_entropy(self._before(student), self._before(teacher), counted, temperature)
 
     def reduced(self, logits: Any, labels: Any) -> paddle.Tensor:
         """For each next token its log probability and whether it is the likeliest, float32 [batch, tokens, 2].
 
-        All logits of an evaluation would be as many as its tokens times the vocabulary.
+        The logits of a whole evaluation would be too large: tokens times vocabulary.
         """
         chances, wanted = self._before(self.answer(logits)).astype("float32"), self._after(labels)
-        known = paddle.where(wanted == base.IGNORED, paddle.zeros_like(wanted), wanted)
+        known = paddle.where(wanted == IGNORED, paddle.zeros_like(wanted), wanted)
         score = -F.cross_entropy(chances, known, reduction="none").reshape(known.shape)
         return paddle.stack([score, (chances.argmax(axis=-1) == known).astype("float32")], axis=-1)
 
-    def metrics(self, predictions: base.Predictions, labels: base.Predictions) -> dict[str, float]:
-        """Perplexity and the share of next tokens that are the likeliest, from what `reduced` returns."""
+    def metrics(self, predictions: Predictions, labels: Predictions) -> dict[str, float]:
+        """Perplexity, and the share of next tokens that are the likeliest, from the results of `reduced`."""
         found, wanted = np.asarray(predictions), self._after(np.asarray(labels))
-        counted = wanted != base.IGNORED
+        counted = wanted != IGNORED
         score, right = found[..., 0][counted], found[..., 1][counted]
         return {"perplexity": float(np.exp(-score.mean(dtype=np.float64))), "accuracy": float(right.mean())}
 

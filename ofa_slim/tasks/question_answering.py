@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import paddle
 
-from ofa_slim.tasks import base
-from ofa_slim.tasks.base import TaskKind
+from ofa_slim.tasks.losses import Mask, cross_entropy, mask_padding, soft_cross_entropy
+from ofa_slim.tasks.task_kind import Predictions, TaskKind
 
 
 class QuestionAnswering(TaskKind):
     """Two outputs, logits of the start and of the end [batch, length]; two labels, int64 [batch].
 
-    A label outside of the row does not count.
+    A label outside the row does not count.
 
     Args:
-        longest: tokens of the longest answer, for the metrics.
+        longest: the most tokens that an answer may have, for the metrics.
     """
 
     name = "question answering"
@@ -29,33 +29,25 @@ class QuestionAnswering(TaskKind):
     def __init__(self, longest: int = 30) -> None:
         self.longest = longest
 
-    def loss(self, output: Any, labels: Any, real: paddle.Tensor | None = None) -> paddle.Tensor:
-        """Mean cross entropy over positions, padding not among them; half of the start and half of the end."""
+    def loss(self, output: Any, labels: Any, real: Mask = None) -> paddle.Tensor:
+        """Mean cross entropy over positions that are not padding; half of the start and half of the end."""
         parts = []
         for logits, places in zip(self.answer(output), labels, strict=True):
             places = places.reshape([-1])
             within = paddle.logical_and(places >= 0, places < logits.shape[-1])
-            parts.append(base.cross_entropy(base.nowhere(logits, real), places, within))
+            parts.append(cross_entropy(mask_padding(logits, real), places, within))
         return paddle.add_n(parts) / 2
 
-    def distill(
-        self,
-        student: Any,
-        teacher: Any,
-        labels: Any = None,
-        real: paddle.Tensor | None = None,
-        temperature: float = 1.0,
-    ) -> paddle.Tensor:
-        """Mean soft cross entropy over positions, padding not among them; half of the start and half of the end."""
+    def distance(self, student: Any, teacher: Any, labels: Any, real: Mask, temperature: float) -> paddle.Tensor:
+        """Mean soft cross entropy over positions that are not padding; half of the start and half of the end."""
         parts = []
-        for logits, answer in zip(self.answer(student), self.answer(teacher), strict=True):
-            base.same_shape(self.name, logits, answer)
-            masked = base.nowhere(logits, real), base.nowhere(answer, real)
-            parts.append(base.soft_cross_entropy(*masked, temperature=temperature))
+        for logits, target in zip(student, teacher, strict=True):
+            masked = mask_padding(logits, real), mask_padding(target, real)
+            parts.append(soft_cross_entropy(*masked, temperature=temperature))
         return paddle.add_n(parts) / 2
 
-    def metrics(self, predictions: base.Predictions, labels: base.Predictions) -> dict[str, float]:
-        """How many spans are exactly right, and the mean F1 of their tokens; rows without an answer are left out."""
+    def metrics(self, predictions: Predictions, labels: Predictions) -> dict[str, float]:
+        """The share of spans that are exactly right, and the mean F1 of their tokens, over rows with an answer."""
         starts, ends = (np.asarray(one).reshape(-1) for one in labels)
         counted = (starts >= 0) & (ends >= starts)
         exact: list[float] = []
@@ -88,10 +80,10 @@ def squad_metrics(
 
     Args:
         examples: rows with ``id``, ``context`` and ``answers``.
-        features: the rows that the model reads, in the order of the evaluation, with ``example_id`` and
+        features: the rows of the evaluation, in its order, with ``example_id`` and
             ``offset_mapping``; an example may have several.
         unanswerable: whether questions may have no answer (SQuAD 2.0).
-        longest: tokens of the longest answer.
+        longest: the most tokens that an answer may have.
 
     Returns: a function from an ``EvalPrediction`` to ``{"exact": ..., "f1": ...}``, shares.
     """
@@ -115,7 +107,7 @@ def squad_metrics(
 
 
 class _Rows(list[Any]):
-    """Rows that can be asked for a column too, as PaddleNLP does."""
+    """Rows that can also be indexed by the name of a column, as PaddleNLP does."""
 
     def __getitem__(self, key: Any) -> Any:
         return [row[key] for row in self] if isinstance(key, str) else super().__getitem__(key)

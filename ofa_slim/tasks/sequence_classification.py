@@ -9,18 +9,18 @@ import numpy as np
 import paddle
 
 from ofa_slim.errors import ConfigError, nearest
-from ofa_slim.tasks import base
-from ofa_slim.tasks.base import TaskKind
+from ofa_slim.tasks.losses import IGNORED, Mask, cross_entropy, label_mask, soft_cross_entropy
 from ofa_slim.tasks.metrics import METRICS
+from ofa_slim.tasks.task_kind import Predictions, TaskKind
 
 
 class SequenceClassification(TaskKind):
     """Logits [batch, classes], labels int64 [batch].
 
     Args:
-        metric_names: of `ofa_slim.tasks.metrics`; the first says which model is best.
+        metric_names: of `ofa_slim.tasks.metrics`; the first ranks models.
 
-    Raises: ConfigError for a name that is none of them, or no name at all.
+    Raises: ConfigError for an unknown name, or none.
     """
 
     name = "sequence classification"
@@ -29,29 +29,20 @@ class SequenceClassification(TaskKind):
         self.metric_names = known_metrics(metric_names)
         self.main_metric = self.metric_names[0]
 
-    def loss(self, output: Any, labels: Any, real: paddle.Tensor | None = None) -> paddle.Tensor:
-        """Mean cross entropy; padding has no say in it beyond the model's own attention."""
-        return base.cross_entropy(self.answer(output), labels.reshape([-1]))
+    def loss(self, output: Any, labels: Any, real: Mask = None) -> paddle.Tensor:
+        """Mean cross entropy."""
+        return cross_entropy(self.answer(output), labels.reshape([-1]))
 
-    def distill(
-        self,
-        student: Any,
-        teacher: Any,
-        labels: Any = None,
-        real: paddle.Tensor | None = None,
-        temperature: float = 1.0,
-    ) -> paddle.Tensor:
+    def distance(self, student: Any, teacher: Any, labels: Any, real: Mask, temperature: float) -> paddle.Tensor:
         """Mean soft cross entropy over the rows."""
-        logits, answer = self.answer(student), self.answer(teacher)
-        base.same_shape(self.name, logits, answer)
-        counted = base.labelled(None if labels is None else labels.reshape([-1]))
-        return base.soft_cross_entropy(logits, answer, counted, temperature)
+        counted = label_mask(None if labels is None else labels.reshape([-1]))
+        return soft_cross_entropy(student, teacher, counted, temperature)
 
-    def metrics(self, predictions: base.Predictions, labels: base.Predictions) -> dict[str, float]:
+    def metrics(self, predictions: Predictions, labels: Predictions) -> dict[str, float]:
         """The metrics of the most likely classes."""
         classes = np.asarray(predictions).argmax(axis=-1)
         wanted = np.asarray(labels).reshape(-1)
-        counted = wanted != base.IGNORED
+        counted = wanted != IGNORED
         return {name: METRICS[name](wanted[counted], classes[counted]) for name in self.metric_names}
 
 

@@ -8,15 +8,15 @@ import numpy as np
 import paddle
 from paddle.nn import functional as F
 
-from ofa_slim.tasks import base
-from ofa_slim.tasks.base import TaskKind
+from ofa_slim.tasks.losses import Mask, intersection, label_mask, masked_mean, same_shape
+from ofa_slim.tasks.task_kind import Predictions, TaskKind
 
 
 class SpanScoring(TaskKind):
     """Two outputs, probabilities of start and end [batch, length]; two labels of 0 and 1, the same shape.
 
     Args:
-        limit: the probability from which on a token is taken for a start or an end, for the metrics.
+        limit: from this probability a token counts as a start or an end, for the metrics.
     """
 
     name = "span scoring"
@@ -28,33 +28,26 @@ class SpanScoring(TaskKind):
     def __init__(self, limit: float = 0.5) -> None:
         self.limit = limit
 
-    def loss(self, output: Any, labels: Any, real: paddle.Tensor | None = None) -> paddle.Tensor:
+    def loss(self, output: Any, labels: Any, real: Mask = None) -> paddle.Tensor:
         """Mean binary cross entropy over real, labelled tokens; half of the start and half of the end."""
-        return self._halves(output, labels, labels, real)
+        return self._halves(self.answer(output), labels, labels, real)
 
-    def distill(
-        self,
-        student: Any,
-        teacher: Any,
-        labels: Any = None,
-        real: paddle.Tensor | None = None,
-        temperature: float = 1.0,
-    ) -> paddle.Tensor:
-        """Mean binary cross entropy to the teacher's probabilities; there is no temperature for probabilities."""
-        return self._halves(student, self.answer(teacher), (None, None) if labels is None else labels, real)
+    def distance(self, student: Any, teacher: Any, labels: Any, real: Mask, temperature: float) -> paddle.Tensor:
+        """Mean binary cross entropy to the teacher's probabilities; the temperature is ignored."""
+        return self._halves(student, teacher, (None, None) if labels is None else labels, real)
 
-    def _halves(self, output: Any, wanted: Any, labels: Any, real: paddle.Tensor | None) -> paddle.Tensor:
+    def _halves(self, answers: Any, wanted: Any, labels: Any, real: Mask) -> paddle.Tensor:
         parts = []
-        for chance, target, label in zip(self.answer(output), wanted, labels, strict=True):
-            base.same_shape(self.name, chance, target)
-            counted = base.both(real, base.labelled(label))
-            # What does not count may be no probability, such as the label -100.
+        for chance, target, label in zip(answers, wanted, labels, strict=True):
+            same_shape(self.name, chance, target)
+            counted = intersection(real, label_mask(label))
+            # Where it does not count the target may not be a probability, such as the label -100.
             target = target.detach().astype("float32").clip(0.0, 1.0)
             loss = F.binary_cross_entropy(chance.astype("float32"), target, reduction="none")
-            parts.append(base.masked_mean(loss, counted))
+            parts.append(masked_mean(loss, counted))
         return paddle.add_n(parts) / 2
 
-    def metrics(self, predictions: base.Predictions, labels: base.Predictions) -> dict[str, float]:
+    def metrics(self, predictions: Predictions, labels: Predictions) -> dict[str, float]:
         """Precision, recall and F1 of the spans, by PaddleNLP's evaluator."""
         from paddlenlp.metrics import SpanEvaluator
 

@@ -10,19 +10,19 @@ import paddle
 from seqeval.metrics import f1_score, precision_score, recall_score
 
 from ofa_slim.errors import ConfigError
-from ofa_slim.tasks import base
-from ofa_slim.tasks.base import TaskKind
+from ofa_slim.tasks.losses import IGNORED, Mask, cross_entropy, intersection, label_mask, soft_cross_entropy
 from ofa_slim.tasks.metrics import accuracy
+from ofa_slim.tasks.task_kind import Predictions, TaskKind
 
 
 class TokenClassification(TaskKind):
     """Logits [batch, length, classes], labels int64 [batch, length].
 
     Args:
-        tags: the name of each class in a scheme of entities, such as ``["O", "B-PER", "I-PER"]``; with them precision,
-            recall and F1 are those of whole entities, without them only tokens are counted.
+        tags: the tag of each class, such as ``["O", "B-PER", "I-PER"]``; with tags the metrics include precision,
+            recall and F1 of whole entities, without them only the accuracy of tokens.
 
-    Raises: ConfigError for tags none of which is that of an entity.
+    Raises: ConfigError where no tag is that of an entity.
     """
 
     name = "token classification"
@@ -33,27 +33,18 @@ class TokenClassification(TaskKind):
             raise ConfigError(f"tags {list(self.tags)[:4]}: none is the tag of an entity, such as 'B-PER'")
         self.main_metric = "f1" if self.tags else "accuracy"
 
-    def loss(self, output: Any, labels: Any, real: paddle.Tensor | None = None) -> paddle.Tensor:
+    def loss(self, output: Any, labels: Any, real: Mask = None) -> paddle.Tensor:
         """Mean cross entropy over the labelled tokens."""
-        return base.cross_entropy(self.answer(output), labels, real)
+        return cross_entropy(self.answer(output), labels, real)
 
-    def distill(
-        self,
-        student: Any,
-        teacher: Any,
-        labels: Any = None,
-        real: paddle.Tensor | None = None,
-        temperature: float = 1.0,
-    ) -> paddle.Tensor:
+    def distance(self, student: Any, teacher: Any, labels: Any, real: Mask, temperature: float) -> paddle.Tensor:
         """Mean soft cross entropy over the labelled tokens, or over all real ones without labels."""
-        logits, answer = self.answer(student), self.answer(teacher)
-        base.same_shape(self.name, logits, answer)
-        return base.soft_cross_entropy(logits, answer, base.both(real, base.labelled(labels)), temperature)
+        return soft_cross_entropy(student, teacher, intersection(real, label_mask(labels)), temperature)
 
-    def metrics(self, predictions: base.Predictions, labels: base.Predictions) -> dict[str, float]:
+    def metrics(self, predictions: Predictions, labels: Predictions) -> dict[str, float]:
         """Accuracy of the tokens, and with `tags` precision, recall and F1 of the entities."""
         classes, wanted = np.asarray(predictions).argmax(axis=-1), np.asarray(labels)
-        counted = wanted != base.IGNORED
+        counted = wanted != IGNORED
         found = {"accuracy": accuracy(wanted[counted], classes[counted])}
         if self.tags:
             names = np.array(self.tags, dtype=object)
@@ -65,5 +56,5 @@ class TokenClassification(TaskKind):
 
 
 def is_entity(tag: str) -> bool:
-    """Whether a tag says where in an entity a token is: ``B-PER`` and its like."""
+    """Whether a tag is that of a token in an entity, such as ``B-PER``."""
     return len(tag) > 2 and tag[0] in "BIESLU" and tag[1] == "-"

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from ofa_slim.errors import ConfigError, nearest
+from ofa_slim.supernet.axis import DEPTH, TASKS
 from ofa_slim.supernet.run_config import RunConfig
-from ofa_slim.supernet.space import DEPTH, TASKS, SearchSpace, SubnetConfig
+from ofa_slim.supernet.space import SearchSpace
+from ofa_slim.supernet.subnet_config import SubnetConfig
 from ofa_slim.train.schedule import Offers, offers_at, offers_of, phase_at
 
 _SYNONYMS = {"expand_ratio": "width", "channel": "width"}

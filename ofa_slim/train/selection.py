@@ -16,11 +16,13 @@ from ofa_slim.base.examples import Example, example_of
 from ofa_slim.base.modes import forward_signature
 from ofa_slim.base.unwrap import unwrap
 from ofa_slim.errors import ConfigError
+from ofa_slim.supernet.axis import DEPTH, KERNEL, Axis
 from ofa_slim.supernet.discover import needs_trace
 from ofa_slim.supernet.handle import AnyConfig, Supernet
 from ofa_slim.supernet.published import LayerDict, LayerNames
 from ofa_slim.supernet.run_config import RunConfig, build_space, possible_tasks
-from ofa_slim.supernet.space import DEPTH, KERNEL, Axis, SearchSpace, SubnetConfig
+from ofa_slim.supernet.space import SearchSpace
+from ofa_slim.supernet.subnet_config import SubnetConfig
 from ofa_slim.train.sampling import Sampler, check_lengths, checked_epoch, checked_phase, checked_tasks
 from ofa_slim.train.stem import stem_layers
 

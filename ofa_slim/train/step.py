@@ -14,7 +14,7 @@ from ofa_slim.base.examples import Example
 from ofa_slim.errors import ConfigError
 from ofa_slim.supernet.handle import Supernet
 from ofa_slim.supernet.layers.affine import whole_backward
-from ofa_slim.supernet.space import SubnetConfig
+from ofa_slim.supernet.subnet_config import SubnetConfig
 from ofa_slim.train.distiller import Distiller
 from ofa_slim.train.stem import shared
 

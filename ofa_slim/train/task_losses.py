@@ -10,8 +10,7 @@ from paddle.nn import functional as F
 
 from ofa_slim.errors import DistillError
 from ofa_slim.tasks import TaskKind, padding_mask
-from ofa_slim.tasks.base import masked_mean
-from ofa_slim.tasks.losses import mean_square
+from ofa_slim.tasks.losses import masked_mean, mean_square
 
 # ``(student's output, teacher's output, the whole batch with its labels)`` -> scalar
 DistillLoss = Callable[[Any, Any, Mapping[str, Any]], paddle.Tensor]

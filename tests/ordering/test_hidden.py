@@ -194,11 +194,11 @@ def test_what_reads_the_embedding_table_itself_keeps_it_whole() -> None:
         (lambda: supernet(hidden_size=[0]), ConvertError, "hidden_size 0 is not a whole number"),
         (lambda: supernet(hidden_size=12), ConvertError, "hidden_size 12 is not a list"),
         (lambda: Convert(supernet(hidden_size=[24])).convert(bert()), ConvertError, "24 is more than the 16"),
-        (lambda: Convert(supernet(hidden_size=[8])).convert(nn.Linear(4, 4)), ConvertError, "holds no stack"),
+        (lambda: Convert(supernet(hidden_size=[8])).convert(nn.Linear(4, 4)), ConvertError, "has no stack"),
         (
             lambda: converted(FAMILIES["ernie-layout"]()),
             ConfigError,
-            "does not on token ids alone; give OFA",
+            "cannot run on token ids alone; give OFA",
         ),
         (
             lambda: compute_hidden_importance(OFA(Convert(supernet(expand_ratio=[1.0])).convert(bert())), []),

@@ -75,6 +75,21 @@ def test_each_batch_counts_for_itself() -> None:
     assert difference(together, apart) < 1e-5 * float(together.max())
 
 
+def test_gradients_add_up_over_the_batches_on_request() -> None:
+    model = bert()
+    batches = [(*batch(seed=seed), labels(seed=seed)) for seed in range(2)]
+    block = model.bert.encoder.layers[0]
+    projection, second = block.self_attn.out_proj.weight, block.linear2.weight
+    grads = [paddle.grad(nn.CrossEntropyLoss()(model(*one[:-1]), one[-1]), [projection]) for one in batches]
+    expected = np.zeros(4)
+    for total in (grads[0][0], grads[0][0] + grads[1][0]):
+        expected += np.abs((projection * total).numpy().reshape(4, -1).sum(axis=1))
+    heads, neurons = score(model, batches, accumulate=True)
+    np.testing.assert_allclose(heads[0].numpy(), expected, rtol=1e-4, atol=1e-6)
+    assert [list(neuron.shape) for neuron in neurons] == [[second.shape[0]]] * 2
+    assert difference(heads, score(model, batches)[0]) > 1e-4 * float(heads.max())
+
+
 def test_scores_are_the_same_before_and_after_conversion() -> None:
     model = bert()
     batches = [(*batch(), labels())]
@@ -154,7 +169,7 @@ def test_layers_without_bias_are_scored() -> None:
         ({"data_loader": []}, "gave no batch"),
         ({"data_loader": [{"input_ids": None}]}, "no 'labels', only input_ids"),
         ({"data_loader": [paddle.ones([1])]}, "a batch is a Tensor"),
-        ({"model": nn.Linear(2, 2)}, r"holds no stack of blocks of a known family"),
+        ({"model": nn.Linear(2, 2)}, r"has no stack of blocks of a known family"),
     ],
 )
 def test_mistakes_are_named(changes: dict[str, Any], message: str) -> None:
@@ -201,7 +216,7 @@ def test_reordering_moves_bits_and_makes_no_new_parameters() -> None:
 def test_an_index_that_is_no_permutation_is_refused(index: list[int]) -> None:
     model = encoder(1)
     before = model.layers[0].self_attn.q_proj.weight.numpy()
-    with pytest.raises(ImportanceError, match="no permutation of 0 to 3"):
+    with pytest.raises(ImportanceError, match="not a permutation of 0 to 3"):
         reorder_head(model.layers[0].self_attn, index)
     assert np.array_equal(model.layers[0].self_attn.q_proj.weight.numpy(), before)
 

@@ -102,7 +102,7 @@ def test_a_model_with_nothing_elastic_is_refused() -> None:
         Convert(supernet(expand_ratio=[0.5])).convert((nn.Linear(2, 2),))  # type: ignore[type-var]
     with pytest.raises(ConvertError, match=r"a supernet\(...\) is needed"):
         Convert({"expand_ratio": [0.5]})  # type: ignore[arg-type]
-    with pytest.raises(ConvertError, match="no supernet; call Convert"):
+    with pytest.raises(ConvertError, match="not a supernet; call Convert"):
         OFA(encoder(1))
 
 
@@ -115,7 +115,7 @@ def test_blocks_with_a_forward_of_their_own_stay_fixed_and_are_explained() -> No
     Convert(supernet(expand_ratio=[0.5])).convert(model)
     space = OFA(model).search_space
     assert [axis.name for axis in space.axes] == ["0.0.heads", "0.0.ffn", "0.depth", "1.depth"]
-    assert "1.layers.0: Mine has a forward of its own" in space.explain()
+    assert "1.layers.0: Mine has its own forward" in space.explain()
 
 
 def test_frozen_parameters_stay_frozen_through_export() -> None:

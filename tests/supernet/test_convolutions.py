@@ -219,7 +219,7 @@ def test_growth_that_cannot_be_is_refused() -> None:
     with pytest.raises(ConvertError, match="only one list for all can have ratios above 1"):
         supernet(expand_ratio={"stem": [2.0]})
     model = Convert(supernet(expand_ratio=[1.0, 0.5])).convert(net())
-    with pytest.raises(ConvertError, match="a supernet already, and cannot grow"):
+    with pytest.raises(ConvertError, match="already a supernet and cannot grow"):
         Convert(supernet(expand_ratio=[2.0])).convert(model)
     with pytest.raises(ConvertError, match="which its 4 groups do not divide"):
         Convert(supernet(expand_ratio=[1.1])).convert(net(groups=4))

@@ -207,7 +207,7 @@ class Mixing(nn.Layer):
 
 def test_an_unknown_attention_is_explained() -> None:
     model = nn.Sequential(nn.Embedding(20, 8), Mixing(8, 2))
-    with pytest.raises(ImportanceError, match=r"register_family takes a table .* docs/a-family-of-your-own\.md"):
+    with pytest.raises(ImportanceError, match=r"register_family, see docs/a-family-of-your-own\.md"):
         compute_neuron_head_importance("", model, [(paddle.ones([1, 3], "int64"), paddle.ones([1]))], 1, 2)
 
 

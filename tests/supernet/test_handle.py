@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from models import batch, bert, difference, ofa_of
 from ofa_slim.errors import ConfigError, IllegalSubnetError
 from ofa_slim.supernet.handle import Supernet
-from ofa_slim.supernet.space import SubnetConfig
+from ofa_slim.supernet.subnet_config import SubnetConfig
 
 OFA = ofa_of(bert(layers=2), ratios=[1.0, 0.5, 0.25])
 SPACE = OFA.search_space

@@ -47,7 +47,7 @@ CASES: dict[str, tuple[Callable[[], nn.Layer], Any, set[str], dict[str, str]]] =
         odd.SharedLayers,
         WORDS,
         {"up"},
-        {"words": "the forward computes with its weights beside the layer", "down": "it meets the fixed size of"},
+        {"words": "the forward computes with its weights outside the layer", "down": "it meets the fixed size of"},
     ),
     "early exits": (odd.EarlyExits, PICTURE, {"stages.0", "stages.1", "stages.2"}, {"exits.1": OUTPUT}),
     "added parameter": (
@@ -75,7 +75,7 @@ CASES: dict[str, tuple[Callable[[], nn.Layer], Any, set[str], dict[str, str]]] =
         odd.OwnGradient,
         ROW,
         {"second"},
-        {"first": "it passes through a function with a gradient of its own"},
+        {"first": "it passes through a function with a custom gradient"},
     ),
     "einsum attention": (
         odd.EinsumAttention,
@@ -120,7 +120,7 @@ CASES: dict[str, tuple[Callable[[], nn.Layer], Any, set[str], dict[str, str]]] =
         odd.Penalised,
         ROW,
         {"second"},
-        {"first": "the forward computes with its weights beside the layer"},
+        {"first": "the forward computes with its weights outside the layer"},
     ),
 }
 

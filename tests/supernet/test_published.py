@@ -66,15 +66,15 @@ def test_a_fixed_layer_may_be_named_at_its_full_width() -> None:
         ({f"{BLOCK}.linear1": 0.5}, "0.5 is not a dictionary"),
         ({f"{BLOCK}.linear1": {"expand_ratio": 1.5}}, "1.5 is not a number above 0 and at most 1"),
         ({f"{BLOCK}.linear1": {"channel": 25}}, "channel 25 is not a whole number between 1 and 24"),
-        ({f"{BLOCK}.linear1": {"channel": 6, "expand_ratio": 0.5}}, "ask for different widths"),
+        ({f"{BLOCK}.linear1": {"channel": 6, "expand_ratio": 0.5}}, "give different widths"),
         ({f"{BLOCK}.linear2": {"expand_ratio": 0.5}}, "its output width is fixed at 16"),
-        ({f"{BLOCK}.self_attn.q_proj": {"expand_ratio": 0.3}}, "no whole number"),
+        ({f"{BLOCK}.self_attn.q_proj": {"expand_ratio": 0.3}}, "not a whole number"),
         ({"depth": 0}, "size 0 is not a whole number between 1 and 3"),
         ({"depth": 4}, "size 4"),
         ({"depth": 1.0}, "size 1.0"),
         (
             {f"{BLOCK}.self_attn.q_proj": {"expand_ratio": 0.5}, f"{BLOCK}.self_attn.v_proj": {"channel": 4}},
-            "share axis 'encoder.0.heads' but ask for 2 and 1 of 4",
+            "share axis 'encoder.0.heads' but have sizes 2 and 1 of 4",
         ),
     ],
 )

@@ -83,7 +83,7 @@ def test_elastic_depth_gives_the_layer_counts_that_are_sampled() -> None:
         ({"elastic_depth": ()}, "elastic_depth"),
         ({"elastic_depth": (0,)}, "elastic_depth: 0"),
         ({"n_epochs": [1, 2]}, "n_epochs: 1 is not a list"),
-        ({"n_epochs": [[2], [1]]}, "do not ascend"),
+        ({"n_epochs": [[2], [1]]}, "must ascend"),
         ({"dynamic_batch_size": [True]}, "dynamic_batch_size: True"),
         ({"skip_layers": "conv1"}, "skip_layers: 'conv1' is not a list"),
         ({"skip_layers": [1]}, "1 is not the name of a layer"),
@@ -118,7 +118,7 @@ def test_what_does_not_fit_the_model_is_refused(given: dict[str, Any], message: 
 
 
 def test_choices_of_ofa_layers_must_be_legal() -> None:
-    with pytest.raises(IllegalSubnetError, match="no whole number"):
+    with pytest.raises(IllegalSubnetError, match="not a whole number"):
         ofa_of(bert(), run_config=RunConfig(ofa_layers={Q.format(0): {"expand_ratio": [0.3]}}))
 
 

@@ -281,9 +281,9 @@ def test_answers_are_found_in_whatever_a_model_returns() -> None:
     for output in (one, (one, two), [one], {"loss": two, "logits": one}):
         assert kind.answer(output) is one
     assert pair.answer((one, two, [one])) == (one, two)
-    with pytest.raises(ConfigError, match="question answering: the model returned a Tensor; needed are 2 tensors"):
+    with pytest.raises(ConfigError, match="question answering: the model returned a Tensor; 2 tensors are needed"):
         pair.answer(one)
-    with pytest.raises(ConfigError, match=r"student answers .* the teacher"):
+    with pytest.raises(ConfigError, match=r"student returns .* the teacher"):
         kind.distill(one, paddle.ones([1, 3]))
 
 

@@ -18,7 +18,7 @@ from models import Tagger, batch, bert, configs, labels, ofa_of
 from ofa_slim import OFA, Convert, SearchSpace, SubnetConfig, supernet
 from ofa_slim.base.nested import first_tensor
 from ofa_slim.errors import ConfigError, DistillError, IllegalSubnetError
-from ofa_slim.supernet.space import Axis, Slot
+from ofa_slim.supernet.axis import Axis, Slot
 from ofa_slim.train.stem import stem_layers
 
 LAYERS = ["bert.embeddings", "bert.encoder.layers.0", "bert.encoder.layers.1"]

@@ -152,7 +152,7 @@ def test_channels_are_those_of_the_layer_that_is_named() -> None:
     for name in ("spread", "body.2"):
         assert ofa.subnet_config({name: {"channel": 4}})["stem"] == 2
     assert ofa.subnet_config({"stem": {"channel": 2}, "spread": {"channel": 4}})["stem"] == 2
-    with pytest.raises(IllegalSubnetError, match="share axis 'stem' but ask for 4 and 2 of 4"):
+    with pytest.raises(IllegalSubnetError, match="share axis 'stem' but have sizes 4 and 2 of 4"):
         ofa.set_net_config({"stem": {"channel": 4}, "spread": {"channel": 4}})
     with pytest.raises(IllegalSubnetError, match="channel 3 is not a multiple of 2"):
         ofa.set_net_config({"spread": {"channel": 3}})

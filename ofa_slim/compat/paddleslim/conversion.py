@@ -10,7 +10,7 @@ from ofa_slim.compat.paddleslim.layers import plain_attention, publish
 from ofa_slim.supernet.convert import Convert as PlainConvert
 from ofa_slim.supernet.convert import supernet as plain_supernet
 from ofa_slim.supernet.layers import ElasticLayer, swap_class
-from ofa_slim.supernet.layers.base import WIDTH_KEYS
+from ofa_slim.supernet.layers.elastic import WIDTH_KEYS
 from ofa_slim.supernet.spec import computed_weight, spec_of
 
 

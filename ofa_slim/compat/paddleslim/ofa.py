@@ -26,9 +26,10 @@ from ofa_slim.compat.paddleslim.space import (
     tokens_of,
 )
 from ofa_slim.errors import ConfigError, IllegalSubnetError
-from ofa_slim.supernet.layers.base import WIDTH_KEYS
+from ofa_slim.supernet.axis import DEPTH, KERNEL, WIDTH
+from ofa_slim.supernet.layers.elastic import WIDTH_KEYS
 from ofa_slim.supernet.run_config import RunConfig, possible_tasks
-from ofa_slim.supernet.space import DEPTH, KERNEL, WIDTH, SubnetConfig
+from ofa_slim.supernet.subnet_config import SubnetConfig
 from ofa_slim.train.distill_config import DistillConfig as PlainDistillConfig
 from ofa_slim.train.sampling import check_lengths, checked_phase, checked_tasks
 

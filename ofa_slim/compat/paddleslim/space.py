@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ofa_slim.errors import ConfigError
+from ofa_slim.supernet.axis import DEPTH, KERNEL, WIDTH
 from ofa_slim.supernet.run_config import RunConfig
-from ofa_slim.supernet.space import DEPTH, KERNEL, WIDTH
 
 Choices = dict[str, Any]
 

@@ -14,8 +14,8 @@ from ofa_slim.base.unwrap import unwrap
 from ofa_slim.compat.paddleslim.conversion import weighted_layers
 from ofa_slim.errors import ConfigError
 from ofa_slim.supernet import convert
+from ofa_slim.supernet.axis import DEPTH
 from ofa_slim.supernet.published import LayerDict
-from ofa_slim.supernet.space import DEPTH
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from ofa_slim.export.formats.registry import FORMATS, Format, Source, spec_of_sa
 from ofa_slim.export.formats.turns import time_models
 from ofa_slim.export.pretrained import is_pretrained
 from ofa_slim.export.subnet_files import replacing
-from ofa_slim.supernet.layers import ElasticLayer
+from ofa_slim.supernet.handle import require_plain
 
 RECORD_FILE = "export.json"
 LEAST_AGREEMENT = 0.9
@@ -83,8 +83,7 @@ def write_formats(
         they should, or cannot be written: nothing is left behind then.
     """
     chosen = _chosen(formats)
-    if any(isinstance(layer, ElasticLayer) for layer in model.sublayers(include_self=True)):
-        raise ExportError("write_formats needs a plain model; cut one out of the supernet with OFA.export first")
+    require_plain(model, "write_formats")
     rows = check_samples(samples)
     made_by = _importable(model, build) if "plain" in formats else None
     with eval_mode(model):

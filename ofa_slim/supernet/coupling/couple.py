@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ofa_slim.supernet.axis import Axis, Fixed, Slot
+from ofa_slim.supernet.coupling.calls import RULES, Call, Dims, NoRuleError, Value, constant, whole
 from ofa_slim.supernet.coupling.program import Op, Program
-from ofa_slim.supernet.coupling.rules import RULES, Call, Dims, NoRuleError, Value, constant, whole
 from ofa_slim.supernet.coupling.terms import Atom, atoms, contributions, fix, unify
-from ofa_slim.supernet.space import Axis, Fixed, Slot
 
 CHANNEL_ROLES = ("out", "in", "group_out")
 CONSTANTS = ("full", "full_int_array", "assign_value")
-# What layers do with a weight of theirs and nothing else, or with a constant: give it another form before they use it,
-# or look up rows that do not depend on the input (the kind of a task).
+# Operations that layers apply to their weights alone or with constants: changes of form, and look-ups of rows that do
+# not depend on the input (the kind of a task).
 ALLOWED_ALONE = ("reshape", "cast", "embedding")
 
 
@@ -41,8 +41,8 @@ def couple(
     Args:
         program: the model's operations.
         holders: per name of a parameter, the layers that can be cut and hold it, in definition order.
-        names: what to call each parameter or buffer in a reason, by its name.
-        grown: by layer, its roles that are larger than in the model that it was made from.
+        names: how reasons call each parameter or buffer, by its name.
+        grown: per layer, the roles that are larger than in the original model.
     """
     return _Coupling(program, holders, names).result(grown or {})
 
@@ -54,8 +54,8 @@ class _Coupling:
         self.names = names
         self.roles: dict[tuple[str, str], Atom] = {}
         self.values: dict[str, Value | list[Value]] = {}
-        self.weights: set[str] = set()  # values made of nothing but parameters of layers that can be cut
-        self.numbers: set[str] = set()  # and of constants, such as the shape that a bias is given
+        self.weights: set[str] = set()  # values that depend only on parameters of layers that can be cut
+        self.numbers: set[str] = set()  # constants, such as the shape that a bias is reshaped to
         self.used = {value for op in program.ops for value in _taken(op)}
         for op in program.ops:
             self._apply(op)
@@ -64,7 +64,7 @@ class _Coupling:
                 whole(value, range(len(value.shape)), "it is an output of the model")
 
     def _apply(self, op: Op) -> None:
-        """Works out what an operation makes."""
+        """Works out the outputs of an operation."""
         if op.name == "builtin.parameter":
             self.values[op.outputs[0]] = self._parameter(op.outputs[0])
             if self.program.parameters[op.outputs[0]] in self.holders:
@@ -87,7 +87,7 @@ class _Coupling:
                 self.values[output] = Value(shape, dims, origin, constant(op.attributes))
 
     def _unpack(self, op: Op) -> None:
-        """Takes apart a list of tensors; those of a list that no rule made have no elastic dimension."""
+        """Unpacks a list of tensors; a list that no rule made has no elastic dimension."""
         listed = self.values.get(op.inputs[0] or "")
         first = int(op.attributes.get("index", 0))
         for place, output in enumerate(op.outputs, first):
@@ -106,9 +106,9 @@ class _Coupling:
         flowing = any(dim is not None for given in inputs for value in _flat(given) for dim in value.dims)
         if alone and op.name not in ALLOWED_ALONE:
             # At a smaller width these would still be the whole weights.
-            self._keep_whole(op, "the forward computes with its weights beside the layer")
+            self._keep_whole(op, "the forward computes with its weights outside the layer")
         elif op.name == "pylayer":
-            self._keep_whole(op, "it passes through a function with a gradient of its own (PyLayer)")
+            self._keep_whole(op, "it passes through a function with a custom gradient (PyLayer)")
         elif op.inner:
             self._keep_whole(op, "it passes through control flow that depends on data")
         elif flowing or op.name.startswith(("split", "unbind", "unstack")):
@@ -120,7 +120,7 @@ class _Coupling:
                     return made
             except (NoRuleError, IndexError, KeyError):
                 pass
-            self._keep_whole(op, f"it passes through operation {op.name!r}, which is not known to allow it")
+            self._keep_whole(op, f"it passes through operation {op.name!r}, for which there is no rule")
         return [[None] * len(shape) for shape in shapes]
 
     def _keep_whole(self, op: Op, reason: str) -> None:
@@ -150,24 +150,25 @@ class _Coupling:
         return Value(shape, dims, f"parameter {self.names.get(name, name)!r}")
 
     def result(self, grown: Mapping[str, Collection[str]]) -> tuple[list[Axis], list[Fixed]]:
-        """The axes in definition order of their first layers, and the layers on none, with the reason."""
+        """The axes in definition order of their first layers, and the layers on no axis, with the reason."""
         slots: dict[Atom, list[Slot]] = {}
         for (layer, role), term in self.roles.items():
             for atom, starts, unit in contributions(term):
                 slots.setdefault(atom, []).append(Slot(layer, role, unit, starts))
-        order = {layer: place for place, layer in enumerate(self._layers())}
+        layers = dict.fromkeys(holder.layer for holders in self.holders.values() for holder in holders)
+        order = {layer: place for place, layer in enumerate(layers)}
         axes = []
         for atom, found in slots.items():
             found.sort(key=lambda slot: (not slot.is_output, order[slot.layer]))
             if atom.fixed is None and atom.size == 1:
                 atom.fixed = "it has one channel"
             if atom.fixed is None and not found[0].is_output:
-                atom.fixed = "no layer that can be cut makes it"
-            # What is fixed is an axis only where it can be cut after all: beside elastic parts of one layer, or
-            # where layers are larger than the model that they were made from.
-            beside = any(other.fixed is None for slot in found for other in atoms(self.roles[slot.layer, slot.role]))
+                atom.fixed = "it is not the output of a layer that can be cut"
+            # A fixed atom is an axis only where it may be cut all the same: next to elastic parts of one layer, or
+            # where layers are larger than in the original model.
+            partly = any(other.fixed is None for slot in found for other in atoms(self.roles[slot.layer, slot.role]))
             larger = any(slot.role in grown.get(slot.layer, ()) for slot in found)
-            if atom.fixed is None or beside or larger:
+            if atom.fixed is None or partly or larger:
                 name = _name(found[0], atom)
                 axis = Axis(name, atom.size, (atom.size,), tuple(found), fixed_reason=atom.fixed or "")
                 axes.append((order[found[0].layer], axis))
@@ -182,16 +183,13 @@ class _Coupling:
             fixed.append(Fixed(layer, reasons[0] if reasons else "it has one output channel"))
         return _renamed([axis for _, axis in axes]), fixed
 
-    def _layers(self) -> list[str]:
-        return list(dict.fromkeys(holder.layer for holders in self.holders.values() for holder in holders))
-
 
 def _name(first: Slot, atom: Atom) -> str:
     return first.layer if first.is_output and atom.fixed is None else f"{first.layer}.{first.role}"
 
 
 def _renamed(axes: list[Axis]) -> list[Axis]:
-    """Several axes of one layer (parts of a concatenation) get numbers."""
+    """Numbers the axes of one layer (parts of a concatenation)."""
     seen: dict[str, int] = {}
     renamed = []
     for axis in axes:
@@ -201,7 +199,7 @@ def _renamed(axes: list[Axis]) -> list[Axis]:
 
 
 def _taken(op: Op) -> list[str]:
-    """Everything that an operation and those inside it take."""
+    """The inputs of an operation and of those inside it."""
     return [id for id in op.inputs if id is not None] + [id for inner in op.inner for id in _taken(inner)]
 
 

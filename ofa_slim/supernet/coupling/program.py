@@ -1,4 +1,4 @@
-"""A model as a list of operations: what the coupling of widths is read from."""
+"""A model as a list of operations, from which the coupling of widths is read."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from paddle import nn
 from paddle.static import InputSpec
 
 from ofa_slim.base.modes import eval_mode, forward_signature, forwards_kept
+from ofa_slim.base.nested import join, split
 from ofa_slim.errors import ConvertError
 
 
@@ -21,10 +22,10 @@ class Op:
 
     Attributes:
         name: Paddle's name of it, such as ``"conv2d"``.
-        inputs: ids of the values it takes; None for an optional one that was not given.
-        outputs: ids of the values it makes.
-        attributes: its settings.
-        inner: the operations of its blocks, for control flow.
+        inputs: ids of its inputs; None for an optional one that is absent.
+        outputs: ids of its outputs.
+        attributes: its attributes.
+        inner: for control flow, the operations inside it.
     """
 
     name: str
@@ -39,7 +40,7 @@ class Program:
     """A traced model.
 
     Attributes:
-        ops: in the order they run.
+        ops: the operations in the order in which they run.
         shapes: of every tensor value, by id.
         parameters: names of the parameters and buffers, by id of their values.
         outputs: ids of what the model returns.
@@ -54,41 +55,23 @@ class Program:
 class _Traced(nn.Layer):
     """Calls a model with inputs from a list, so that its own forward stays as it is."""
 
-    def __init__(self, model: nn.Layer, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def __init__(self, model: nn.Layer, template: Any) -> None:
         super().__init__()
         self.model = model
-        self._args = args
-        self._kwargs = dict(kwargs)
+        self._template = template
 
     def forward(self, tensors: list[paddle.Tensor]) -> Any:
         """The model's output."""
-        given = iter(tensors)
-        args = _filled(self._args, given)
-        kwargs = _filled(self._kwargs, given)
+        args, kwargs = join(self._template, tensors)
         return self.model(*args, **kwargs)
 
 
-@paddle.jit.not_to_static
-def _filled(value: Any, tensors: Iterator[Any]) -> Any:
-    """The same nested value with its tensors replaced, in order."""
-    if isinstance(value, paddle.Tensor):
-        return next(tensors)
-    if isinstance(value, Mapping):
-        return {key: _filled(item, tensors) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)([_filled(item, tensors) for item in value])
-    return value
-
-
-def tensors_in(value: Any) -> Iterator[paddle.Tensor]:
-    """The tensors of a nested value, in order."""
-    if isinstance(value, paddle.Tensor):
+def tensors_in(value: Any) -> Iterator[Any]:
+    """The tensors, or values of a static graph, of a nested value in order."""
+    if paddle.is_tensor(value):
         yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors_in(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
+    elif isinstance(value, (Mapping, list, tuple)):
+        for item in value.values() if isinstance(value, Mapping) else value:
             yield from tensors_in(item)
 
 
@@ -96,22 +79,21 @@ def trace(model: nn.Layer, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
     """Runs a model once symbolically, in eval mode, and returns its operations.
 
     Args:
-        model: as it is to be called; neither it nor its forward is changed.
+        model: the model; neither it nor its forward is changed.
         args: its positional inputs: tensors, or anything nested around them.
         kwargs: its keyword inputs.
 
     Raises: ConvertError where Paddle cannot follow the model's forward.
     """
-    specs = [
-        InputSpec(tensor.shape, tensor.dtype, name=f"input_{i}") for i, tensor in enumerate(tensors_in([args, kwargs]))
-    ]
-    # Before 3.2 the translation of a forward loses the defaults of its keyword-only arguments.
+    # Before 3.2 Paddle's translation of a forward loses the defaults of keyword-only arguments.
     defaults = {
         name: one.default
         for name, one in forward_signature(model).parameters.items()
         if one.kind is one.KEYWORD_ONLY and one.default is not one.empty and name not in kwargs
     }
-    wrapped = _Traced(model, args, {**kwargs, **defaults})
+    tensors, template = split((args, {**kwargs, **defaults}))
+    specs = [InputSpec(tensor.shape, tensor.dtype, name=f"input_{i}") for i, tensor in enumerate(tensors)]
+    wrapped = _Traced(model, template)
     training = wrapped.training
     with eval_mode(model), forwards_kept(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -119,9 +101,9 @@ def trace(model: nn.Layer, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
         try:
             static: Any = paddle.jit.to_static(wrapped, input_spec=[specs], full_graph=True)
             concrete = static.forward.concrete_program
-        except Exception as error:  # whatever the model's forward raises under the translation
+        except Exception as error:  # anything that the model's forward raises while it is translated
             raise ConvertError(
-                f"the forward of {type(model).__name__} cannot be traced, so which widths must agree is not known: "
+                f"the forward of {type(model).__name__} cannot be traced, so it is unknown which widths must agree: "
                 f"{type(error).__name__}: {_first_line(error)}"
             ) from error
         finally:
@@ -129,7 +111,7 @@ def trace(model: nn.Layer, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
     program = Program()
     for op in concrete.main_program.global_block().ops:
         program.ops.append(_read(op, program))
-    program.outputs = [value.id for value in _values(concrete.outputs)]
+    program.outputs = [value.id for value in tensors_in(concrete.outputs)]
     return program
 
 
@@ -157,18 +139,6 @@ def _shape(value: Any) -> tuple[int, ...] | None:
         return tuple(value.shape)
     except ValueError:  # a list of tensors has none
         return None
-
-
-def _values(outputs: Any) -> Iterator[Any]:
-    """The values in what a traced forward returned."""
-    if isinstance(outputs, Mapping):
-        for item in outputs.values():
-            yield from _values(item)
-    elif isinstance(outputs, (list, tuple)):
-        for item in outputs:
-            yield from _values(item)
-    elif hasattr(outputs, "get_defining_op"):
-        yield outputs
 
 
 def _first_line(error: BaseException) -> str:

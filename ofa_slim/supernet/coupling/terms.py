@@ -1,9 +1,9 @@
-"""What a dimension of a tensor is made of, and making two of them agree.
+"""The dimensions of tensors as terms, and the unification of two terms.
 
-A dimension whose size may shrink is an expression over *atoms*: ``Atom`` (leading entries are kept),
+A dimension that may shrink is an expression over *atoms*: ``Atom`` (its leading entries are kept),
 ``View(of, outer, inner)`` (entries ``(o * size + k) * inner + i``: a flattened map, heads of some channels,
-groups) and ``Sum(parts)`` (a concatenation). `unify` is unification of such terms: afterwards both stand for
-the same entries at every size. What has no common form is fixed at its full size, with a reason.
+groups) and ``Sum(parts)`` (a concatenation). After `unify` two terms stand for the same entries at every size;
+terms without a common form are fixed at their full size, with a reason.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ class Atom:
     """Entries of which the leading ones are kept.
 
     Attributes:
-        size: how many there are.
-        bound: what it was found to be, if not an axis of its own.
-        fixed: why it must stay whole, if it must.
+        size: how many entries there are.
+        bound: the term that it was unified with; None: it is an axis.
+        fixed: why it must stay whole; None if it need not.
     """
 
     def __init__(self, size: int, fixed: str | None = None) -> None:
@@ -42,7 +42,7 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Sum:
-    """Terms one behind the other."""
+    """Terms one after the other."""
 
     parts: tuple[Term, ...]
 
@@ -95,7 +95,7 @@ def fix(term: Term, reason: str) -> None:
 
 
 def unify(one: Term, other: Term, reason: str) -> None:
-    """Makes two terms stand for the same entries; where that cannot be, fixes both for `reason`."""
+    """Makes two terms stand for the same entries; where that is impossible, fixes both for `reason`."""
     one, other = resolved(one), resolved(other)
     if one is other:
         return
@@ -136,8 +136,8 @@ def _unify_views(one: View, other: View, reason: str) -> None:
     fix(other, reason)
 
 
-def split(term: Term, count: int) -> list[Term] | None:
-    """A term as `count` equal parts that shrink together; None where it has no such form."""
+def split_evenly(term: Term, count: int) -> list[Term] | None:
+    """A term as `count` equal parts that shrink together; None where that is impossible."""
     term = resolved(term)
     size, rest = divmod(size_of(term), count)
     if rest:
@@ -160,7 +160,7 @@ def split(term: Term, count: int) -> list[Term] | None:
 
 
 def split_at(term: Term, sizes: Sequence[int]) -> list[Term] | None:
-    """A concatenation as the parts that it was made of; None where the sizes are not its."""
+    """The parts of a concatenation; None where these are not its sizes."""
     term = resolved(term)
     return _cut(term.parts, sizes) if isinstance(term, Sum) else None
 

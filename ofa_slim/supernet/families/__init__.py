@@ -1,10 +1,12 @@
-"""One small table per model family, and the search for their stacks in a model."""
+"""One small table per model family, and finding their stacks in a model."""
 
 from __future__ import annotations
 
 from paddle import nn
 
-from ofa_slim.supernet.families.base import (
+from ofa_slim.supernet.axis import Axis
+from ofa_slim.supernet.families.ernie_layout import ERNIE_LAYOUT
+from ofa_slim.supernet.families.family import (
     BlockAxis,
     Family,
     Stack,
@@ -13,11 +15,9 @@ from ofa_slim.supernet.families.base import (
     max_sizes,
     stack_axes,
 )
-from ofa_slim.supernet.families.ernie_layout import ERNIE_LAYOUT
 from ofa_slim.supernet.families.gpt import GPT
 from ofa_slim.supernet.families.post_norm import ALBERT, MPNET, NEZHA
 from ofa_slim.supernet.families.transformer_encoder import TRANSFORMER_ENCODER
-from ofa_slim.supernet.space import Axis
 
 __all__ = [
     "BlockAxis",
@@ -35,14 +35,14 @@ _FAMILIES: list[Family] = [TRANSFORMER_ENCODER, NEZHA, MPNET, ALBERT, ERNIE_LAYO
 
 
 def register_family(family: Family) -> None:
-    """Adds a table, which goes before those that are there; docs/a-family-of-your-own.md shows how to write one."""
+    """Adds a table, which takes precedence over earlier ones; see docs/a-family-of-your-own.md."""
     _FAMILIES.insert(0, family)
 
 
 def attention_heads(layer: nn.Layer) -> Axis | None:
-    """The heads of an attention layer by itself, plain or elastic; None for other layers.
+    """The heads of a lone attention layer, plain or elastic; None for other layers.
 
-    None as well where something beside the blocks has a share in each head, so that all blocks must keep the same.
+    Also None where all blocks must keep the same heads, because something outside the blocks has a part for each.
     """
     for family in _FAMILIES:
         if not family.heads.beside:

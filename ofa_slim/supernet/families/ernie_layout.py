@@ -1,6 +1,6 @@
-"""ERNIE-Layout and UIE-X: an encoder of text in its places on a page.
+"""ERNIE-Layout and UIE-X: an encoder of text with its positions on a page.
 
-Biases for the distance of two tokens, in the text and on the page, have a column for each head and serve all blocks.
+Relative position biases, in the text and on the page, have a column for each head; all blocks use the same ones.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from typing import Any
 import paddle
 from paddle import nn
 
-from ofa_slim.supernet.families.base import BlockAxis, Family
-from ofa_slim.supernet.layers.base import AttributeSized, ElasticLayer, register_elastic
+from ofa_slim.supernet.families.family import Family, attention_heads_axis, ffn_axis
+from ofa_slim.supernet.layers.elastic import AttributeSized, ElasticLayer, register_elastic
 from ofa_slim.supernet.spec import part_of
 
 _MODULE = "paddlenlp.transformers.ernie_layout.modeling"
@@ -23,13 +23,13 @@ def _biased(encoder: nn.Layer) -> bool:
     return any(getattr(encoder, name, None) is not None for name in _TABLES)
 
 
-class PlaceBiases(ElasticLayer):
-    """Mixin of the encoder: of the biases for places, those of the active heads."""
+class RelativePositionBiases(ElasticLayer):
+    """Mixin of the encoder: computes the relative position biases of the active heads only."""
 
-    # Not translated: Paddle's translation finds this class again behind super().
+    # Not translated: Paddle's translation resolves super() to this class again.
     @paddle.jit.not_to_static
     def _cal_1d_pos_emb(self, *args: Any) -> paddle.Tensor:
-        biases = super()._cal_1d_pos_emb(*args)  # type: ignore[misc]  # of the encoder that this is mixed into
+        biases = super()._cal_1d_pos_emb(*args)  # type: ignore[misc]  # a method of the encoder
         return part_of(biases, _BIAS, self.active_sizes)
 
     @paddle.jit.not_to_static
@@ -40,9 +40,9 @@ class PlaceBiases(ElasticLayer):
 
 register_elastic(
     f"{_MODULE}.ErnieLayoutEncoder",
-    PlaceBiases,
+    RelativePositionBiases,
     params={name: ("distances", "heads") for name in _TABLES},
-    # Of an encoder without biases only its config knows; of an exported one only the biases do.
+    # Without biases the config tells the number of heads; after export only the biases do.
     measure=lambda encoder: {} if _biased(encoder) else {"heads": encoder.config["num_attention_heads"]},
 )
 register_elastic(
@@ -57,25 +57,13 @@ ERNIE_LAYOUT = Family(
     stack=f"{_MODULE}.ErnieLayoutEncoder",
     block=f"{_MODULE}.ErnieLayoutLayer",
     layers="layer.*",
-    heads=BlockAxis(
-        "heads",
-        counted=("attention.self", "heads"),
-        slots=(
-            ("attention.self.query", "out"),
-            ("attention.self.key", "out"),
-            ("attention.self.value", "out"),
-            ("attention.output.dense", "in"),
-            ("attention.self", "heads"),
-            ("attention.self", "channels"),
-        ),
-        whole=True,
+    heads=attention_heads_axis(
+        "attention.self",
+        ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
+        ("heads", "channels"),
         beside=(("", "heads"),),
     ),
-    ffn=BlockAxis(
-        "ffn",
-        counted=("intermediate.dense", "out"),
-        slots=(("intermediate.dense", "out"), ("output.dense", "in")),
-    ),
+    ffn=ffn_axis("intermediate.dense", "output.dense"),
     attention="attention",
     stream=(("attention.output.dense", "out"), ("output.dense", "out")),
     depth=(("layer", "depth"),),

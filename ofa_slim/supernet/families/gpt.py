@@ -1,10 +1,10 @@
-"""PaddleNLP's GPT, a decoder: attention looks back only. Its blocks are named as those of Paddle's encoder are."""
+"""PaddleNLP's GPT, a decoder with causal attention, whose blocks have the names of Paddle's encoder."""
 
 from dataclasses import replace
 
 from ofa_slim.supernet.families.transformer_encoder import TRANSFORMER_ENCODER
-from ofa_slim.supernet.layers.base import AttributeSized, register_elastic
-from ofa_slim.supernet.layers.norm import OVER_CHANNELS, SuperLayerNorm
+from ofa_slim.supernet.layers.elastic import AttributeSized, register_elastic
+from ofa_slim.supernet.layers.norm import SuperLayerNorm, norm_row
 
 _MODULE = "paddlenlp.transformers.gpt.modeling"
 
@@ -14,9 +14,9 @@ register_elastic(
     sizes={"heads": "num_attention_heads"},
     qk_projections=("q_proj", "k_proj"),
 )
-register_elastic(f"{_MODULE}.GPTLayerNorm", SuperLayerNorm, **OVER_CHANNELS)
+register_elastic(f"{_MODULE}.GPTLayerNorm", SuperLayerNorm, **norm_row("_normalized_shape"))
 
-# Where queries, keys and values come out of one fused layer there is no q_proj, and the heads are fixed.
+# With a fused layer for queries, keys and values there is no q_proj, and the heads are fixed.
 GPT = replace(
     TRANSFORMER_ENCODER,
     stack=f"{_MODULE}.TransformerDecoder",

@@ -1,16 +1,16 @@
-"""PaddleNLP's encoders that share one plan: NeZha, MPNet and ALBERT.
+"""PaddleNLP's encoders of one layout: NeZha, MPNet and ALBERT.
 
-A block is an attention with its projections and norm inside, then `ffn` and `ffn_output`. NeZha gives positions to each
-head by itself; MPNet has a bias for each head that serves all blocks, so these keep the same heads; ALBERT calls one
-block again and again.
+A block is an attention with its projections and norm inside, then `ffn` and `ffn_output`. NeZha adds positions in each
+head; MPNet has one relative position bias per head for all blocks, so all keep the same heads; ALBERT calls one block
+repeatedly.
 """
 
 from __future__ import annotations
 
 from paddle import nn
 
-from ofa_slim.supernet.families.base import BlockAxis, Family, Place
-from ofa_slim.supernet.layers.base import AttributeSized, register_elastic
+from ofa_slim.supernet.families.family import Family, Place, attention_heads_axis, ffn_axis
+from ofa_slim.supernet.layers.elastic import AttributeSized, register_elastic
 
 _MODULES = "paddlenlp.transformers.{}.modeling.{}"
 
@@ -23,15 +23,10 @@ def _family(
     depth: tuple[Place, ...],
     beside: tuple[Place, ...] = (),
 ) -> Family:
-    """A table of this plan.
+    """A family of this layout, from PaddleNLP's folder `model`.
 
-    Args:
-        model: PaddleNLP's folder.
-        names: classes of the stack, the block and the attention.
-        layers: the blocks in the stack.
-        projections: names of the query, key, value and output projections.
-        depth: as in `Family`.
-        beside: as in `BlockAxis`, of the heads.
+    `names` are the classes of the stack, the block and the attention; `projections` the names of the query, key, value
+    and output projections; `beside` is that of the heads.
     """
     stack, block, attention = (_MODULES.format(model, name) for name in names)
     query, key, value, output = (f"attention.{name}" for name in projections)
@@ -46,25 +41,8 @@ def _family(
         stack=stack,
         block=block,
         layers=layers,
-        heads=BlockAxis(
-            "heads",
-            counted=("attention", "heads"),
-            slots=(
-                (query, "out"),
-                (key, "out"),
-                (value, "out"),
-                (output, "in"),
-                ("attention", "heads"),
-                ("attention", "channels"),
-            ),
-            whole=True,
-            beside=beside,
-        ),
-        ffn=BlockAxis(
-            "ffn",
-            counted=("ffn", "out"),
-            slots=(("ffn", "out"), ("ffn_output", "in")),
-        ),
+        heads=attention_heads_axis("attention", (query, key, value, output), ("heads", "channels"), beside),
+        ffn=ffn_axis("ffn", "ffn_output"),
         attention="attention",
         stream=((output, "out"), ("ffn_output", "out")),
         depth=depth,
@@ -73,7 +51,7 @@ def _family(
 
 
 def _groups(stack: nn.Layer) -> str | None:
-    """Why an ALBERT's depth is fixed: it may have several groups of blocks, each called a share of the depth."""
+    """Why an ALBERT's depth is fixed: with several blocks, each is called for a part of the depth."""
     groups = list(stack.albert_layer_groups)
     blocks = sum(len(list(group.albert_layers)) for group in groups)
     return None if blocks == 1 else f"its {blocks} different blocks take turns"

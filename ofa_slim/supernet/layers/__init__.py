@@ -1,7 +1,6 @@
 """Elastic layers, one small file per kind."""
 
 from ofa_slim.supernet.layers.activation import SuperPReLU
-from ofa_slim.supernet.layers.base import ElasticLayer, channels_of, swap_back, swap_class
 from ofa_slim.supernet.layers.batch_norm import (
     SuperBatchNorm,
     SuperBatchNorm1D,
@@ -12,19 +11,18 @@ from ofa_slim.supernet.layers.batch_norm import (
 from ofa_slim.supernet.layers.block import Block, inner_layer
 from ofa_slim.supernet.layers.conv import (
     SuperConv1D,
-    SuperConv2D,
-    SuperConv3D,
-    SuperDepthwiseConv2D,
-    SuperGroupConv2D,
-)
-from ofa_slim.supernet.layers.conv_base import is_depthwise
-from ofa_slim.supernet.layers.conv_transpose import (
     SuperConv1DTranspose,
+    SuperConv2D,
     SuperConv2DTranspose,
+    SuperConv3D,
     SuperConv3DTranspose,
+    SuperDepthwiseConv2D,
     SuperDepthwiseConv2DTranspose,
+    SuperGroupConv2D,
     SuperGroupConv2DTranspose,
 )
+from ofa_slim.supernet.layers.conv_base import is_depthwise
+from ofa_slim.supernet.layers.elastic import ElasticLayer, swap_back, swap_class
 from ofa_slim.supernet.layers.embedding import SuperEmbedding
 from ofa_slim.supernet.layers.kernels import elastic_kernels, fixed_kernel_reason, has_kernel
 from ofa_slim.supernet.layers.linear import SuperLinear
@@ -73,7 +71,6 @@ __all__ = [
     "SuperSeparableConv2D",
     "SuperSyncBatchNorm",
     "SuperTransformerEncoder",
-    "channels_of",
     "elastic_kernels",
     "fixed_kernel_reason",
     "has_kernel",

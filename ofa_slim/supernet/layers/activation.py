@@ -9,7 +9,7 @@ import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
-from ofa_slim.supernet.layers.base import FollowingLayer
+from ofa_slim.supernet.layers.elastic import FollowingLayer
 from ofa_slim.supernet.spec import LayerSpec, Sizes, register
 
 
@@ -42,4 +42,13 @@ def _cut(prelu: nn.Layer, sizes: Sizes) -> Callable[[], None]:
     return lambda: setattr(prelu, "_num_parameters", old)
 
 
-register(LayerSpec(nn.PReLU, SuperPReLU, params={"_weight": ("out",)}, cut=_cut, role_override=_own_roles))
+register(
+    LayerSpec(
+        nn.PReLU,
+        SuperPReLU,
+        params={"_weight": ("out",)},
+        cut=_cut,
+        role_override=_own_roles,
+        neutral={"_weight": 0.25},
+    )
+)

@@ -1,7 +1,7 @@
 """The product and sum of a fully connected layer, with a faster backward pass on CPUs where that is safe.
 
-Paddle 3.3.1 cannot take the gradient to a part of a PyLayer's inputs (`paddle.grad` of some weights). So it is
-used only where somebody says that the backward pass will reach everything, as `OFA.train_step` does.
+Paddle 3.3.1 cannot compute the gradient of only some inputs of a PyLayer (`paddle.grad` of some weights). So it is
+used only inside `whole_backward`, by which the caller says that the backward pass reaches everything.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _WHOLE: ContextVar[bool] = ContextVar("whole_backward", default=False)
 
 @contextmanager
 def whole_backward() -> Iterator[None]:
-    """Inside the block every backward pass is one of `Tensor.backward`, from a loss to everything that trains."""
+    """Declares that each backward pass inside the block is `Tensor.backward`, from a loss to all that trains."""
     token = _WHOLE.set(True)
     try:
         yield
@@ -58,10 +58,10 @@ def _trains_on_cpu(input: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Ten
 
 
 class _Affine(PyLayer):
-    """Adds the bias within the matrix product, and sums its gradient by one.
+    """Adds the bias within the matrix product, and sums its gradient by a matrix product.
 
-    384 to 1536 channels at batch 32 x length 64 took 12.8 ms in place of 18.0, and 42 in place of 62 for the gradients:
-    Paddle's own reduction takes as long as half of the layer's matrix products (3.3.1, two CPU cores).
+    384 to 1536 channels at batch 32 x length 64 took 12.8 ms instead of 18.0, and the gradients 42 instead of 62:
+    Paddle's own reduction takes half as long as the layer's matrix products (3.3.1, two CPU cores).
     """
 
     @staticmethod

@@ -6,14 +6,15 @@ import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
-from ofa_slim.supernet.layers.base import FollowingLayer
+from ofa_slim.supernet.layers.elastic import FollowingLayer
+from ofa_slim.supernet.layers.norm import norm_row
 from ofa_slim.supernet.spec import Extent, LayerSpec, indices_of, ranges_of, register
 
 
 class ElasticBatchNorm(FollowingLayer):
     """Mixin of every elastic batch norm: it normalises as many channels as its input has.
 
-    In training the running statistics of these channels are updated, those of the others stay.
+    In training only the running statistics of these channels are updated.
     """
 
     def forward(self, input: paddle.Tensor) -> paddle.Tensor:
@@ -30,11 +31,11 @@ class ElasticBatchNorm(FollowingLayer):
 
     @property
     def global_stats(self) -> bool | None:
-        """Whether it normalises with the running statistics; None: unless it trains."""
+        """Whether it normalises with the running statistics; None: only when it does not train."""
         return self._use_global_stats
 
     def normalise(self, input: paddle.Tensor, extent: Extent) -> paddle.Tensor:
-        """Batch norm with these of the layer's channels."""
+        """Applies batch norm with these of the layer's channels."""
         mean, variance = statistics_of(self._mean, extent), statistics_of(self._variance, extent)
         use_global_stats = self.global_stats
         result = F.batch_norm(
@@ -56,19 +57,19 @@ class ElasticBatchNorm(FollowingLayer):
 
 
 def statistics_of(whole: paddle.Tensor, extent: Extent) -> paddle.Tensor:
-    """The entries of running statistics: the whole, a view where there can be one, or else a copy."""
+    """These entries of running statistics: the tensor itself, a view where possible, or else a copy."""
     if _is_all(extent, whole):
         return whole
     if _is_view(extent):
         ((start, stop),) = ranges_of(extent)
         with paddle.no_grad():
             return whole[start:stop]  # a view, on 3.0 to 3.3, so batch norm updates the whole in place
-    # Paddle refuses to change what a slice or `index_select` was taken from in a static graph.
+    # In a static graph Paddle refuses to change a tensor after `slice` or `index_select` read it.
     return paddle.gather(whole, indices_of(extent, whole))
 
 
 def put_back(part: paddle.Tensor, whole: paddle.Tensor, extent: Extent) -> None:
-    """Writes updated statistics into the whole they were taken from, where they are a copy."""
+    """Writes updated statistics back where `part` is a copy of entries of `whole`."""
     if not _is_all(extent, whole) and not _is_view(extent):
         paddle.assign(paddle.scatter(whole, indices_of(extent, whole), part), whole)
 
@@ -94,7 +95,7 @@ class SuperBatchNorm3D(ElasticBatchNorm, nn.BatchNorm3D):
 
 
 class SuperBatchNorm(ElasticBatchNorm, nn.BatchNorm):
-    """`paddle.nn.BatchNorm`, the older layer with an activation of its own, with its arguments."""
+    """`paddle.nn.BatchNorm`, the older layer that has an activation, with its arguments."""
 
     @property
     def _data_format(self) -> str:
@@ -102,7 +103,7 @@ class SuperBatchNorm(ElasticBatchNorm, nn.BatchNorm):
 
     @property
     def global_stats(self) -> bool | None:
-        """Whether it normalises with the running statistics; None: unless it trains."""
+        """Whether it normalises with the running statistics; None: only when it does not train."""
         return True if self._use_global_stats else False if self._trainable_statistics else None
 
     def forward(self, input: paddle.Tensor) -> paddle.Tensor:
@@ -114,7 +115,7 @@ class SuperBatchNorm(ElasticBatchNorm, nn.BatchNorm):
 class SuperSyncBatchNorm(ElasticBatchNorm, nn.SyncBatchNorm):
     """`paddle.nn.SyncBatchNorm`, with its arguments, over as many channels as its input has.
 
-    With one process or on a CPU, for which Paddle has no kernel of it, it is a batch norm.
+    With one process, or on a CPU, where Paddle has no kernel for it, it is a batch norm.
     """
 
     def forward(self, input: paddle.Tensor) -> paddle.Tensor:
@@ -129,7 +130,7 @@ class SuperSyncBatchNorm(ElasticBatchNorm, nn.SyncBatchNorm):
             "_mean": mean,
             "_variance": variance,
         }
-        # Paddle has the synchronised operator in this layer's forward only, which reads what the layer holds.
+        # Only Paddle's own forward of this layer calls the synchronised operator, and it reads the layer's parameters.
         whole = dict(self._parameters)
         try:
             self._parameters.update(parts)
@@ -142,21 +143,11 @@ class SuperSyncBatchNorm(ElasticBatchNorm, nn.SyncBatchNorm):
         return result
 
 
-for plain, elastic, sizes in (
-    (nn.BatchNorm, SuperBatchNorm, {}),
-    (nn.BatchNorm1D, SuperBatchNorm1D, {"out": "_num_features"}),
-    (nn.BatchNorm2D, SuperBatchNorm2D, {"out": "_num_features"}),
-    (nn.BatchNorm3D, SuperBatchNorm3D, {"out": "_num_features"}),
-    (nn.SyncBatchNorm, SuperSyncBatchNorm, {"out": "_num_features"}),
+for plain, elastic, size in (
+    (nn.BatchNorm, SuperBatchNorm, None),
+    (nn.BatchNorm1D, SuperBatchNorm1D, "_num_features"),
+    (nn.BatchNorm2D, SuperBatchNorm2D, "_num_features"),
+    (nn.BatchNorm3D, SuperBatchNorm3D, "_num_features"),
+    (nn.SyncBatchNorm, SuperSyncBatchNorm, "_num_features"),
 ):
-    register(
-        LayerSpec(
-            plain,
-            elastic,
-            params=dict.fromkeys(("weight", "bias", "_mean", "_variance"), ("out",)),
-            sizes=sizes,
-            width="out",
-            follows=True,
-            macs={"out": 2},
-        )
-    )
+    register(LayerSpec(plain, elastic, **norm_row(size, statistics=("_mean", "_variance"))))

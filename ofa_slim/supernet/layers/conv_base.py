@@ -1,7 +1,8 @@
-"""What elastic convolutions, transposed or not, have in common: width, groups and kernel size."""
+"""`ElasticConv`: width, groups and kernel size of elastic convolutions, transposed or not."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar, cast
@@ -12,12 +13,11 @@ from paddle import nn
 from paddle.nn import functional as F
 
 from ofa_slim.errors import ConvertError, IllegalSubnetError
-from ofa_slim.supernet.layers.base import CANDIDATE_KEYS, CandidateConfig, ElasticLayer, checked_candidates
+from ofa_slim.supernet.layers.elastic import CANDIDATE_KEYS, CandidateConfig, ElasticLayer, checked_candidates
 from ofa_slim.supernet.layers.kernels import centre, conv_padding, fits, is_square, pad_padding, widen_padding
 from ofa_slim.supernet.spec import Extent, Sizes, leading_of_each, length, range_of, ranges_of
 
 Sides = int | Sequence[int]
-Padding = str | int | Sequence[Any]
 
 
 def is_depthwise(conv: nn.Layer) -> bool:
@@ -28,38 +28,66 @@ def is_depthwise(conv: nn.Layer) -> bool:
 class ElasticConv(ElasticLayer):
     """Mixin of every elastic convolution.
 
-    With one group any width can be had. A depthwise convolution has as many groups as channels come in, and
-    as many outputs of each as before. Otherwise the number of groups stays, and each group is cut alike.
+    With one group any width is possible. A depthwise convolution has as many groups as channels come in, and
+    as many outputs of each as before. Otherwise the number of groups stays, and every group is cut equally.
 
     Attributes:
-        transforms: the kernel sizes, largest first, between which learned matrices lead: the parameters
+        function: what computes the convolution.
+        depthwise_only: whether each input channel must be a group of its own.
+        transforms: kernel sizes, largest first, each made from the one before by a learned matrix: the parameters
             ``transform_7_to_5`` ``[25, 25]``, ``transform_5_to_3`` ``[9, 9]``; empty for none.
     """
 
     function: ClassVar[Callable[..., paddle.Tensor]]
-    layout: ClassVar[str]
+    depthwise_only: ClassVar[bool] = False
     transforms: tuple[int, ...] = ()
 
-    def build(self, candidate_config: CandidateConfig | None, transform_kernel: bool, **arguments: Any) -> None:
-        """Makes the Paddle layer of these arguments, as large as the largest of its choices, and makes it elastic.
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sides,
+        candidate_config: CandidateConfig | None = None,
+        transform_kernel: bool = False,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Makes the Paddle layer, as large as the largest of its choices, and makes it elastic.
 
-        Raises: ConvertError for choices that it cannot have.
+        Args:
+            in_channels: full input width.
+            out_channels: full output width.
+            kernel_size: full size of the kernel.
+            candidate_config: choices for sampling.
+            transform_kernel: whether smaller kernels are made from larger ones by learned matrices.
+            args: the other arguments of the Paddle layer, in its order.
+            kwargs: the same by name.
+
+        Raises: ConvertError for choices or groups that it cannot have.
         """
-        choices = checked_candidates(type(self).__name__, candidate_config, CANDIDATE_KEYS)
+        name = type(self).__name__
+        choices = checked_candidates(name, candidate_config, CANDIDATE_KEYS)
         kernels = cast("tuple[int, ...]", choices.get("kernel_size", ()))
-        own = _square_side(type(self).__name__, arguments["kernel_size"]) if kernels else 0
+        side = _square_side(name, kernel_size) if kernels else 0
         if kernels:
-            arguments["kernel_size"] = max(own, *kernels)
-        if not 1 < arguments["groups"] == arguments["in_channels"]:
-            arguments["out_channels"] = max([arguments["out_channels"], *choices.get("channel", ())])
+            kernel_size = max(side, *kernels)
+        signature = inspect.signature(super().__init__)
+        arguments = signature.bind(in_channels, out_channels, kernel_size, *args, **kwargs).arguments
+        groups = arguments.get("groups", 1)
+        if self.depthwise_only:
+            if groups not in (1, in_channels):
+                raise ConvertError(f"{name}: {groups} groups, but {in_channels} input channels")
+            groups = arguments["groups"] = in_channels
+        if not 1 < groups == in_channels:
+            arguments["out_channels"] = max([out_channels, *choices.get("channel", ())])
         super().__init__(**arguments)
-        if kernels and self._kernel_size[0] > own:
-            widen_padding(self, own, self._kernel_size[0])
+        if kernels and self._kernel_size[0] > side:
+            widen_padding(self, side, self._kernel_size[0])
         self.make_by_hand(choices)
         for size in kernels:
             if not fits(self, centre(size, self._kernel_size[0])):
                 raise ConvertError(
-                    f"{type(self).__name__}: kernel size {size} is no choice for a kernel of {self._kernel_size[0]} "
+                    f"{name}: kernel size {size} is not possible for a kernel of {self._kernel_size[0]} "
                     f"with padding {self._padding!r}, which is too small for the output to keep its size"
                 )
         if transform_kernel:
@@ -82,13 +110,13 @@ class ElasticConv(ElasticLayer):
             raise ConvertError(f"{self.full_name()}: kernel sizes {sizes} are not between 1 and {full}")
         for larger, size in pairwise(sizes):
             entries = size**dims
-            identity = nn.initializer.Assign(np.eye(entries))  # of NumPy: a tensor would be symbolic in a static graph
+            identity = nn.initializer.Assign(np.eye(entries))  # NumPy: a tensor would be symbolic in a static graph
             matrix = self.create_parameter([entries, entries], default_initializer=identity)
             self.add_parameter(f"transform_{larger}_to_{size}", matrix)
         self.transforms = sizes
 
     def drop_state(self) -> None:
-        """Removes what an elastic layer has and its plain one has not."""
+        """Removes the attributes and parameters that its plain layer does not have."""
         super().drop_state()
         for larger, size in pairwise(vars(self).pop("transforms", ())):
             delattr(self, f"transform_{larger}_to_{size}")
@@ -107,14 +135,14 @@ class ElasticConv(ElasticLayer):
         return weight
 
     def _transformed(self, weight: paddle.Tensor, larger: int, size: int) -> paddle.Tensor:
-        # Each is a centre of the full kernel, and need not be the centre of the next larger one (5, 4, 3).
+        # Each is a centre of the full kernel, but not always of the next larger one (5, 4, 3).
         ((outer, _),), ((inner, _),) = (ranges_of(centre(part, self._kernel_size[0])) for part in (larger, size))
         start = inner - outer
         middle = range_of(weight, dict.fromkeys(range(2, weight.ndim), (start, start + size)))
         flat = middle.reshape([-1, size ** (weight.ndim - 2)])
         return paddle.matmul(flat, getattr(self, f"transform_{larger}_to_{size}")).reshape(middle.shape)
 
-    @paddle.jit.not_to_static  # its translation knows no zip(strict=) and resolves super() wrongly
+    @paddle.jit.not_to_static  # the translation does not support zip(strict=) and resolves super() wrongly
     def convolve(
         self,
         x: paddle.Tensor,
@@ -123,7 +151,7 @@ class ElasticConv(ElasticLayer):
         channel: int | None,
         **more: Any,
     ) -> paddle.Tensor:
-        """Applies the layer with the sizes that a call asks for, or else the active ones."""
+        """Applies the layer with the sizes of the call, or else the active ones."""
         sizes = self.channel_sizes(x.shape[self._channel_dim], expand_ratio, channel)
         groups = x.shape[self._channel_dim] if is_depthwise(self) else self._groups
         sizes["kernel"] = self._kernel_extent(kernel_size)
@@ -144,12 +172,12 @@ class ElasticConv(ElasticLayer):
         )
 
     def channel_sizes(self, width: int, expand_ratio: float | None, channel: int | None) -> dict[str, Extent]:
-        """What of the roles of its channels takes part when `width` channels come in."""
+        """The extents of the channel roles for an input of `width` channels."""
         if width > self._in_channels:
             raise IllegalSubnetError(f"{self.full_name()}: {width} input channels; at most {self._in_channels}")
         outputs = self._out_channels // self._groups
         if is_depthwise(self):
-            # It follows its input; what is active matters where it says which of the channels came in.
+            # It follows its input; the active sizes only tell which channels the input has.
             leading = {**self.inputs_at(1, width), **self.outputs_at(outputs, width)}
             active = self.active_sizes
             return {
@@ -159,8 +187,8 @@ class ElasticConv(ElasticLayer):
         self._check_groups("input", width)
         sizes = {**self.inputs_at(width // self._groups, self._groups), **self.active_sizes}
         if expand_ratio is not None or channel is not None:
-            asked = length(cast("Extent", self.output_extent(expand_ratio, channel)))
-            sizes.update(self.outputs_at(max(1, asked // self._groups), self._groups))
+            wanted = length(cast("Extent", self.output_extent(expand_ratio, channel)))
+            sizes.update(self.outputs_at(max(1, wanted // self._groups), self._groups))
         elif "out" in sizes:
             self._check_groups("output", length(sizes["out"]))
         return sizes
@@ -185,7 +213,7 @@ class ElasticConv(ElasticLayer):
             return self.active_sizes.get("kernel", full)
         if not is_square(self):
             raise IllegalSubnetError(
-                f"{self.full_name()}: kernel size {size!r} asked for, but its kernel {self._kernel_size} is not square"
+                f"{self.full_name()}: kernel size {size!r} given, but its kernel {self._kernel_size} is not square"
             )
         if not isinstance(size, int) or not 1 <= size <= full:
             raise IllegalSubnetError(f"{self.full_name()}: kernel size {size!r} is not between 1 and {full}")
@@ -200,36 +228,15 @@ def _square_side(name: str, kernel_size: Sides) -> int:
     return sides.pop()
 
 
-class DepthwiseOnly(ElasticConv):
-    """Mixin of the published names for one group per input channel, which is the default here."""
-
-    def build(self, candidate_config: CandidateConfig | None, transform_kernel: bool, **arguments: Any) -> None:
-        """Makes the Paddle layer of these arguments, and makes it elastic.
-
-        Raises: ConvertError for several groups that are not as many as the input channels.
-        """
-        groups, channels = arguments["groups"], arguments["in_channels"]
-        if groups not in (1, channels):
-            raise ConvertError(f"{type(self).__name__}: {groups} groups, but {channels} input channels")
-        super().build(candidate_config, transform_kernel, **{**arguments, "groups": channels})
-
-
-def role_override(conv: nn.Layer, name: str, roles: tuple[str, ...]) -> tuple[str, ...]:
-    """The roles of a convolution's parameter: each side of a kernel that is not square has its own."""
-    if name != "weight" or is_square(conv):
-        return roles
-    return roles[:2] + tuple(f"kernel{side}" for side in range(len(conv._kernel_size)))
-
-
 def cut_conv(conv: nn.Layer, sizes: Sizes, inputs: int, outputs: int, groups: int) -> Callable[[], None]:
-    """Sets what a plain convolution with cut parameters says of itself; returns what undoes it.
+    """Sets the attributes of a plain convolution whose parameters are already cut; returns a function that undoes it.
 
     Args:
-        conv: its parameters cut to `sizes` already, its attributes not.
+        conv: the convolution.
         sizes: the extent of each role.
-        inputs: how many input channels it has now.
-        outputs: how many output channels.
-        groups: how many groups.
+        inputs: its new number of input channels.
+        outputs: its new number of output channels.
+        groups: its new number of groups.
     """
     new: dict[str, Any] = {"_in_channels": inputs, "_out_channels": outputs, "_groups": groups}
     kernel = sizes.get("kernel")
@@ -241,7 +248,7 @@ def cut_conv(conv: nn.Layer, sizes: Sizes, inputs: int, outputs: int, groups: in
         elif hasattr(conv, "_updated_padding") and not isinstance(padding, str):
             new |= {"_updated_padding": padding, "_padding_algorithm": "EXPLICIT"}
     if conv._op_type in ("conv2d", "depthwise_conv2d"):
-        # As Paddle chooses it when it makes the layer.
+        # As Paddle's constructor chooses it.
         depthwise = inputs == groups != 1 and outputs % inputs == 0
         new["_op_type"] = "depthwise_conv2d" if depthwise else "conv2d"
     old = {name: getattr(conv, name) for name in new}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import paddle
 from paddle import ParamAttr, nn
 
-from ofa_slim.supernet.layers.base import WIDTH_KEYS, CandidateConfig, ElasticLayer, checked_candidates
+from ofa_slim.supernet.layers.elastic import WIDTH_KEYS, CandidateConfig, ElasticLayer, checked_candidates
 from ofa_slim.supernet.spec import LayerSpec, part_of, register
 
 
@@ -40,19 +40,19 @@ class SuperEmbedding(ElasticLayer, nn.Embedding):
         Args:
             x: integer ``[...]``, each below `num_embeddings`.
             expand_ratio: share of the width, for this call only.
-            channel: the width in channels, for this call only; goes before `expand_ratio`.
+            channel: the width in channels, for this call only; takes precedence over `expand_ratio`.
 
         Returns: float ``[..., out]``.
 
         Raises: IllegalSubnetError where the width is not between 1 and `embedding_dim`.
         """
         out = self.output_extent(expand_ratio, channel)
-        # The rows are cut after the look-up: a slice of the whole table would cost its size in every step.
+        # Cutting the rows after the look-up is cheaper than slicing the whole table in every step.
         rows = super().forward(x)
         if out is None:
             return rows
         part = part_of(rows, [*["row"] * (rows.ndim - 1), "out"], {"out": out})
-        # Paddle 3.1 and 3.2 read other entries than those asked for where a model indexes a view with a tensor.
+        # Paddle 3.1 and 3.2 read wrong entries where a model indexes a view with a tensor.
         return part.contiguous() if paddle.in_dynamic_mode() else part
 
 

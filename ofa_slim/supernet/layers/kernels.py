@@ -1,7 +1,7 @@
 """The arithmetic of elastic kernels: which sizes a convolution can have, and the padding of each.
 
 A smaller kernel is the centre of the full one. What it leaves out on a side is taken off the padding of that
-side, so it sees the same centres and the spatial size of the output stays.
+side, so that the output keeps its spatial size and its positions.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ def centre(size: int, full: int) -> Extent:
 
 
 def padding_of(conv: nn.Layer) -> list[tuple[int, int]] | None:
-    """What a convolution pads, ``(before, after)`` per spatial dimension; None for "SAME"."""
+    """The padding of a convolution, ``(before, after)`` per spatial dimension; None for "SAME"."""
     padding, dims = conv._padding, len(conv._kernel_size)
     if isinstance(padding, str):
         return [(0, 0)] * dims if padding.upper() == "VALID" else None
     if isinstance(padding, int):
         return [(padding, padding)] * dims
-    if not isinstance(padding[0], int):  # pairs for every dimension, batch and channels among them
+    if not isinstance(padding[0], int):  # pairs for every dimension, including batch and channels
         spatial = padding[1:-1] if conv._data_format.endswith("C") else padding[2:]
         return [(before, after) for before, after in spatial]
     if len(padding) == dims:
@@ -49,7 +49,7 @@ def padding_of(conv: nn.Layer) -> list[tuple[int, int]] | None:
 
 
 def padding_at(conv: nn.Layer, kernel: Extent) -> list[tuple[int, int]] | None:
-    """What a convolution pads with a part of its kernel, as `padding_of`.
+    """The padding of a convolution with a part of its kernel, as `padding_of`.
 
     Raises: IllegalSubnetError where its padding is too small for the spatial size of the output to stay.
     """
@@ -65,7 +65,7 @@ def padding_at(conv: nn.Layer, kernel: Extent) -> list[tuple[int, int]] | None:
 
 
 def conv_padding(conv: nn.Layer, kernel: Extent) -> Any:
-    """The argument `padding` of a convolution with a part of its kernel; its own where that can stay."""
+    """The argument `padding` of a convolution with a part of its kernel."""
     padding = padding_at(conv, kernel)
     if padding is None or length(kernel) == conv._kernel_size[0]:
         return conv._padding
@@ -75,7 +75,7 @@ def conv_padding(conv: nn.Layer, kernel: Extent) -> Any:
 
 
 def pad_padding(conv: nn.Layer, kernel: Extent) -> list[int]:
-    """The argument `pad` of `F.pad`, which has the last dimension first, where the padding is not of zeros."""
+    """The argument `pad` of `F.pad`, last dimension first, for padding that is not zeros."""
     return [side for sides in reversed(padding_at(conv, kernel) or []) for side in sides]
 
 
@@ -87,7 +87,7 @@ def elastic_kernels(conv: nn.Layer, choices: Sequence[int]) -> tuple[int, ...]:
         choices: kernel sizes, each at least 1.
 
     Returns: those no larger than its own that its padding allows, ascending. None for a kernel that is not
-        square, of size 1, or larger than every choice (a 7 x 7 stem stays when 3 and 5 are asked for).
+        square, of size 1, or larger than every choice (a 7 x 7 stem stays with the choices 3 and 5).
     """
     own = conv._kernel_size[0]
     if not is_square(conv) or not 2 <= own <= max(choices):
@@ -114,7 +114,7 @@ def _less(conv: nn.Layer, padding: list[tuple[int, int]], kernel: Extent) -> lis
 
 
 def fixed_kernel_reason(conv: nn.Layer, choices: Sequence[int]) -> str | None:
-    """Why a convolution keeps its kernel size when these are asked for, or None where it need not."""
+    """Why a convolution keeps its kernel size despite these choices; None where it need not."""
     sides, largest = conv._kernel_size, max(choices)
     if not is_square(conv):
         return f"its kernel {' x '.join(map(str, sides))} is not square"
@@ -131,7 +131,7 @@ def widen_padding(conv: nn.Layer, old: int, new: int) -> None:
     """Pads a convolution so that with its new, larger kernel its outputs stay where they were."""
     padding = padding_of(conv)
     conv._kernel_size = [new] * len(conv._kernel_size)
-    if padding is None:  # "SAME" follows by itself
+    if padding is None:  # "SAME" needs no change
         return
     ((start, stop),) = ranges_of(centre(old, new))
     wide = [

@@ -9,7 +9,7 @@ from paddle import ParamAttr, nn
 
 from ofa_slim.errors import IllegalSubnetError
 from ofa_slim.supernet.layers.affine import affine
-from ofa_slim.supernet.layers.base import WIDTH_KEYS, CandidateConfig, ElasticLayer, checked_candidates
+from ofa_slim.supernet.layers.elastic import WIDTH_KEYS, CandidateConfig, ElasticLayer, checked_candidates
 from ofa_slim.supernet.spec import LayerSpec, register
 
 
@@ -47,7 +47,7 @@ class SuperLinear(ElasticLayer, nn.Linear):
         Args:
             input: float ``[..., in]``; `in` may be smaller than `in_features`.
             expand_ratio: share of the output width, for this call only.
-            channel: the output width in channels, for this call only; goes before `expand_ratio`.
+            channel: the output width in channels, for this call only; takes precedence over `expand_ratio`.
 
         Returns: float ``[..., out]``.
 
@@ -57,7 +57,7 @@ class SuperLinear(ElasticLayer, nn.Linear):
             raise IllegalSubnetError(
                 f"{self.full_name()}: {input.shape[-1]} input channels; at most {self.max_sizes['in']}"
             )
-        sizes = {"in": self.input_extent(input.shape[-1])}
+        sizes = {"in": self.active_sizes.get("in", input.shape[-1])}
         out = self.output_extent(expand_ratio, channel)
         if out is not None:
             sizes["out"] = out

@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import paddle
-from paddle import ParamAttr, nn
+from paddle import nn
 from paddle.nn import functional as F
 
 from ofa_slim.errors import IllegalSubnetError
-from ofa_slim.supernet.layers.base import ElasticLayer, FollowingLayer
+from ofa_slim.supernet.layers.elastic import FollowingLayer
 from ofa_slim.supernet.spec import LayerSpec, leading_of_each, length, register
 
 
-class SuperLayerNorm(ElasticLayer, nn.LayerNorm):
+class SuperLayerNorm(FollowingLayer, nn.LayerNorm):
     """`paddle.nn.LayerNorm` over as many trailing channels as its input has.
 
-    Args:
-        normalized_shape: full shape of the normalised part; elastic where it has one dimension.
-        epsilon, weight_attr, bias_attr, name: as in `paddle.nn.LayerNorm`.
+    Args: as in `paddle.nn.LayerNorm`; elastic where `normalized_shape` has one dimension.
     """
-
-    def __init__(
-        self,
-        normalized_shape: int | Sequence[int],
-        epsilon: float = 1e-5,
-        weight_attr: ParamAttr | bool | None = None,
-        bias_attr: ParamAttr | bool | None = None,
-        name: str | None = None,
-    ) -> None:
-        super().__init__(normalized_shape, epsilon, weight_attr=weight_attr, bias_attr=bias_attr, name=name)
-        self.make_elastic()
 
     def forward(self, input: paddle.Tensor) -> paddle.Tensor:
         """Normalises the trailing channels.
@@ -45,24 +31,7 @@ class SuperLayerNorm(ElasticLayer, nn.LayerNorm):
             return super().forward(input)
         width = input.shape[-1]
         sizes = {"out": self.active_sizes.get("out", width)}
-        return F.layer_norm(
-            input,
-            [width],
-            weight=self.part("weight", sizes),
-            bias=self.part("bias", sizes),
-            epsilon=self._epsilon,
-        )
-
-
-# The row of every layer norm, PaddleNLP's subclasses of Paddle's included.
-OVER_CHANNELS: dict[str, Any] = {
-    "params": {"weight": ("out",), "bias": ("out",)},
-    "sizes": {"out": "_normalized_shape"},
-    "width": "out",
-    "follows": True,
-    "macs": {"out": 2},
-}
-register(LayerSpec(nn.LayerNorm, SuperLayerNorm, **OVER_CHANNELS))
+        return F.layer_norm(input, [width], self.part("weight", sizes), self.part("bias", sizes), self._epsilon)
 
 
 class ElasticInstanceNorm(FollowingLayer):
@@ -100,26 +69,8 @@ class SuperInstanceNorm3D(ElasticInstanceNorm, nn.InstanceNorm3D):
     """`paddle.nn.InstanceNorm3D`, with its arguments, over as many channels as its input has."""
 
 
-for plain, elastic in (
-    (nn.InstanceNorm1D, SuperInstanceNorm1D),
-    (nn.InstanceNorm2D, SuperInstanceNorm2D),
-    (nn.InstanceNorm3D, SuperInstanceNorm3D),
-):
-    register(
-        LayerSpec(
-            plain,
-            elastic,
-            params={"scale": ("out",), "bias": ("out",)},
-            sizes={"out": "_num_features"},
-            width="out",
-            follows=True,
-            macs={"out": 2},
-        )
-    )
-
-
 class SuperGroupNorm(FollowingLayer, nn.GroupNorm):
-    """`paddle.nn.GroupNorm` over as many channels as its input has, in as many groups as ever.
+    """`paddle.nn.GroupNorm` over as many channels as its input has, in its original number of groups.
 
     Args: as in `paddle.nn.GroupNorm`.
     """
@@ -143,24 +94,31 @@ class SuperGroupNorm(FollowingLayer, nn.GroupNorm):
         if "out" not in self.active_sizes:
             extent = leading_of_each(width // groups, self._num_channels // groups, groups)
         sizes = {"out": extent}
-        return F.group_norm(
-            input,
-            groups,
-            self._epsilon,
-            self.part("weight", sizes),
-            self.part("bias", sizes),
-            self._data_format,
-        )
+        weight, bias = self.part("weight", sizes), self.part("bias", sizes)
+        return F.group_norm(input, groups, self._epsilon, weight, bias, self._data_format)
 
 
-register(
-    LayerSpec(
-        nn.GroupNorm,
-        SuperGroupNorm,
-        params={"weight": ("out",), "bias": ("out",)},
-        sizes={"out": "_num_channels"},
-        width="out",
-        follows=True,
-        macs={"out": 2},
-    )
-)
+def norm_row(size: str | None, scale: str = "weight", statistics: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The fields of a norm's `LayerSpec`.
+
+    Args:
+        size: the attribute with its number of channels; None without one.
+        scale: its parameter that multiplies.
+        statistics: its running mean and variance, if it has them.
+    """
+    return {
+        "params": dict.fromkeys((scale, "bias", *statistics), ("out",)),
+        "sizes": {} if size is None else {"out": size},
+        "width": "out",
+        "follows": True,
+        "macs": {"out": 2},
+        "neutral": dict.fromkeys((scale, *statistics[1:]), 1.0),
+        "statistics": statistics,
+    }
+
+
+register(LayerSpec(nn.LayerNorm, SuperLayerNorm, **norm_row("_normalized_shape")))
+register(LayerSpec(nn.GroupNorm, SuperGroupNorm, **norm_row("_num_channels")))
+register(LayerSpec(nn.InstanceNorm1D, SuperInstanceNorm1D, **norm_row("_num_features", "scale")))
+register(LayerSpec(nn.InstanceNorm2D, SuperInstanceNorm2D, **norm_row("_num_features", "scale")))
+register(LayerSpec(nn.InstanceNorm3D, SuperInstanceNorm3D, **norm_row("_num_features", "scale")))

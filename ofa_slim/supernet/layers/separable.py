@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import paddle
 from paddle import ParamAttr, nn
 
-from ofa_slim.supernet.layers.base import CandidateConfig, swap_class
 from ofa_slim.supernet.layers.conv import SuperConv2D
-from ofa_slim.supernet.layers.conv_base import Padding, Sides
+from ofa_slim.supernet.layers.conv_base import Sides
+from ofa_slim.supernet.layers.elastic import CandidateConfig, swap_class
 from ofa_slim.supernet.spec import spec_of
 
 
 class SuperSeparableConv2D(nn.Layer):
     """A convolution of each channel, a norm, and a 1 x 1 convolution that mixes the channels.
 
-    The first two follow the width of the input; the last one has the output width that is asked for.
+    The first two have the width of the input; the last one has the output width of the call or the sub-network.
 
     Args:
         in_channels: full input width.
@@ -25,8 +26,7 @@ class SuperSeparableConv2D(nn.Layer):
         candidate_config: choices for sampling, e.g. ``{"expand_ratio": (0.5, 1.0)}``.
         stride, padding, dilation: of the first convolution.
         norm_layer: makes the norm of a width, such as its class; None for no norm.
-        bias_attr: as in `paddle.nn.Conv2D` for the last convolution; the first has a bias only where this
-            is given.
+        bias_attr: as in `paddle.nn.Conv2D` for the last convolution; the first has a bias only if this is given.
         scale_factor: channels between the convolutions per input channel.
     """
 
@@ -37,7 +37,7 @@ class SuperSeparableConv2D(nn.Layer):
         kernel_size: Sides,
         candidate_config: CandidateConfig | None = None,
         stride: Sides = 1,
-        padding: Padding = 0,
+        padding: str | int | Sequence[Any] = 0,
         dilation: Sides = 1,
         norm_layer: Callable[[int], nn.Layer] | None = nn.InstanceNorm2D,
         bias_attr: ParamAttr | bool | None = None,
@@ -71,7 +71,7 @@ class SuperSeparableConv2D(nn.Layer):
         Args:
             x: float ``[batch, in, height, width]``; `in` may be smaller than `in_channels`.
             expand_ratio: share of the output width, for this call only.
-            channel: the output width in channels, for this call only; goes before `expand_ratio`.
+            channel: the output width in channels, for this call only; takes precedence over `expand_ratio`.
 
         Returns: float ``[batch, out, height, width]``.
 
@@ -80,6 +80,6 @@ class SuperSeparableConv2D(nn.Layer):
         x = self.depthwise(x)
         if self.norm is not None:
             x = self.norm(x)
-        # Once exported, the last convolution is a plain one that takes no width.
-        asked = {"expand_ratio": expand_ratio, "channel": channel}
-        return self.pointwise(x, **{name: value for name, value in asked.items() if value is not None})
+        # After export the last convolution is plain and takes no width.
+        given = {"expand_ratio": expand_ratio, "channel": channel}
+        return self.pointwise(x, **{name: value for name, value in given.items() if value is not None})

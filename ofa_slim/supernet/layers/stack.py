@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 
 from paddle import nn
 
-from ofa_slim.supernet.layers.base import AttributeSized, ElasticLayer
+from ofa_slim.supernet.layers.elastic import AttributeSized, ElasticLayer
 from ofa_slim.supernet.spec import LayerSpec, Sizes, length, register
 
 
 def kept_layers(depth: int, full: int) -> tuple[int, ...]:
-    """Which of `full` layers a stack of `depth` layers keeps: evenly spread, the last one always.
+    """Which of `full` layers a stack of `depth` layers keeps: evenly spread, always with the last one.
 
     Source: Hou et al. 2020, DynaBERT, arXiv:2004.04037, section 2.1.
     """
@@ -53,7 +53,7 @@ class SuperLayerList(ElasticLayer, nn.LayerList):
 
 def _shorten(stack: nn.Layer, sizes: Sizes) -> Callable[[], None]:
     if not isinstance(stack, nn.LayerList):
-        raise TypeError(f"{type(stack).__name__} is no list of layers")
+        raise TypeError(f"{type(stack).__name__} is not a list of layers")
     layers = list(stack)
     kept = [layers[i] for i in kept_layers(length(sizes.get("depth", len(layers))), len(layers))]
 

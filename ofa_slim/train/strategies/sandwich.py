@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ofa_slim.errors import ConfigError
-from ofa_slim.supernet.space import SearchSpace, SubnetConfig
+from ofa_slim.supernet.space import SearchSpace
+from ofa_slim.supernet.subnet_config import SubnetConfig
 from ofa_slim.train.strategies.sampled import Sampled
 
 

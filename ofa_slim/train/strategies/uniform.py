@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ofa_slim.supernet.space import SearchSpace, SubnetConfig
+from ofa_slim.supernet.space import SearchSpace
+from ofa_slim.supernet.subnet_config import SubnetConfig
 
 
 class Uniform:

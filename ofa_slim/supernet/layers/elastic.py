@@ -1,7 +1,7 @@
-"""What every elastic layer has in common: it runs on parts of its own parameters.
+"""`ElasticLayer`: a layer that runs on parts of its own parameters.
 
-An elastic layer is a subclass of the Paddle layer it stands for. Converting swaps a layer's class, so its
-parameters, hooks and names stay the same objects; nothing is copied and no framework class is touched.
+An elastic layer is a subclass of its Paddle layer. Converting swaps a layer's class, so its parameters, hooks and
+names stay the same objects; nothing is copied and no framework class is changed.
 """
 
 from __future__ import annotations
@@ -18,34 +18,35 @@ from ofa_slim.supernet.spec import (
     Extent,
     LayerSpec,
     Sizes,
+    channels_of,
     length,
     part_of,
     register,
     register_later,
-    spec_of,
-    spec_of_class,
+    row_of,
+    row_of_class,
 )
 
 CandidateConfig = Mapping[str, tuple[float, ...]]
 
-# Attributes that an elastic layer has and its plain one has not; export removes them.
+# Attributes that the plain layer does not have; export removes them.
 OWN_ATTRIBUTES = ("active_sizes", "max_sizes", "original_sizes", "candidate_config", "fixed_kernel", "one_share")
 
-# What a layer can be given choices of.
+# The keys of a candidate configuration.
 WIDTH_KEYS = ("expand_ratio", "channel")
 CANDIDATE_KEYS = ("kernel_size", *WIDTH_KEYS)
 
 
 class ElasticLayer(nn.Layer):
-    """What goes before the Paddle layer in the bases of every elastic layer.
+    """First base of every elastic layer; the second one is the Paddle layer.
 
     Attributes:
         active_sizes: ``{role: extent}`` of the sub-network that runs now; roles left out run in full, and an
-            input left out has the width of whatever comes in.
+            input left out has the width of the input tensor.
         max_sizes: ``{role: size}`` of the whole layer.
         original_sizes: ``{role: size}`` of the layer that it was made from, before it was grown.
-        fixed_kernel: why its kernel is not elastic though that was asked for; "" otherwise.
-        one_share: how many outputs an `expand_ratio` of 1 means, where that is not its original width; else 0.
+        fixed_kernel: why its kernel is not elastic although kernel sizes were given; "" otherwise.
+        one_share: how many outputs an `expand_ratio` of 1 means; 0: its original width.
         candidate_config: the choices that sampling uses, e.g. ``{"expand_ratio": (1.0, 0.5)}``.
     """
 
@@ -58,20 +59,17 @@ class ElasticLayer(nn.Layer):
 
     def make_elastic(self, candidate_config: CandidateConfig | None = None) -> None:
         """Sets up the state of an elastic layer, at full size."""
-        spec = spec_of(self)
-        if spec is None:
-            raise TypeError(f"{type(self).__name__} has no row in the table of layers")
         self.active_sizes = {}
-        self.max_sizes = spec.full_sizes(self)
+        self.max_sizes = row_of(self).full_sizes(self)
         self.original_sizes = dict(self.max_sizes)
         self.fixed_kernel = ""
         self.one_share = 0
         self.candidate_config = dict(candidate_config or {})
 
     def make_by_hand(self, candidate_config: CandidateConfig | None) -> None:
-        """Sets up a layer that was written as an elastic one, its width the largest of its choices.
+        """Sets up a hand-written elastic layer, whose width is the largest of its choices.
 
-        Its ratios above 1 are counted down from that: (1, 2, 4) of 16 outputs are 4, 8 and 16.
+        Its largest ratio, if above 1, is the full width: (1, 2, 4) of 16 outputs are 4, 8 and 16.
         """
         self.make_elastic(candidate_config)
         largest = max(self.candidate_config.get("expand_ratio", (1,)))
@@ -93,24 +91,19 @@ class ElasticLayer(nn.Layer):
         return any(length(extent) < self.max_sizes[role] for role, extent in self.active_sizes.items())
 
     def part(self, name: str, sizes: Sizes) -> paddle.Tensor | None:
-        """The part of parameter `name` at `sizes`, or None where the layer has no such one."""
+        """The part of parameter `name` at `sizes`, or None where the layer has none."""
         parameter = getattr(self, name)
         if parameter is None:
             return None
-        spec = spec_of(self)
-        return part_of(parameter, spec.roles(self, name), sizes)  # type: ignore[union-attr]
+        return part_of(parameter, row_of(self).roles(self, name), sizes)
 
     def drop_state(self) -> None:
-        """Removes what an elastic layer has and its plain one has not."""
+        """Removes the attributes that its plain layer does not have."""
         for name in OWN_ATTRIBUTES:
             vars(self).pop(name, None)
 
-    def input_extent(self, width: int) -> Extent:
-        """Which inputs take part when `width` channels come in."""
-        return self.active_sizes.get("in", width)
-
     def output_extent(self, expand_ratio: float | None = None, channel: int | None = None) -> Extent | None:
-        """The outputs that a call asks for, or else the active ones; None for all."""
+        """The outputs that a call gives, or else the active ones; None for all."""
         full = self.max_sizes["out"]
         if channel is None and expand_ratio is None:
             return self.active_sizes.get("out")
@@ -121,13 +114,12 @@ class ElasticLayer(nn.Layer):
 
 
 class AttributeSized(ElasticLayer):
-    """Mixin of elastic layers whose own forward reads its sizes from attributes at each call."""
+    """Mixin of elastic layers whose forward reads its sizes from attributes in each call."""
 
     def activate(self, sizes: Sizes) -> None:
         """Runs from now on with these sizes."""
         super().activate(sizes)
-        spec = spec_of(self)
-        for role, attribute in (spec.sizes if spec is not None else {}).items():
+        for role, attribute in row_of(self).sizes.items():
             if role in self.active_sizes:
                 setattr(self, attribute, length(self.active_sizes[role]))
 
@@ -148,14 +140,9 @@ class FollowingLayer(ElasticLayer):
 def checked_candidates(
     name: str, candidate_config: CandidateConfig | None, keys: Sequence[str]
 ) -> dict[str, tuple[float, ...]]:
-    """The choices that a layer which is written by hand was given.
+    """The choices of a hand-written layer called `name`, each under one of `keys`.
 
-    Args:
-        name: of the layer, for errors.
-        candidate_config: ``{key: choices}``; None for none.
-        keys: what such a layer can have choices of.
-
-    Raises: ConvertError for a key that it does not have, or values that are no choices of it.
+    Raises: ConvertError for another key, or for values that are not choices of it.
     """
     given = dict(candidate_config or {})
     for key, choices in given.items():
@@ -165,19 +152,16 @@ def checked_candidates(
                 f"{nearest(str(key), keys)}"
             )
         if isinstance(choices, (str, bytes, Mapping)) or not isinstance(choices, Iterable) or not list(choices):
-            raise ConvertError(f"{name}: candidate_config has {choices!r} for {key!r}, which is no list of choices")
+            raise ConvertError(f"{name}: candidate_config has {choices!r} for {key!r}, which is not a list of choices")
         for choice in choices:
             kinds, kind = ((int, float), "number") if key == "expand_ratio" else (int, "whole number")
             if isinstance(choice, bool) or not isinstance(choice, kinds) or choice <= 0:
-                raise ConvertError(f"{name}: candidate_config has {choice!r} for {key!r}, which is no {kind} above 0")
+                raise ConvertError(
+                    f"{name}: candidate_config has {choice!r} for {key!r}, which is not a {kind} above 0"
+                )
     if set(WIDTH_KEYS) <= given.keys():
         raise ConvertError(f"{name}: candidate_config cannot have both {' and '.join(WIDTH_KEYS)}")
     return {key: tuple(choices) for key, choices in given.items()}
-
-
-def channels_of(ratio: float, full: int) -> int:
-    """``max(1, floor(ratio * full))``, forgiving the rounding of the ratio itself (1/3 of 12 is 4)."""
-    return max(1, math.floor(ratio * full + 1e-6))
 
 
 def register_elastic(kind: type[nn.Layer] | str, mixin: type[ElasticLayer], **row: Any) -> None:
@@ -185,8 +169,8 @@ def register_elastic(kind: type[nn.Layer] | str, mixin: type[ElasticLayer], **ro
 
     Args:
         kind: the class; one of another library by name (``"package.module.Class"``), which is then not imported.
-        mixin: what makes its layers elastic; it goes before the class in the bases of the elastic one. `AttributeSized`
-            does for layers whose forward reads its sizes from attributes.
+        mixin: first base of the elastic class. `AttributeSized` is enough for layers whose forward reads its sizes
+            from attributes.
         row: the fields of its `LayerSpec`.
     """
 
@@ -205,28 +189,21 @@ def register_elastic(kind: type[nn.Layer] | str, mixin: type[ElasticLayer], **ro
 
 
 def _unfilled(plain: type[nn.Layer]) -> nn.Layer:
-    """An elastic layer of a class that was made for a plain one, to be filled with its state: for pickle and copy."""
-    spec = spec_of_class(plain)
-    if spec is None:
-        raise TypeError(f"{plain.__name__} has no row in the table of layers")
-    return spec.elastic.__new__(spec.elastic)
+    """An elastic layer without state, for pickle and copy, which cannot import its class."""
+    elastic = row_of_class(plain).elastic
+    return elastic.__new__(elastic)
 
 
 def swap_class(layer: nn.Layer, candidate_config: CandidateConfig | None = None) -> None:
     """Makes a plain layer elastic in place; its parameters, hooks and names stay the same objects."""
-    spec = spec_of(layer)
-    if spec is None:
-        raise TypeError(f"{type(layer).__name__} has no row in the table of layers")
-    layer.__class__ = spec.elastic
+    layer.__class__ = row_of(layer).elastic
     layer.make_elastic(candidate_config)
 
 
 def swap_back(layer: nn.Layer) -> None:
-    """Makes an elastic layer plain again, at full size."""
-    spec = spec_of(layer)
-    if spec is None or not isinstance(layer, ElasticLayer):
-        return
-    layer.activate(layer.max_sizes)
-    layer.drop_state()
-    plain: nn.Layer = layer
-    plain.__class__ = spec.plain
+    """Makes an elastic layer plain again, at full size; leaves any other layer alone."""
+    if isinstance(layer, ElasticLayer):
+        layer.activate(layer.max_sizes)
+        layer.drop_state()
+        plain: nn.Layer = layer
+        plain.__class__ = row_of(layer).plain

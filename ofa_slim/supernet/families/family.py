@@ -1,4 +1,4 @@
-"""What a family table holds: which roles of which sub-layers of a block share an axis."""
+"""`Family`: a table of the roles of which sub-layers of a block share an axis."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from paddle import nn
 
 from ofa_slim.errors import ConvertError
+from ofa_slim.supernet.axis import Axis, Fixed, Slot
 from ofa_slim.supernet.layers import ElasticLayer
-from ofa_slim.supernet.space import Axis, Fixed, Slot
 from ofa_slim.supernet.spec import full_class_name, spec_of
 
 Place = tuple[str, str]
@@ -25,7 +25,7 @@ class BlockAxis:
         counted: ``(path in the block, role)`` whose size is the axis's size.
         slots: ``(path in the block, role)`` of everything it cuts.
         whole: whether a ratio must give a whole number (of heads).
-        beside: ``(path in the stack, role)`` of what it cuts beside the blocks. Such a part serves every block, so
+        beside: ``(path in the stack, role)`` of what it cuts outside the blocks. Every block uses such a part, so
             all blocks share the axis.
     """
 
@@ -36,12 +36,7 @@ class BlockAxis:
     beside: tuple[Place, ...] = ()
 
     def within(self, layer: nn.Layer, path: str) -> Axis | Fixed:
-        """The axis of a layer of a block by itself, or why it has none.
-
-        Args:
-            layer: what may be the layer at that path of a block.
-            path: in the block, which holds all that the axis cuts.
-        """
+        """The axis of a lone `layer`, which would be at `path` in a block; or why it has none."""
         places = [(place[len(path) + 1 :], role) for place, role in self.slots]
         counted = self.counted[0][len(path) + 1 :], self.counted[1]
         return _axis(self.name, layer, counted, places, self.whole)
@@ -53,20 +48,19 @@ class BlockAxis:
 
 @dataclass(frozen=True)
 class Family:
-    """A stack of like blocks inside a model.
+    """A stack of blocks of one class inside a model.
 
-    Classes of Paddle are given themselves, those of other libraries by name (``"package.module.Class"``), so that
-    these need not be imported.
+    A class of another library is named (``"package.module.Class"``), so that the library need not be imported.
 
     Attributes:
-        stack: the layer that holds the stack.
+        stack: the class of the stack.
         block: the class of each block; a block with another forward stays as it is.
-        layers: path in the stack of the blocks, ``*`` for each entry of a list: ``"layers.*"``.
+        layers: path of the blocks in the stack, ``*`` for each entry of a list: ``"layers.*"``.
         heads, ffn: the axes of each block: attention heads, and neurons of the feed-forward part.
-        attention: path in a block of the attention.
+        attention: path of the attention in a block.
         stream: ``(path in the block, role)`` of what writes into the residual stream, whose width is the hidden size.
         depth: ``(path in the stack, role)`` of everything that the number of blocks cuts; the first is counted.
-        fixed_depth: why a stack's depth cannot be elastic; None where it can.
+        fixed_depth: a stack -> why its depth cannot be elastic; None where it can.
     """
 
     stack: type[nn.Layer] | str
@@ -86,12 +80,12 @@ class Family:
 
     @property
     def output(self) -> str:
-        """Path in a block of the second layer of the feed-forward part."""
+        """Path of the second layer of the feed-forward part in a block."""
         return self.ffn.place("in")
 
     @property
     def intermediate(self) -> str:
-        """Path in a block of the first layer of the feed-forward part."""
+        """Path of the first layer of the feed-forward part in a block."""
         return self.ffn.place("out")
 
     def holds(self, layer: nn.Layer) -> bool:
@@ -101,7 +95,7 @@ class Family:
 
 @dataclass(frozen=True)
 class Stack:
-    """One stack found in a model: its family, path, short name, and all of its blocks by path in the model."""
+    """One stack in a model: its family, path, short name, and all its blocks by path in the model."""
 
     family: Family
     path: str
@@ -110,12 +104,12 @@ class Stack:
 
     @property
     def repeats(self) -> bool:
-        """Whether the depth counts the calls of the blocks, and drops none."""
+        """Whether the depth counts calls of the blocks, and removes none."""
         return not self.family.depth[0][0]
 
 
 def is_class(layer: nn.Layer, kind: type[nn.Layer] | str) -> bool:
-    """Whether a layer is of a class that is given itself, or by name; elastic layers are of their plain class too."""
+    """Whether a layer is of a class, or of the class of this name; an elastic layer is also of its plain class."""
     if isinstance(kind, type):
         return isinstance(layer, kind)
     spec = spec_of(layer)
@@ -132,7 +126,7 @@ def joined(*parts: str) -> str:
 def layer_at(model: nn.Layer, path: str) -> nn.Layer:
     """The layer at an attribute path; the path "" is the model itself."""
     for part in path.split(".") if path else ():
-        # A stack indexes its active layers only; its children are all of them.
+        # A stack indexes only its active layers; its children are all of them.
         model = dict(model.named_children())[part] if part.isdigit() else getattr(model, part)
     return model
 
@@ -156,7 +150,7 @@ def stack_axes(model: nn.Layer, stack: Stack) -> Iterator[Axis | Fixed]:
     elastic = {}
     for number, (path, block) in enumerate(stack.blocks.items()):
         if _own_forward(block, family.block):
-            yield Fixed(path, f"{type(block).__name__} has a forward of its own")
+            yield Fixed(path, f"{type(block).__name__} has its own forward")
         else:
             elastic[number] = path
     for row in family.axes:
@@ -164,7 +158,7 @@ def stack_axes(model: nn.Layer, stack: Stack) -> Iterator[Axis | Fixed]:
             places = [(joined(path, place), role) for path in elastic.values() for place, role in row.slots]
             places += [(joined(stack.path, place), role) for place, role in row.beside]
             counted = [(joined(path, row.counted[0]), row.counted[1]) for path in elastic.values()]
-            # What stands beside the blocks serves all of them, so it is cut with all of them or not at all.
+            # All blocks use the parts outside them, so these are cut with all blocks or not at all.
             if counted and len(elastic) == len(stack.blocks):
                 yield _axis(f"{stack.name}.{row.name}", model, counted[0], places, row.whole)
     for number, path in elastic.items():
@@ -190,8 +184,32 @@ def max_sizes(layer: nn.Layer) -> dict[str, int] | None:
 
 
 def _own_forward(block: nn.Layer, kind: type[nn.Layer] | str) -> bool:
-    # PaddleNLP replaces the forward of Paddle's own class, so it is looked up there each time.
+    # PaddleNLP replaces the forward of Paddle's class, so it is looked up each time.
     return type(block).forward is not kind.forward if isinstance(kind, type) else full_class_name(block) != kind
+
+
+def attention_heads_axis(
+    attention: str,
+    projections: tuple[str, str, str, str],
+    roles: tuple[str, ...] = ("heads",),
+    beside: tuple[Place, ...] = (),
+) -> BlockAxis:
+    """The heads of an attention.
+
+    Args:
+        attention: path in the block of the layer that has the roles.
+        projections: paths in the block of the query, key, value and output projections.
+        roles: of the attention itself that the axis cuts.
+        beside: as in `BlockAxis`.
+    """
+    query, key, value, output = projections
+    slots = ((query, "out"), (key, "out"), (value, "out"), (output, "in"), *((attention, role) for role in roles))
+    return BlockAxis("heads", (attention, "heads"), slots, whole=True, beside=beside)
+
+
+def ffn_axis(first: str, second: str) -> BlockAxis:
+    """The neurons between two feed-forward layers, given by their paths in the block."""
+    return BlockAxis("ffn", (first, "out"), ((first, "out"), (second, "in")))
 
 
 def _axis(
@@ -214,6 +232,6 @@ def _axis(
         if rest:
             raise ConvertError(f"axis {name!r}: {path} has {sizes[path][role]} {role}, which {size} does not divide")
         slots.append(Slot(path, role, unit))
-    # The layer that stands for the axis in published dictionaries comes first.
+    # The first slot names the axis in published dictionaries.
     slots.sort(key=lambda slot: slot.role != "out")
     return Axis(name, size, (size,), tuple(slots), task, whole)

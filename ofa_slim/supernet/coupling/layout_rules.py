@@ -1,0 +1,188 @@
+"""Rules of operations that move entries: slices, reshapes, concatenations, splits and shuffles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ofa_slim.supernet.coupling.calls import Call, Dims, NoRuleError, Value, axiswise, broadcast, rule, whole
+from ofa_slim.supernet.coupling.terms import Atom, Sum, Term, View, fix, split_at, split_evenly, unify
+
+
+@rule("slice")
+def sliced(call: Call) -> list[Any]:
+    x = call.value(0)
+    dropped = {axis % len(x.shape) for axis in call.op.attributes.get("decrease_axis", [])}
+    whole(x, dropped, "one entry of it is taken")
+    left = [axis for axis in range(len(x.shape)) if axis not in dropped]
+    rest = Value(tuple(x.shape[axis] for axis in left), [x.dims[axis] for axis in left], x.origin)
+    return [axiswise(rest, call.shapes[0], "a part of it is taken")]
+
+
+@rule("gather", "index_select")
+def gathered(call: Call) -> list[Any]:
+    x = call.value(0)
+    axis = int(call.op.attributes["axis"]) if "axis" in call.op.attributes else call.number(2)
+    whole(x, [axis % len(x.shape)], "entries of it are picked")
+    if len(call.shapes[0]) != len(x.shape):
+        raise NoRuleError
+    return [[None if i == axis % len(x.shape) else dim for i, dim in enumerate(x.dims)]]
+
+
+@rule("flip", "roll", "cumsum", "argsort", "topk")
+def ordered(call: Call) -> list[Any]:
+    x = call.value(0)
+    axes = call.attribute("axis")
+    axes = [axes] if isinstance(axes, int) else list(axes)
+    whole(x, [axis % len(x.shape) for axis in axes], "the order of its entries matters")
+    return [list(x.dims) for _ in call.shapes]
+
+
+@rule("transpose")
+def transpose(call: Call) -> list[Any]:
+    x = call.value(0)
+    return [[x.dims[axis] for axis in call.attribute("perm")]]
+
+
+@rule("reshape", "flatten", "squeeze", "unsqueeze", "view_shape")
+def reshape(call: Call) -> list[Any]:
+    x, shape = call.value(0), call.shapes[0]
+    dims: Dims = [None] * len(shape)
+    for given, made in _matched(x.shape, shape):
+        terms = [axis for axis in given if x.dims[axis] is not None]
+        if not terms:
+            continue
+        if len(terms) > 1 or not made:
+            whole(x, terms, "several widths are reshaped into one")
+            continue
+        position, term = terms[0], x.term(terms[0])
+        before = math.prod(x.shape[axis] for axis in given if axis < position)
+        after = math.prod(x.shape[axis] for axis in given if axis > position)
+        merged = View(term, before, after) if before * after > 1 else term
+        if len(made) == 1:
+            dims[made[0]] = merged
+        elif before * after == 1:
+            # Channels of a sequence split into heads, whole heads are cut; of a map into groups, each group is cut.
+            kept = made[0] if made[-1] == len(shape) - 1 else made[1]
+            outer = math.prod(shape[axis] for axis in made if axis < kept)
+            inner = math.prod(shape[axis] for axis in made if axis > kept)
+            unit = Atom(shape[kept])
+            unify(merged, View(unit, outer, inner), "it is reshaped into parts that do not divide it")
+            dims[kept] = unit
+        else:
+            whole(x, terms, "it is reshaped across its neighbours")
+    return [dims, *[[None] * len(extra) for extra in call.shapes[1:]]]
+
+
+def _matched(given: Sequence[int], made: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """Runs of dimensions of both shapes with equal products; dimensions of size 1 are left out."""
+    left = [axis for axis, size in enumerate(given) if size != 1]
+    right = [axis for axis, size in enumerate(made) if size != 1]
+    groups: list[tuple[list[int], list[int]]] = []
+    while left or right:
+        a, b = left[:1], right[:1]
+        left, right = left[1:], right[1:]
+        while (size_a := math.prod(given[i] for i in a)) != (size_b := math.prod(made[i] for i in b)):
+            source, group = (left, a) if size_a < size_b else (right, b)
+            if not source:
+                raise NoRuleError
+            group.append(source.pop(0))
+        groups.append((a, b))
+    return groups
+
+
+@rule("expand", "expand_as", "broadcast_to", "tile")
+def expanded(call: Call) -> list[Any]:
+    x, shape = call.value(0), call.shapes[0]
+    pad = len(shape) - len(x.shape)
+    padded = Value((1,) * pad + x.shape, [None] * pad + x.dims, x.origin)
+    return [axiswise(padded, shape, "it is repeated")]
+
+
+@rule("concat")
+def concat(call: Call) -> list[Any]:
+    values = call.listed(0)
+    axis = call.number(1) % len(call.shapes[0])
+    dims = broadcast([_without(value, axis) for value in values])
+    parts: list[Term] = []
+    for value in values:
+        term = value.dims[axis]
+        parts.append(term if term is not None else Atom(value.shape[axis], f"it has the fixed size of {value.origin}"))
+    joined: Term | None = parts[0] if len(parts) == 1 else Sum(tuple(parts))
+    if all(value.dims[axis] is None for value in values):
+        joined = None
+    return [[*dims[:axis], joined, *dims[axis:]]]
+
+
+@rule("stack")
+def stack(call: Call) -> list[Any]:
+    dims = broadcast(call.listed(0))
+    axis = int(call.attribute("axis")) % len(call.shapes[0])
+    return [[*dims[:axis], None, *dims[axis:]]]
+
+
+def _without(value: Value, axis: int) -> Value:
+    keep = [i for i in range(len(value.shape)) if i != axis]
+    return Value(tuple(value.shape[i] for i in keep), [value.dims[i] for i in keep], value.origin)
+
+
+@rule("split", "split_with_num")
+def split_rule(call: Call) -> list[Any]:
+    x = call.value(0)
+    axis = call.number(len(call.inputs) - 1) % len(x.shape)
+    numbers = call.value(1).numbers
+    if call.op.name == "split_with_num":
+        sizes = [x.shape[axis] // int(call.attribute("num"))] * int(call.attribute("num"))
+    elif numbers is not None:
+        known = sum(int(n) for n in numbers if n > 0)
+        sizes = [int(n) if n > 0 else x.shape[axis] - known for n in numbers]
+    else:
+        raise NoRuleError
+    term = x.dims[axis]
+    parts: Sequence[Term | None] = [None] * len(sizes)
+    if term is not None:
+        found = split_evenly(term, len(sizes)) if call.op.name == "split_with_num" else split_at(term, sizes)
+        if found is None:
+            fix(term, "it is split where its parts do not end")
+        else:
+            parts = found
+    return [[_part(x, axis, size, part) for size, part in zip(sizes, parts, strict=True)]]
+
+
+@rule("unbind", "unstack")
+def unbound(call: Call) -> list[Any]:
+    x = call.value(0)
+    axis = int(call.attribute("axis")) % len(x.shape)
+    whole(x, [axis], "its entries are separated")
+    return [[_without(x, axis) for _ in range(x.shape[axis])]]
+
+
+def _part(x: Value, axis: int, size: int, term: Term | None) -> Value:
+    shape, dims = list(x.shape), list(x.dims)
+    shape[axis], dims[axis] = size, term
+    return Value(tuple(shape), dims, x.origin)
+
+
+@rule("pixel_shuffle")
+def pixel_shuffle(call: Call) -> list[Any]:
+    x = call.value(0)
+    axis, factor = call.channels(x), int(call.attribute("upscale_factor")) ** 2
+    dims: Dims = [None] * len(x.shape)
+    if x.dims[axis] is not None:
+        unit = Atom(x.shape[axis] // factor)
+        unify(x.term(axis), View(unit, 1, factor), "its pixels do not divide it")
+        dims[axis] = unit
+    return [dims]
+
+
+@rule("channel_shuffle", "shuffle_channel")
+def channel_shuffle(call: Call) -> list[Any]:
+    x = call.value(0)
+    axis, groups = call.channels(x), int(call.op.attributes.get("groups") or call.attribute("group"))
+    dims = list(x.dims)
+    if x.dims[axis] is not None:
+        unit = Atom(x.shape[axis] // groups)
+        unify(x.term(axis), View(unit, groups), "its groups do not divide it")
+        dims[axis] = View(unit, 1, groups)
+    return [dims]
