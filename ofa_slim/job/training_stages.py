@@ -19,9 +19,9 @@ from ofa_slim.ofa import OFA
 from ofa_slim.ordering.scores import reorder_neuron_head
 from ofa_slim.train import parallel
 from ofa_slim.train.batches import Batches
-from ofa_slim.train.blocks import block_importance
 from ofa_slim.train.builders import Teaching, elastic_blocks, strategy_of
 from ofa_slim.train.fitting import finetune, train_supernet
+from ofa_slim.train.stack_layers import block_importance
 from ofa_slim.train.task_losses import TaskLosses
 from ofa_slim.train.teacher import TeacherCache
 

@@ -16,8 +16,8 @@ from ofa_slim.errors import ConfigError
 from ofa_slim.supernet import Convert, SearchSpace, SubnetConfig, supernet
 from ofa_slim.supernet.handle import make_plain
 from ofa_slim.supernet.run_config import RunConfig
-from ofa_slim.train.blocks import hidden_layers, only_stack
 from ofa_slim.train.distill_config import DistillConfig, DistillFn
+from ofa_slim.train.stack_layers import hidden_layers, only_stack
 from ofa_slim.train.strategies import Sampled, Sandwich, Uniform
 from ofa_slim.train.teacher import TeacherCache
 

@@ -25,7 +25,7 @@ from ofa_slim import load_subnet
 from ofa_slim.errors import ConfigError, DistillError
 from ofa_slim.integrations.trainer import OFAArguments, OFATrainer
 from ofa_slim.tasks import LanguageModelling, SpanScoring, TokenClassification
-from ofa_slim.train.blocks import block_importance
+from ofa_slim.train.stack_layers import block_importance
 from trainer_runs import CLASS_OF, Weights, arguments, collate, ernie, rows, trainer, weights
 
 WIDTHS = {"width_1.0": (4, 24), "width_0.75": (3, 18), "width_0.5": (2, 12)}  # heads and neurons

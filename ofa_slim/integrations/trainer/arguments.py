@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import List, Optional  # noqa: UP035  # PaddleNLP's parser knows only these forms
 
 from ofa_slim.errors import ConfigError, nearest
-from ofa_slim.train.blocks import ALL, NONE
 from ofa_slim.train.builders import STRATEGIES
+from ofa_slim.train.stack_layers import ALL, NONE
 from ofa_slim.train.teacher import ENGINES
 
 ORIGINAL = "original"

@@ -22,9 +22,9 @@ from ofa_slim.ofa import OFA
 from ofa_slim.ordering.scores import reorder_neuron_head
 from ofa_slim.tasks import LanguageModelling, TaskKind
 from ofa_slim.train import parallel
-from ofa_slim.train.blocks import NONE, block_importance, hidden_layers
 from ofa_slim.train.builders import Teaching, elastic_blocks, strategy_of
 from ofa_slim.train.distill_config import SELF, DistillConfig
+from ofa_slim.train.stack_layers import NONE, block_importance, hidden_layers
 from ofa_slim.train.task_losses import DistillLoss, TaskLosses
 
 _REFUSED = ("use_hybrid_parallel", "enable_auto_parallel", "to_static")
