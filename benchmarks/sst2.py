@@ -28,10 +28,10 @@ from ofa_slim.job.glue import TASKS, Rows  # noqa: E402
 from ofa_slim.job.stage_folders import check_mark, new_folder  # noqa: E402
 from ofa_slim.job.tokenised import tokenise  # noqa: E402
 from ofa_slim.train.batches import Batches, Examples  # noqa: E402
-from ofa_slim.train.blocks import block_importance  # noqa: E402
 from ofa_slim.train.builders import Strategy, Teaching, elastic_blocks  # noqa: E402
 from ofa_slim.train.fitting import evaluate, finetune, train_supernet  # noqa: E402
 from ofa_slim.train.loop import Schedule  # noqa: E402
+from ofa_slim.train.stack_layers import block_importance  # noqa: E402
 from ofa_slim.train.task_losses import TaskLosses  # noqa: E402
 
 TRAIN, JUDGE = 8_000, 4_000

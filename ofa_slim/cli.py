@@ -1,7 +1,7 @@
 """`ofa-slim`: from a recipe to written models, on the command line.
 
 Exit statuses: 0 done, 1 the job failed, 2 a wrong command line or recipe, 130 interrupted, 128 + n stopped by signal n.
-What went wrong is one or two lines on standard error; ``--debug`` shows where as well.
+Errors are one or two lines on standard error; ``--debug`` adds where they came from.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit status."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in given
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
     try:
-        cli.main(args=[one for one in given if one != "--debug"], prog_name="ofa-slim", standalone_mode=False)
+        cli.main(args=[word for word in words if word != "--debug"], prog_name="ofa-slim", standalone_mode=False)
     except BaseException as error:
         if debug and not isinstance(error, (SystemExit, click.exceptions.Exit)):
             traceback.print_exc()
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _status(error: BaseException) -> int:
-    """Says what went wrong; returns the exit status."""
+    """Prints what went wrong; returns the exit status."""
     if isinstance(error, click.exceptions.Exit):
         return int(error.exit_code)
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
@@ -59,8 +59,8 @@ def _status(error: BaseException) -> int:
     elif isinstance(error, OSError):
         _say(f"error: {error.filename or 'input or output'}: {error.strerror or error}")
     elif isinstance(error, Exception):
-        _say(f"error: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no word'}")
-        _say("this is a mistake of ofa-slim, or of what it calls; --debug shows where")
+        _say(f"error: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}")
+        _say("this is a bug in ofa-slim or in a library that it calls; --debug shows where")
     else:
         raise error
     return 1
@@ -73,13 +73,13 @@ def _say(*lines: str) -> None:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="ofa-slim")
-@click.option("--debug", is_flag=True, help="Show where an error came from; may stand anywhere.")
+@click.option("--debug", is_flag=True, help="Show where an error came from; allowed anywhere on the line.")
 def cli(debug: bool) -> None:
     """Once-For-All compression of fine-tuned models on PaddlePaddle."""
 
 
 def recipe_options(command: Command) -> Command:
-    """Adds the recipe's file and an option for every key of it."""
+    """Adds the recipe's file and an option for each of its keys."""
     for name, field in reversed(Recipe.model_fields.items()):
         default = "none" if field.default is None else field.default
         option = click.option(f"--{name}", name, metavar="VALUE", help=f"{field.description}  [default: {default}]")
@@ -164,8 +164,8 @@ def evaluate(directory: Path, data_dir: Path, task: str | None, eval_rows: int |
     from ofa_slim.job.tools import evaluated
 
     with _quiet():
-        found = evaluated(directory, data_dir, task, eval_rows)
-    click.echo(json.dumps(found, indent=1))
+        scores = evaluated(directory, data_dir, task, eval_rows)
+    click.echo(json.dumps(scores, indent=1))
 
 
 @cli.command()
@@ -178,12 +178,12 @@ def evaluate(directory: Path, data_dir: Path, task: str | None, eval_rows: int |
 @click.option("--length", type=click.IntRange(2), default=64, show_default=True, help="Tokens of one input.")
 @click.option("--allow_pickle", is_flag=True, help="Whether MODEL may be a pickle, which runs code when read.")
 def inspect(model: Path, **options: Any) -> None:
-    """Show what of the classifier in MODEL is elastic, what is not and why, and what a sub-network costs."""
+    """Show what is elastic in the classifier in MODEL, what is not and why, and what a sub-network costs."""
     from ofa_slim.job.tools import inspected
 
     with _quiet():
-        found = inspected(model, **options)
-    click.echo(found)
+        text = inspected(model, **options)
+    click.echo(text)
 
 
 @cli.command("bench-latency")
@@ -195,8 +195,8 @@ def bench_latency(directories: tuple[Path, ...], batch: tuple[int, ...], length:
     from ofa_slim.job.tools import timed
 
     with _quiet():
-        found = timed(directories, batch, length)
-    click.echo(found)
+        table = timed(directories, batch, length)
+    click.echo(table)
 
 
 @cli.command()
@@ -210,8 +210,8 @@ def predict(directory: Path, texts: tuple[str, ...], lines: Path | None) -> None
     from ofa_slim.job.tools import classified
 
     with _quiet():
-        found = classified(directory, texts, lines)
-    for answer in found:
+        answers = classified(directory, texts, lines)
+    for answer in answers:
         click.echo(json.dumps(answer, ensure_ascii=False))
 
 

@@ -1,4 +1,4 @@
-"""PaddleNLP: sequence classifiers from every kind of directory that BERTs are shipped in."""
+"""Loads PaddleNLP sequence classifiers from PaddleNLP's and Hugging Face's directories."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _PARTS = (
 
 
 class ModelLoadError(OfaSlimError, ValueError):
-    """A model directory that does not hold what a sequence classifier needs."""
+    """A model directory that lacks what a sequence classifier needs."""
 
 
 def load_sequence_classifier(
@@ -51,9 +51,9 @@ def load_sequence_classifier(
             a Hugging Face BERT with or without the prefix ``bert.``) or, with `allow_pickle`, PaddleNLP's
             ``model_state.pdparams``. What the hub sends is a pickle too.
         num_classes: the size of the head; 1 for regression.
-        need_head: whether the head has to be there too (a fine-tuned model).
-        allow_pickle: whether the weights may be a pickle. Reading one runs whatever code it holds: only from people
-            you trust.
+        need_head: whether the head is required too (a fine-tuned model).
+        allow_pickle: whether the weights may be a pickle. Reading one runs whatever code it contains: only from
+            people you trust.
 
     Returns: the model, in eval mode and with plain logits as its output, and the tokenizer.
     Raises: ModelLoadError for a directory without these files, or with weights missing or misshapen, and for a pickle
@@ -65,13 +65,13 @@ def load_sequence_classifier(
     if path.is_dir():
         model = _from_directory(path, num_classes, need_head, allow_pickle)
     elif path.is_file():
-        raise ModelLoadError(f"{path} is a file; give the directory that holds it and its config.json")
+        raise ModelLoadError(f"{path} is a file; give the directory that contains it and its config.json")
     elif path.is_absolute() or str(name_or_path).startswith((".", "~")) or str(name_or_path).count("/") > 1:
         raise ModelLoadError(f"{path}: no such directory")
     elif not allow_pickle:
         raise ModelLoadError(
             f"{path}: no such directory, and what PaddleNLP's hub would send under that name is a pickle, which runs "
-            "whatever code it holds when it is read. Get a directory with config.json and model.safetensors instead; "
+            "whatever code it contains when it is read. Get a directory with config.json and model.safetensors; "
             "or, if you trust the hub, say allow_pickle=True"
         )
     else:
@@ -88,31 +88,33 @@ def _from_directory(path: Path, num_classes: int, need_head: bool, allow_pickle:
         raise ModelLoadError(f"{path}: expected config.json there, found {_listing(path)}")
     weights = _read_weights(path, allow_pickle)
     model = _empty_model(path, num_classes)
-    wanted = model.state_dict()
+    parameters = model.state_dict()
     if any(re.match(r"(bert\.)?encoder\.layer\.\d+\.", key) for key in weights):
         weights = {_paddle_name(key): _paddle_value(key, value) for key, value in weights.items()}
 
-    missing = [key for key in wanted if key not in weights]
-    lost = [key for key in missing if need_head or not key.startswith(HEAD)]
-    if lost:
+    def required(key: str) -> bool:
+        return need_head or not key.startswith(HEAD)
+
+    missing = [key for key in parameters if key not in weights and required(key)]
+    if missing:
         raise ModelLoadError(
-            f"{path}: the weights lack {len(lost)} of {len(wanted)} parameters of {type(model).__name__}, "
-            f"such as {lost[0]!r}; the file has names like {next(iter(weights), 'none')!r}"
+            f"{path}: the weights lack {len(missing)} of {len(parameters)} parameters of {type(model).__name__}, "
+            f"such as {missing[0]!r}; the file has names like {next(iter(weights), 'none')!r}"
         )
-    found = {key: weights[key] for key in wanted if key in weights}
-    for key, value in list(found.items()):
-        if list(value.shape) != list(wanted[key].shape):
-            if need_head or not key.startswith(HEAD):
-                raise ModelLoadError(
-                    f"{path}: {key!r} has shape {list(value.shape)}, "
-                    f"the model of config.json with {num_classes} classes needs {list(wanted[key].shape)}"
-                )
-            del found[key]
-    fresh = [key for key in wanted if key not in found]
-    if fresh:
-        LOG.info("%s has no head for %d classes: %s start at random", path, num_classes, ", ".join(fresh))
-    for key, value in found.items():
-        wanted[key].set_value(paddle.to_tensor(value).astype(wanted[key].dtype))
+    random = []
+    for key, parameter in parameters.items():
+        value = weights.get(key)
+        if value is not None and list(value.shape) == list(parameter.shape):
+            parameter.set_value(paddle.to_tensor(value).astype(parameter.dtype))
+        elif value is not None and required(key):
+            raise ModelLoadError(
+                f"{path}: {key!r} has shape {list(value.shape)}, "
+                f"the model of config.json with {num_classes} classes needs {list(parameter.shape)}"
+            )
+        else:
+            random.append(key)
+    if random:
+        LOG.info("%s has no head for %d classes: %s start at random", path, num_classes, ", ".join(random))
     return model
 
 
@@ -148,7 +150,7 @@ def _read_weights(path: Path, allow_pickle: bool) -> dict[str, np.ndarray]:
 
 
 def _empty_model(path: Path, num_classes: int) -> paddle.nn.Layer:
-    """A randomly initialised model of the directory's config."""
+    """A randomly initialised model with the directory's config."""
     from paddlenlp.transformers import (
         AutoModelForSequenceClassification,
         BertConfig,
@@ -186,7 +188,7 @@ def _paddle_name(key: str) -> str:
 
 
 def _paddle_value(key: str, value: np.ndarray) -> np.ndarray:
-    """Turns the weight of a linear layer, [out, in] in torch, to [in, out]; leaves the rest."""
+    """Transposes the weight of a linear layer, [out, in] in torch, to [in, out]; other weights stay."""
     linear = value.ndim == 2 and "embeddings." not in key
     return np.ascontiguousarray(value.T) if linear else value
 
@@ -194,8 +196,8 @@ def _paddle_value(key: str, value: np.ndarray) -> np.ndarray:
 def _from_hub(name: str, num_classes: int, need_head: bool) -> paddle.nn.Layer:
     """The model of that name on PaddleNLP's hub.
 
-    It is loaded twice: PaddleNLP initialises weights that it did not find at random and only logs that, and
-    what differs between two loads was random.
+    It is loaded twice: PaddleNLP only logs that it initialised missing weights at random, and those differ between
+    two loads.
     """
     from paddlenlp.transformers import AutoModelForSequenceClassification
 
@@ -207,9 +209,9 @@ def _from_hub(name: str, num_classes: int, need_head: bool) -> paddle.nn.Layer:
         raise ModelLoadError(
             f"{name!r} is neither a directory nor a model that PaddleNLP's hub could send ({error})"
         ) from error
-    twin = again.state_dict()
+    second = again.state_dict()
     for key, value in model.state_dict().items():
-        if (need_head or not key.startswith(HEAD)) and not bool(paddle.equal_all(value, twin[key])):
+        if (need_head or not key.startswith(HEAD)) and not bool(paddle.equal_all(value, second[key])):
             raise ModelLoadError(f"{name!r}: the hub's weights lack {key!r}, which would start at random")
     return model
 
@@ -232,6 +234,6 @@ def _tokenizer(name_or_path: str | os.PathLike[str]) -> Any:
 
 
 def _listing(path: Path) -> str:
-    """What a directory holds, for error messages."""
+    """The first files of a directory, for error messages."""
     names = sorted(entry.name for entry in path.iterdir())
     return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "nothing"

@@ -21,7 +21,7 @@ MOVIE_LEAST_SCORE = 0.5
 
 
 class DataError(OfaSlimError, ValueError):
-    """A data file that is not there, or not as the task needs it."""
+    """A data file that is missing, or not in the format that the task needs."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ class Rows:
         return Rows([self.first[row] for row in rows], second, self.labels[rows])
 
     def without(self, count: int) -> tuple[Rows, Rows]:
-        """All rows but some, in their order, and those: the last ones of the permutation that `limited` takes from."""
+        """All other rows, and the last `count` of the permutation that `limited` takes from; both in order."""
         if not 0 < count < len(self):
-            raise DataError(f"search_rows is {count}, but there are {len(self)} training rows to hold them out of")
-        apart = np.random.default_rng(SPLIT_SEED).permutation(len(self))[-count:]
-        return self.taken(np.setdiff1d(np.arange(len(self)), apart)), self.taken(np.sort(apart))
+            raise DataError(f"search_rows is {count}, but there are {len(self)} training rows")
+        held_out = np.random.default_rng(SPLIT_SEED).permutation(len(self))[-count:]
+        return self.taken(np.setdiff1d(np.arange(len(self)), held_out)), self.taken(np.sort(held_out))
 
 
 @dataclass(frozen=True)
@@ -142,9 +142,9 @@ class GlueFiles:
         return Rows([text[0] for text in texts], second, values)
 
     def _positions(self, header: list[str], path: Path) -> tuple[int, ...]:
-        lost = [name for name in self.columns if name not in header]
-        if lost:
-            raise DataError(f"{path}: no column {lost[0]!r} in the header {header}")
+        missing = [name for name in self.columns if name not in header]
+        if missing:
+            raise DataError(f"{path}: no column {missing[0]!r} in the header {header}")
         return tuple(header.index(str(name)) for name in self.columns)
 
     def _label(self, text: str, path: Path, number: int) -> float:
@@ -159,7 +159,7 @@ class GlueFiles:
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """The lines of a text file, those with nothing but space left out."""
+    """The lines of a text file, without blank ones."""
     for cells in read_tsv(path):
         line = "\t".join(cells)
         if line.strip():
@@ -181,8 +181,8 @@ def read_tsv(path: Path) -> Iterator[list[str]]:
 def read_movie_polarity(data_dir: Path) -> tuple[Rows, dict[str, Rows]]:
     """Movie-review snippets that people rated clearly positive (class 1) or negative (class 0).
 
-    Kept are mean ratings of at least 0.5 either way, and of equal snippets the first, so that none is on both
-    sides. The split is fixed: of a permutation with a fixed seed, the first 80 % train and the rest score.
+    Only mean ratings of at least 0.5 or at most -0.5 are kept, and of equal snippets only the first, so that no snippet
+    is in both sets. The split is fixed: of a permutation with a fixed seed, the first 80 % train and the rest score.
     """
     path = data_dir / MOVIE_FILE
     snippets: dict[str, tuple[str, int]] = {}

@@ -1,4 +1,4 @@
-"""A recipe's run as one call: logging, the stages, the report, and what went wrong as an exit status."""
+"""Runs a recipe: logging, the stages, the report."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def compress(
     Returns: the report's tables, once the stages that it needs have run; they are in the run's folder too, with
         ``report.html``, ``report.md`` and ``report.json``.
 
-    Raises: OfaSlimError of many kinds for what cannot be done; `StoppedError` after a signal. Finished stages are kept.
+    Raises: a subclass of OfaSlimError where a stage fails; `StoppedError` after a signal. Finished stages are kept.
     """
     names = stage_names(",".join(STAGES if stages is None else stages))
     check_precision(recipe.amp)
@@ -54,12 +54,12 @@ def compress(
             log.info("the report is in %s: report.html, and as text in report.md and report.json", folder)
             return table
         except BaseException as error:
-            _noted(log, error)  # whoever called says it on the console
+            _log_to_file(log, error)  # the caller prints it
             raise
 
 
-def _noted(log: logging.Logger, error: BaseException) -> None:
-    """Leaves the reason in the log file alone."""
+def _log_to_file(log: logging.Logger, error: BaseException) -> None:
+    """Writes an error to the log file only."""
     for handler in log.handlers:
         if isinstance(handler, logging.FileHandler):
             text = f"{type(error).__name__}: {error}"
@@ -78,7 +78,7 @@ def stage_names(text: str) -> list[str]:
 
 
 def check_precision(amp: str) -> None:
-    """Refuses mixed precision where the device has none: Paddle would go on without it."""
+    """Refuses mixed precision that the device does not support: Paddle would silently train without it."""
     device = paddle.device.get_device()
     supported = {
         "off": True,
@@ -88,12 +88,12 @@ def check_precision(amp: str) -> None:
     if not supported[amp]:
         allowed = ", ".join(name for name, there in supported.items() if there)
         raise RecipeError(
-            f"key 'amp' is {amp!r}, which Paddle does not have on {device}; it should be one of {allowed}"
+            f"key 'amp' is {amp!r}, which Paddle does not support on {device}; it should be one of {allowed}"
         )
 
 
 def quiet_third_parties() -> None:
-    """Silences what the libraries say about themselves on import, in tokenising pairs and in tracing."""
+    """Silences warnings of other libraries about themselves, on import, in tokenising and in tracing."""
     for message in (
         "No ccache found",
         "Setuptools is replacing distutils",
@@ -106,7 +106,7 @@ def quiet_third_parties() -> None:
 
 @contextmanager
 def logged(path: Path | None) -> Iterator[logging.Logger]:
-    """Logs to the console and to a file inside the block, without one warnings alone; so always PaddleNLP."""
+    """Logs to the console and a file inside the block, without a file only warnings; of PaddleNLP only warnings."""
     from paddlenlp.utils.log import logger as paddlenlp_logger
 
     paddlenlp_logger.set_level("WARNING")

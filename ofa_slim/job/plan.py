@@ -1,4 +1,4 @@
-"""The stages: their order, what each reads, and the recipe's keys that its output depends on."""
+"""The stages: their order, what each reads, and which keys of the recipe its output depends on."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Stage:
     Attributes:
         name: of the stage and its folder.
         needs: the stages whose folders it reads.
-        keys: the recipe's keys that it depends on itself, besides the data's and those of earlier stages.
-        shared: whether all processes take part; else the first one does it alone.
+        keys: the recipe's keys that it depends on, besides those of the data and of earlier stages.
+        shared: whether all processes take part; else only the first one runs it.
     """
 
     name: str
@@ -57,7 +57,7 @@ STAGES: dict[str, Stage] = {
 
 
 def settings(recipe: Recipe, stage: Stage) -> dict[str, object]:
-    """The recipe's values that a stage's output depends on, those of the stages before it included."""
+    """The recipe's values that a stage's output depends on, including those of earlier stages."""
     keys = list(DATA_KEYS)
     for earlier in upstream(stage):
         keys += earlier.keys

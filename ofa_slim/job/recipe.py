@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import textwrap
 import types
 import typing
@@ -13,17 +12,17 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from ofa_slim.errors import OfaSlimError
+from ofa_slim.errors import OfaSlimError, nearest
 
 TaskName = Literal["movie-polarity", "sst-2", "cola", "mrpc", "sts-b", "qnli", "rte", "qqp", "mnli"]
 
 
 class RecipeError(OfaSlimError, ValueError):
-    """A recipe that cannot be meant; the message names the key."""
+    """A recipe that is not valid; the message names the key."""
 
 
 def _number(value: object) -> object:
-    """Reads 5e-5, which YAML takes for text as it has no dot."""
+    """Reads 5e-5, which YAML reads as text because it has no dot."""
     if isinstance(value, str):
         try:
             return float(value)
@@ -149,7 +148,7 @@ def load_recipe(path: str | None, overrides: Mapping[str, object]) -> Recipe:
 
     Args:
         path: the YAML file; None for the defaults.
-        overrides: keys from elsewhere, which win.
+        overrides: values that replace those of the file.
 
     Raises: RecipeError with one line per wrong key.
     """
@@ -157,8 +156,7 @@ def load_recipe(path: str | None, overrides: Mapping[str, object]) -> Recipe:
     if path is not None:
         values = _read_yaml(Path(path))
         _check(values, path)
-    recipe = _check({**values, **overrides}, "command line")
-    return recipe
+    return _check({**values, **overrides}, "command line")
 
 
 def texts_to_values(texts: Mapping[str, str]) -> dict[str, object]:
@@ -177,7 +175,7 @@ def texts_to_values(texts: Mapping[str, str]) -> dict[str, object]:
 
 
 def commented(task: str | None = None) -> str:
-    """A recipe with every key, its default and what it is for."""
+    """A recipe as text, with every key, its default and its description."""
     lines = ["# A recipe of ofa-slim: every key with its default. Run it with: ofa-slim compress FILE"]
     for name, field in Recipe.model_fields.items():
         value = task if name == "task" and task is not None else field.default
@@ -196,7 +194,7 @@ def _check(values: Mapping[str, object], source: str) -> Recipe:
         for problem in error.errors():
             key = str(problem["loc"][0]) if problem["loc"] else ""
             if problem["type"] == "extra_forbidden":
-                lines.append(f"{source}: no key {key!r}{_suggestion(key, list(Recipe.model_fields))}")
+                lines.append(f"{source}: no key {key!r}{nearest(key, Recipe.model_fields)}")
             else:
                 wanted = problem["msg"].replace("Input should be", "it should be", 1)
                 lines.append(f"{source}: key {key!r} is {values.get(key)!r}; {_which(problem['loc'])}{wanted}")
@@ -204,7 +202,7 @@ def _check(values: Mapping[str, object], source: str) -> Recipe:
 
 
 def _which(place: Sequence[int | str]) -> str:
-    """Which part of a list or dictionary is wrong."""
+    """The key of a dictionary's wrong value, for the message."""
     inner = [part for part in place[1:] if part != "[key]"]
     return f"of {inner[0]!r} " if inner and isinstance(inner[0], str) else ""
 
@@ -228,7 +226,7 @@ def _read_yaml(path: Path) -> dict[str, object]:
 
 
 def _scalar(text: str) -> object:
-    """The value of an option's text, as YAML would read it; a number that YAML takes for text stays text."""
+    """The value of an option's text, as YAML reads it; text that is not valid YAML stays text."""
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
@@ -240,9 +238,3 @@ def _holds_text(annotation: Any) -> bool:
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         return any(_holds_text(part) for part in typing.get_args(annotation))
     return annotation is str or typing.get_origin(annotation) is Literal
-
-
-def _suggestion(name: str, known: Sequence[str], prefix: str = "") -> str:
-    """Half a sentence with the nearest known name."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    return f"; did you mean '{prefix}{close[0]}'?" if close else ""

@@ -1,4 +1,4 @@
-"""What the stages of one run share: the recipe, its folder, its data, and small helpers."""
+"""`Run`: what the stages of one job share: the recipe, its folder and its data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import paddle
 from visualdl import LogWriter
 
 from ofa_slim.integrations.paddlenlp import load_sequence_classifier
-from ofa_slim.job.glue import TASKS
+from ofa_slim.job.glue import TASKS, Rows
 from ofa_slim.job.plan import STAGES, settings
 from ofa_slim.job.recipe import Recipe
 from ofa_slim.job.tokenised import tokenise
@@ -33,42 +33,58 @@ Scores = dict[str, dict[str, float]]
 
 
 class Run:
-    """A recipe with its folder and, once asked for, its data."""
+    """A recipe with its folder and, once a stage needs it, its data."""
 
     def __init__(self, recipe: Recipe) -> None:
         """Reads nothing yet."""
         self.recipe = recipe
         self.folder = Path(recipe.output_dir)
         self.task = TASKS[recipe.task]
-        self._examples: tuple[Examples, dict[str, Examples]] | None = None
-        self._apart: Examples | None = None
+        self._examples: tuple[Examples, Examples, dict[str, Examples]] | None = None
+
+    def rows(self) -> tuple[Rows, Rows, dict[str, Rows]]:
+        """The rows to train on, those that the search scores on, and the named sets to score on."""
+        rows, dev = self.task.read(Path(self.recipe.data_dir))
+        rows, search = rows.without(self.recipe.search_rows)
+        dev = {name: part.limited(self.recipe.eval_rows) for name, part in dev.items()}
+        return rows.limited(self.recipe.train_rows), search, dev
 
     def examples(self, tokenizer: Any) -> tuple[Examples, dict[str, Examples]]:
-        """Training examples and the named sets to score on; tokenised once, all stages share a tokenizer."""
+        """Training examples and the named sets to score on."""
+        train, _, dev = self._tokenised(tokenizer)
+        return train, dev
+
+    def search_examples(self, tokenizer: Any) -> Examples:
+        """Rows that neither training nor the report's scores have seen."""
+        return self._tokenised(tokenizer)[1]
+
+    def _tokenised(self, tokenizer: Any) -> tuple[Examples, Examples, dict[str, Examples]]:
+        """All rows, tokenised once: all stages share a tokenizer."""
         if self._examples is None:
-            rows, dev = self.task.read(Path(self.recipe.data_dir))
-            rows, apart = rows.without(self.recipe.search_rows)
-            train = rows.limited(self.recipe.train_rows)
-            dev = {name: rows.limited(self.recipe.eval_rows) for name, rows in dev.items()}
-            counts = {"training": train, "search": apart, **dev}
+            train, search, dev = self.rows()
+            counts = {"training": train, "search": search, **dev}
             sizes = ", ".join(f"{len(rows)} {name} rows" for name, rows in counts.items())
             LOG.info("%s: tokenising %s", self.task.name, sizes)
             cut = self.recipe.max_length
-            self._apart = tokenise(tokenizer, apart, cut)
             self._examples = (
                 tokenise(tokenizer, train, cut),
+                tokenise(tokenizer, search, cut),
                 {name: tokenise(tokenizer, rows, cut) for name, rows in dev.items()},
             )
         return self._examples
 
-    def search_examples(self, tokenizer: Any) -> Examples:
-        """Rows that neither training nor the report's scores have seen."""
-        self.examples(tokenizer)
-        assert self._apart is not None
-        return self._apart
+    def original(self) -> tuple[paddle.nn.Layer, Any]:
+        """The model that the recipe names, in eval mode, and its tokenizer."""
+        recipe = self.recipe
+        return load_sequence_classifier(
+            recipe.model_name_or_path if recipe.finetuned_dir is None else recipe.finetuned_dir,
+            self.task.num_classes,
+            need_head=recipe.finetuned_dir is not None,
+            allow_pickle=recipe.allow_pickle,
+        )
 
     def classifier(self, stage: str) -> tuple[paddle.nn.Layer, Any]:
-        """The model, in eval mode, and tokenizer that a stage left."""
+        """The model, in eval mode, and tokenizer that a stage wrote."""
         return load_sequence_classifier(self.folder / stage, self.task.num_classes, need_head=True)
 
     def supernet(self) -> tuple[OFA, Any]:
@@ -86,16 +102,15 @@ class Run:
         return {name: evaluate(model, Batches(rows, size), self.task.kind) for name, rows in dev.items()}
 
     def schedule(self, epochs: int, learning_rate: float) -> Schedule:
-        """A schedule with what all training of a recipe shares."""
+        """A schedule with the settings that all training of a recipe shares."""
         recipe = self.recipe
         return Schedule(epochs, recipe.batch_size, learning_rate, recipe.warmup, recipe.weight_decay, recipe.accumulate)
 
     def options(self, stage: str, phase: str, scalars: Scalars) -> RuntimeOptions:
-        """What surrounds a phase of a stage's training."""
-        order = [*STAGES].index(stage)
+        """The options of a phase of a stage's training."""
         return RuntimeOptions(
             scalars=scalars,
-            seed=self.recipe.seed + order,
+            seed=self.recipe.seed + [*STAGES].index(stage),
             amp=self.recipe.amp,
             checkpoints=self.checkpoints(stage) / phase,
             recipe=settings(self.recipe, STAGES[stage]),

@@ -1,4 +1,4 @@
-"""Stage folders: complete or not there, and marked with the settings that made them."""
+"""Folders of stages: complete or absent, and marked with the settings that made them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class StageError(OfaSlimError, RuntimeError):
 
 @contextmanager
 def new_folder(target: Path, mark: Mapping[str, Any]) -> Iterator[Path]:
-    """Gives a folder to fill aside; it becomes `target`, with its mark, if the block ends well.
+    """Gives a temporary folder to fill; it becomes `target`, with its mark, if the block succeeds.
 
-    Raises: StageError where `target` appeared meanwhile.
+    Raises: StageError where another run wrote `target` meanwhile.
     """
     with atomic_folder(target) as aside:
         yield aside
@@ -38,13 +38,13 @@ def check_mark(target: Path, settings: Mapping[str, Any]) -> None:
         made_with = read_json(target / MARK)["settings"]
     except (OSError, ValueError, KeyError) as error:
         raise StageError(
-            f"{target}: no readable {MARK}, so it is no output of this script; use another --output_dir"
+            f"{target}: no readable {MARK}, so it is not the output of a stage; use another --output_dir"
         ) from error
     changes = differences({key: made_with[key] for key in settings if key in made_with}, settings)
     if changes:
         raise StageError(
             f"{target} was made with other settings: {', '.join(changes)}. "
-            "Add --overwrite to make it and what follows from it anew, or use another --output_dir"
+            "Add --overwrite to make it and all that depends on it again, or use another --output_dir"
         )
 
 

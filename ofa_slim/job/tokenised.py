@@ -24,5 +24,5 @@ def tokenise(tokenizer: Any, rows: Rows, max_length: int) -> Examples:
 
 
 def token_counts(examples: Examples, vocabulary: int) -> np.ndarray:
-    """How often each token stands in some rows, int64 [vocabulary]; padding is in none."""
+    """How often each token occurs in the rows, int64 [vocabulary]; padding is not counted."""
     return np.bincount(np.concatenate(list(examples.inputs["input_ids"])), minlength=vocabulary)

@@ -12,17 +12,16 @@ from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
 from ofa_slim.export.factorise import largest_rank
-from ofa_slim.integrations.paddlenlp import load_sequence_classifier
 from ofa_slim.job.recipe import Recipe, RecipeError
 from ofa_slim.job.run import Run, count_parameters, describe, subnet_name
 from ofa_slim.job.stage_folders import write_json
-from ofa_slim.ofa import OFA, dynabert_config
+from ofa_slim.ofa import OFA
 from ofa_slim.ordering.scores import reorder_neuron_head
 from ofa_slim.train import parallel
 from ofa_slim.train.batches import Batches
-from ofa_slim.train.blocks import block_importance
 from ofa_slim.train.builders import Teaching, elastic_blocks, strategy_of
 from ofa_slim.train.fitting import finetune, train_supernet
+from ofa_slim.train.stack_layers import block_importance
 from ofa_slim.train.task_losses import TaskLosses
 from ofa_slim.train.teacher import TeacherCache
 
@@ -32,20 +31,12 @@ RESULTS = "results.json"
 
 
 def run_finetune(run: Run, folder: Path, rng: np.random.Generator) -> None:
-    """Makes the fine-tuned classifier, and scores it."""
+    """Fine-tunes the classifier, unless the recipe names one that is fine-tuned already, and scores it."""
     recipe = run.recipe
-    if recipe.finetuned_dir is not None:
-        model, tokenizer = load_sequence_classifier(
-            recipe.finetuned_dir, run.task.num_classes, need_head=True, allow_pickle=recipe.allow_pickle
-        )
-        check_model(recipe, model.config)
-        train, dev = run.examples(tokenizer)
-    else:
-        model, tokenizer = load_sequence_classifier(
-            recipe.model_name_or_path, run.task.num_classes, allow_pickle=recipe.allow_pickle
-        )
-        check_model(recipe, model.config)
-        train, dev = run.examples(tokenizer)
+    model, tokenizer = run.original()
+    check_model(recipe, model.config)
+    train, dev = run.examples(tokenizer)
+    if recipe.finetuned_dir is None:
         with run.scalars() as scalars:
             schedule = run.schedule(recipe.epochs, recipe.learning_rate)
             finetune(model, train, run.task.kind, schedule, rng, run.options("finetune", "epochs", scalars))
@@ -57,7 +48,7 @@ def run_finetune(run: Run, folder: Path, rng: np.random.Generator) -> None:
 
 
 def check_model(recipe: Recipe, config: Any) -> None:
-    """Refuses keys that a model cannot meet: widths of no whole number of heads, lengths, a rank that saves nothing.
+    """Refuses keys that do not fit the model: lengths, widths that cut a head in two, a rank that saves nothing.
 
     Raises: RecipeError that names the key, its value and what is possible.
     """
@@ -73,7 +64,7 @@ def check_model(recipe: Recipe, config: Any) -> None:
                 possible = ", ".join(f"{count}/{heads}" for count in range(1, heads + 1))
                 raise RecipeError(
                     f"key {key!r} has {width:g}, which is {width * heads:.3g} of the model's {heads} attention heads; "
-                    f"whole ones are {possible}"
+                    f"widths that keep whole heads are {possible}"
                 )
     if recipe.embedding_rank is not None:
         most = largest_rank(config.vocab_size, config.hidden_size)
@@ -85,22 +76,22 @@ def check_model(recipe: Recipe, config: Any) -> None:
 
 
 def run_importance(run: Run, folder: Path, rng: np.random.Generator) -> None:
-    """Ranks heads and neurons on training rows, so that the scored rows stay unseen."""
+    """Scores heads and neurons on training rows, so that the rows that score models stay unseen."""
     model, tokenizer = run.classifier("finetune")
     train, _ = run.examples(tokenizer)
     rows = rng.permutation(len(train))[: run.recipe.importance_rows]
     batches = Batches(train.take(rows), run.recipe.batch_size)
     heads, neurons = block_importance(model, TaskLosses(run.task.kind), batches, run.task.name)
-    arrays = {f"neurons.{layer}": scores.numpy() for layer, scores in enumerate(neurons)}
-    save_file({"heads": heads.numpy(), **arrays}, folder / "importance.safetensors")
+    by_layer = {f"neurons.{layer}": scores.numpy() for layer, scores in enumerate(neurons)}
+    save_file({"heads": heads.numpy(), **by_layer}, folder / "importance.safetensors")
 
 
 def run_reorder(run: Run, folder: Path, rng: np.random.Generator) -> None:
     """Puts the most important heads and neurons first."""
     model, tokenizer = run.classifier("finetune")
-    arrays = load_file(run.folder / "importance" / "importance.safetensors")
-    heads = paddle.to_tensor(arrays["heads"])
-    neurons = [paddle.to_tensor(arrays[f"neurons.{layer}"]) for layer in range(len(heads))]
+    scores = load_file(run.folder / "importance" / "importance.safetensors")
+    heads = paddle.to_tensor(scores["heads"])
+    neurons = [paddle.to_tensor(scores[f"neurons.{layer}"]) for layer in range(len(heads))]
     reorder_neuron_head(model, heads, neurons)
     save_classifier(model, tokenizer, folder)
 
@@ -112,10 +103,11 @@ def run_train(run: Run, folder: Path, rng: np.random.Generator) -> None:
     model, _ = run.classifier("reorder")
     train, _ = run.examples(tokenizer)
     train = train.take(rng.permutation(len(train))[: recipe.supernet_rows])
-    folder_of_answers = run.checkpoints("train") / f"teacher-{paddle.distributed.get_rank()}"
-    cache = TeacherCache(folder_of_answers, rows=len(train), pad_token_id=train.padding["input_ids"])
-    teaching = Teaching(teacher, lambda_distill=recipe.lambda_rep, cache=cache if recipe.cache_teacher else None)
-    distill = teaching.config(model)
+    cache = None
+    if recipe.cache_teacher:
+        directory = run.checkpoints("train") / f"teacher-{paddle.distributed.get_rank()}"
+        cache = TeacherCache(directory, rows=len(train), pad_token_id=train.padding["input_ids"])
+    distill = Teaching(teacher, lambda_distill=recipe.lambda_rep, cache=cache).config(model)
     ofa = OFA(model, elastic_blocks(model, recipe.widths, recipe.depth_mults), distill)
     phases = (
         ("widths", recipe.width_epochs, recipe.width_learning_rate, [1.0]),
@@ -138,7 +130,7 @@ def run_evaluate(run: Run, folder: Path, rng: np.random.Generator) -> None:
     _, dev = run.examples(tokenizer)
     results = []
     for width, depth in tqdm(run.subnets(), desc="evaluating", unit="subnet", dynamic_ncols=True):
-        with ofa.subnet(dynabert_config(ofa, width, depth)):
+        with ofa.subnet(ofa.search_space.uniform(width, depth)):
             scores = run.scores(ofa.model, dev)
         results.append({"width": width, "depth_mult": depth, "scores": scores})
         LOG.info("%s in the supernet: %s", subnet_name(width, depth), describe(scores))

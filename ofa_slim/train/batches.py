@@ -55,7 +55,7 @@ def arrays(batch: Batch) -> dict[str, np.ndarray]:
 
 
 class Batches:
-    """Batches of examples; can be gone through many times.
+    """Batches of examples; can be iterated over many times.
 
     With a generator each pass is in a new random order, in which rows of similar length still share a batch:
     the rows are shuffled, sorted by length within pools of some 50 batches, and the batches shuffled. Without
@@ -83,7 +83,7 @@ class Batches:
         return batch_rows(self._lengths, self.batch_size, rng)
 
     def batch(self, rows: np.ndarray, own: slice = slice(None)) -> Batch:
-        """A batch of some rows, padded to the longest of them; `own` of them are in it."""
+        """The part `own` of a batch of some rows, padded to the longest of all of them."""
         length = int(self._lengths[rows].max())
         rows = rows[own]
         batch = {}

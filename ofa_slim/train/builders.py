@@ -1,6 +1,6 @@
-"""What an `OFA` of a model of blocks is built from: elastic widths and depths, a teacher, strategies.
+"""The parts of an `OFA` of a model of blocks: elastic widths and depths, a teacher, strategies.
 
-The command line, `OFATrainer` and scripts share these; each gives the parts to `OFA` itself.
+The command line, `OFATrainer` and scripts share these; each passes the parts to `OFA` itself.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from ofa_slim.errors import ConfigError
 from ofa_slim.supernet import Convert, SearchSpace, SubnetConfig, supernet
 from ofa_slim.supernet.handle import make_plain
 from ofa_slim.supernet.run_config import RunConfig
-from ofa_slim.train.blocks import hidden_layers, only_stack
 from ofa_slim.train.distill_config import DistillConfig, DistillFn
+from ofa_slim.train.stack_layers import hidden_layers, only_stack
 from ofa_slim.train.strategies import Sampled, Sandwich, Uniform
 from ofa_slim.train.teacher import TeacherCache
 
@@ -50,7 +50,7 @@ class Teaching:
     """What the sub-networks of a model of blocks learn from a teacher.
 
     Attributes:
-        teacher: the teaching model; None: a copy of the model as it is, or `own`.
+        teacher: the model that teaches; None: a copy of the model as it is, or `own`.
         own: whether the largest sub-network teaches the others.
         lambda_distill: weight of the mapped hidden layers' loss; 0 maps none.
         mapped_layers: as in `hidden_layers`.

@@ -1,4 +1,4 @@
-"""Fine-tuning a model, training a supernet, and scoring either. Everything is an argument."""
+"""Fine-tuning a model, training a supernet, and scoring either."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from ofa_slim.base.modes import eval_mode
 from ofa_slim.tasks import TaskKind
 from ofa_slim.train import parallel
 from ofa_slim.train.batches import LABELS, Batch, Examples, inputs_of
@@ -55,7 +56,7 @@ def train_supernet(
 
     Args:
         ofa: an `OFA` with a teacher.
-        examples: their labels are not used.
+        examples: their labels only say which of them count.
         kind: says how outputs are compared.
         schedule: how long and how fast.
         rng: orders the batches; the strategy draws from a generator of its own, spawned from it.
@@ -71,9 +72,7 @@ def train_supernet(
 
     def step(batch: Batch, scale: float, scaler: paddle.amp.GradScaler | None) -> list[tuple[object, paddle.Tensor]]:
         configs = strategy(draws)
-        inputs, loss = losses.loss_of(batch)
-        found = ofa.train_step(inputs, loss, configs, scale, scaler)
-        return list(zip(configs, found, strict=True))
+        return list(zip(configs, ofa.train_step(*losses.loss_of(batch), configs, scale, scaler), strict=True))
 
     train(ofa, step, examples, schedule, rng, title, options, draws)
 
@@ -86,15 +85,10 @@ def evaluate(model: nn.Layer, batches: Iterable[Batch], kind: TaskKind) -> dict[
 @paddle.no_grad()
 def predicted(model: nn.Layer, batches: Iterable[Batch]) -> tuple[np.ndarray, np.ndarray]:
     """Outputs and labels of all rows, from the batches that all processes share, in eval mode."""
-    training = model.training
-    model.eval()
     ranks = paddle.distributed.get_world_size()
     own = islice(batches, paddle.distributed.get_rank(), None, ranks)
-    try:
+    with eval_mode(model):
         scored = [(model(**inputs_of(batch)).numpy(), batch[LABELS].numpy()) for batch in own]
-    finally:
-        if training:
-            model.train()
     empty = [(np.empty(0), np.empty(0))]  # of a process without a batch
     columns = zip(*(scored or empty), strict=True)
     outputs, labels = (parallel.gather_rows(np.concatenate(column)) for column in columns)

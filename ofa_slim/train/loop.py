@@ -1,4 +1,4 @@
-"""The training loop: progress, checkpoints, a stop on request, several processes. Everything is an argument."""
+"""The training loop: progress, checkpoints, a stop on request, several processes."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ Scalars = Callable[[str, float, int], None]
 # Adds the gradients of a batch: (batch, scale of the loss, scaler) -> what trained, each with its loss.
 Step = Callable[[Batch, float, paddle.amp.GradScaler | None], Sequence[tuple[Any, paddle.Tensor]]]
 
-READ_EVERY = 10  # steps between two looks at the loss
+READ_EVERY = 10  # steps between two reads of the loss
 
 
 class DivergedError(OfaSlimError, ArithmeticError):
-    """A training whose loss is no number any more."""
+    """The loss of a training became infinite or not a number."""
 
 
 class StoppedError(OfaSlimError, RuntimeError):
-    """A training that a signal stopped; `signal` says which."""
+    """A signal stopped a training; `signal` says which."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
@@ -70,11 +70,11 @@ class RuntimeOptions:
 
     Attributes:
         scalars: receives loss and learning rate.
-        seed: of dropout; each step and process has its own, derived from it. None: Paddle's random state goes on as
-            it is, which serves one process.
+        seed: of dropout; each step and process has its own, derived from it. None: Paddle's random state is left
+            alone, which is right for one process only.
         amp: mixed precision.
         checkpoints: folder for checkpoints; None for none.
-        recipe: the settings that checkpoints belong to.
+        recipe: the settings that checkpoints are made with.
         every: steps between two checkpoints.
         after_step: called after each step with its number, from 1.
     """
@@ -89,7 +89,7 @@ class RuntimeOptions:
 
 
 class ResumableSampler:
-    """The batches of all epochs, in groups of one optimizer step; it can go on from where another one was.
+    """The batches of all epochs, in groups of one optimizer step; it resumes from a saved state.
 
     Args:
         batches: goes through the examples in a new order each time, drawn from `rng`.
@@ -125,11 +125,11 @@ class ResumableSampler:
         return group
 
     def state_dict(self) -> dict[str, Any]:
-        """Where it is: the batches taken, and the generator's state before it drew this epoch's order and now."""
+        """The batches taken so far, and the generator's states: before it drew this epoch's order, and now."""
         return {"taken": self._taken, "epoch": self._epoch_state, "rng": self._rng.bit_generator.state}
 
     def set_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a state."""
+        """Resumes from a state."""
         self._taken, self._epoch_state = state["taken"], state["epoch"]
         if self._taken % len(self._batches):
             self._rng.bit_generator.state = self._epoch_state
@@ -159,92 +159,93 @@ def train(
         options: what surrounds it.
         draws: what `step` draws from, if it does.
 
-    Raises: DivergedError where the loss is no number any more; StoppedError on SIGTERM or SIGINT, after a
-        checkpoint.
+    Raises: DivergedError where the loss is not finite; StoppedError on SIGTERM or SIGINT, after a checkpoint.
     """
     batches = Batches(examples, schedule.batch_size)
-    feed = ResumableSampler(batches, schedule.epochs, schedule.accumulate, rng)
-    if not feed.steps:
+    sampler = ResumableSampler(batches, schedule.epochs, schedule.accumulate, rng)
+    if not sampler.steps:
         return
-    rate, optimizer = _optimizer(model, schedule, feed.steps)
+    rate, optimizer = _optimizer(model, schedule, sampler.steps)
     scaler = paddle.amp.GradScaler() if options.amp == "fp16" else None
-    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "scheduler": rate, "feed": feed}
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "scheduler": rate, "feed": sampler}
     parts |= {name: part for name, part in (("scaler", scaler), ("draws", draws)) if part is not None}
-    kept = None if options.checkpoints is None else CheckpointManager(options.checkpoints, options.recipe)
-    done = (kept.restore(parts) if kept else None) or 0
-    losses = Losses(title, kept)
+    checkpoints = None if options.checkpoints is None else CheckpointManager(options.checkpoints, options.recipe)
+    done = (checkpoints.restore(parts) if checkpoints else None) or 0
+    losses = LossReader(title, checkpoints)
     parameters = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
     model.train()
     bar = tqdm(
-        total=feed.steps, initial=done, desc=title, unit="step", dynamic_ncols=True, disable=not parallel.is_writer()
+        total=sampler.steps, initial=done, desc=title, unit="step", dynamic_ncols=True, disable=not parallel.is_writer()
     )
     with bar, stop_on_signals() as stop:
-        for number in range(done + 1, feed.steps + 1):
+        for number in range(done + 1, sampler.steps + 1):
             if options.seed is not None:
-                paddle.seed(_seed(options.seed, number))
-            group = feed.next_group()
+                # What a step drops does not depend on where a run was resumed.
+                paddle.seed(derived_seed(options.seed, number, paddle.distributed.get_rank()))
+            group = sampler.next_group()
             for rows in group:
                 own, weight = parallel.training_rows(len(rows))
                 with _precision(options.amp):
-                    found = step(batches.batch(rows, own), weight / len(group), scaler)
-                losses.add(number, found, weight)
+                    step_losses = step(batches.batch(rows, own), weight / len(group), scaler)
+                losses.add(number, step_losses, weight)
             parallel.reduce_gradients(parameters)
             _move(optimizer, scaler)
             rate.step()
             bar.update()
-            last = number == feed.steps
-            looks = last or number % READ_EVERY == 0
-            stopping = _agreed(stop.requested, looks)
-            saves = kept is not None and (last or stopping or number % options.every == 0)
+            last = number == sampler.steps
+            reads = last or number % READ_EVERY == 0
+            stopping = _any_process(stop.requested, reads)
+            saves = checkpoints is not None and (last or stopping or number % options.every == 0)
             # Reading a loss waits for the device, so it is not done in every step, but before each checkpoint.
-            if looks or saves:
-                loss = losses.read(number)
+            if reads or saves:
+                loss = losses.read()
                 options.scalars(f"{title}/learning_rate", optimizer.get_lr(), number)
                 options.scalars(f"{title}/loss", loss, number)
                 bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-            if kept is not None and saves:
-                _save(kept, number, parts)
+            if checkpoints is not None and saves:
+                _save(checkpoints, number, parts)
             if options.after_step is not None:
                 options.after_step(number)
             if stopping and not last:
-                goes_on = f"; its checkpoint is in {options.checkpoints}, the same command goes on" if kept else ""
-                said = f"{title}: stopped after step {number} of {feed.steps}{goes_on}"
-                raise StoppedError(said, stop.signal or signal.SIGTERM)
+                message = f"{title}: stopped after step {number} of {sampler.steps}"
+                if checkpoints is not None:
+                    message += f"; its checkpoint is in {options.checkpoints}, the same command goes on"
+                raise StoppedError(message, stop.signal or signal.SIGTERM)
     model.eval()
 
 
-class Losses:
+class LossReader:
     """Losses that are still on the device, by step and by what had them.
 
     Args:
         title: of the training, for errors.
-        kept: its checkpoints, for errors.
+        checkpoints: of the training, for errors.
     """
 
-    def __init__(self, title: str, kept: CheckpointManager | None) -> None:
+    def __init__(self, title: str, checkpoints: CheckpointManager | None) -> None:
         self._title = title
-        self._kept = kept
-        self._found: list[tuple[int, Any, paddle.Tensor]] = []
+        self._checkpoints = checkpoints
+        self._losses: list[tuple[int, Any, paddle.Tensor]] = []
 
     def add(self, number: int, losses: Sequence[tuple[Any, paddle.Tensor]], weight: float) -> None:
-        """Keeps the losses of a step, of which this process had `weight`."""
-        self._found += [(number, name, loss * weight) for name, loss in losses]
+        """Keeps the losses of a step, of which this process has a share of `weight`."""
+        self._losses += [(number, name, loss * weight) for name, loss in losses]
 
-    def read(self, number: int) -> float:
+    def read(self) -> float:
         """The mean over what was added since the last time, over all processes.
 
-        Raises: DivergedError for a loss that is no number, with its step and what had it.
+        Raises: DivergedError for a loss that is not finite, with its step and what had it.
         """
-        values = parallel.mean_over_ranks(paddle.stack([loss.astype("float32") for _, _, loss in self._found])).numpy()
-        for (step, name, _), value in zip(self._found, values, strict=True):
+        values = parallel.mean_over_ranks(paddle.stack([loss.astype("float32") for _, _, loss in self._losses])).numpy()
+        for (step, name, _), value in zip(self._losses, values, strict=True):
             if not np.isfinite(value):
-                best = self._kept.latest if self._kept is not None else None
-                good = f" The last good checkpoint is {best.path}." if best is not None else ""
+                latest = None if self._checkpoints is None else self._checkpoints.latest
+                good = "" if latest is None else f" The last good checkpoint is {latest.path}."
                 raise DivergedError(
                     f"{self._title}: the loss became {value} at step {step}, of {name}. A lower learning rate may "
                     f"help.{good}"
                 )
-        self._found.clear()
+        self._losses.clear()
         return float(values.mean())
 
 
@@ -257,24 +258,23 @@ def _move(optimizer: paddle.optimizer.Optimizer, scaler: paddle.amp.GradScaler |
     optimizer.clear_grad()
 
 
-def _save(kept: CheckpointManager, number: int, parts: dict[str, Any]) -> None:
-    """One process writes, and none goes on before it has."""
+def _save(checkpoints: CheckpointManager, number: int, parts: dict[str, Any]) -> None:
+    """One process writes, and the others wait for it."""
     if parallel.is_writer():
-        kept.save(number, parts)
+        checkpoints.save(number, parts)
     parallel.barrier()
 
 
-def _agreed(wish: bool, looks: bool) -> bool:
-    """Whether any process wishes so; several processes ask each other only where they look at losses anyway."""
+def _any_process(wish: bool, reads: bool) -> bool:
+    """Whether any process wishes so; several processes exchange that only where they read losses anyway."""
     if paddle.distributed.get_world_size() == 1:
         return wish
-    return looks and float(parallel.mean_over_ranks(paddle.to_tensor(float(wish)))) > 0
+    return reads and float(parallel.mean_over_ranks(paddle.to_tensor(float(wish)))) > 0
 
 
-def _seed(seed: int, number: int) -> int:
-    """A seed for each step and process: what a step drops does not depend on where a run was resumed."""
-    rank = paddle.distributed.get_rank()
-    return int(np.random.SeedSequence([seed, number, rank]).generate_state(1)[0])
+def derived_seed(*numbers: int) -> int:
+    """A seed of its own for each epoch, step or process."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def _precision(amp: str) -> AbstractContextManager[Any]:

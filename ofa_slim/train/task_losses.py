@@ -1,4 +1,4 @@
-"""What a batch's sub-networks learn: its inputs and labels, its padding, and the losses of a kind of task."""
+"""`TaskLosses`: the inputs, labels, padding and losses of a batch, for every kind of task."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Criterion = Callable[[Any, Any], paddle.Tensor]
 
 
 class TaskLosses:
-    """The losses of one training.
+    """The losses of one training. A batch is a dictionary of the model's inputs and the labels.
 
     Args:
         kind: the kind of task.
-        label_names: the batch's entries that hold labels; None: those of the kind.
+        label_names: the batch's entries that are labels; None: those of the kind.
         pad_token_id: the id that pads; None where none does.
         lambda_logit: weight of the distillation of the outputs.
         lambda_task: weight of the task's own loss beside a teacher.
@@ -53,7 +53,7 @@ class TaskLosses:
         self._distill_loss = distill_loss
         self._padding_mask: paddle.Tensor | None = None  # of the batch that trains now
 
-    def taken_apart(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+    def split(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
         """The model's inputs, and the labels: a tensor, a tuple of them, or None where the batch lacks any."""
         inputs = {name: value for name, value in batch.items() if name not in self.label_names}
         labels = [batch.get(name) for name in self.label_names]
@@ -76,7 +76,7 @@ class TaskLosses:
 
         Raises: DistillError, when the loss is computed, where it needs labels that the batch lacks.
         """
-        inputs, labels = self.taken_apart(batch)
+        inputs, labels = self.split(batch)
         real = self._padding_mask = self.padding_mask(inputs)
 
         def task(output: Any) -> paddle.Tensor:
@@ -87,27 +87,25 @@ class TaskLosses:
                 )
             return self.task_loss(output, labels, real)
 
-        def loss(student: Any, *answers: Any) -> paddle.Tensor:
-            if not answers:  # nobody teaches, or this is the one who does
+        def distillation(student: Any, teacher: Any) -> paddle.Tensor:
+            if self._distill_loss is not None:
+                return self._distill_loss(student, teacher, batch)
+            return self.kind.distill(student, teacher, labels, real, self._temperature)
+
+        def loss(student: Any, *teacher: Any) -> paddle.Tensor:
+            if not teacher:  # there is no teacher, or this sub-network is the teacher
                 return task(student)
             parts = []
             if self._lambda_logit:
-                parts.append(self._distilled(student, answers[0], batch, labels, real) * self._lambda_logit)
+                parts.append(distillation(student, *teacher) * self._lambda_logit)
             if self._lambda_task:
                 parts.append(task(student) * self._lambda_task)
             return paddle.add_n(parts) if parts else paddle.zeros([])
 
         return inputs, loss
 
-    def _distilled(
-        self, student: Any, teacher: Any, batch: Mapping[str, Any], labels: Any, real: paddle.Tensor | None
-    ) -> paddle.Tensor:
-        if self._distill_loss is not None:
-            return self._distill_loss(student, teacher, batch)
-        return self.kind.distill(student, teacher, labels, real, self._temperature)
-
     def hidden_distance(self, student: paddle.Tensor, teacher: paddle.Tensor) -> paddle.Tensor:
-        """Mean squared error of a hidden layer [batch, length, features] where the batch is no padding.
+        """Mean squared error of a hidden layer [batch, length, features] over the positions that are not padding.
 
         Raises: DistillError for unequal shapes.
         """

@@ -25,7 +25,7 @@ from ofa_slim import load_subnet
 from ofa_slim.errors import ConfigError, DistillError
 from ofa_slim.integrations.trainer import OFAArguments, OFATrainer
 from ofa_slim.tasks import LanguageModelling, SpanScoring, TokenClassification
-from ofa_slim.train.blocks import block_importance
+from ofa_slim.train.stack_layers import block_importance
 from trainer_runs import CLASS_OF, Weights, arguments, collate, ernie, rows, trainer, weights
 
 WIDTHS = {"width_1.0": (4, 24), "width_0.75": (3, 18), "width_0.5": (2, 12)}  # heads and neurons
@@ -465,8 +465,8 @@ def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any], messag
 @pytest.mark.parametrize(
     ("kind", "more", "message"),
     [
-        ("uie", {"ofa_args": plain(temperature=2.0)}, r"temperature 2.0: the outputs of span scoring are no logits"),
-        ("token", {"ofa_args": plain(mapped_layers=["7"])}, r"mapped_layers: '7' is no layer of this ErnieFor"),
+        ("uie", {"ofa_args": plain(temperature=2.0)}, r"temperature 2.0: the outputs of span scoring are not logits"),
+        ("token", {"ofa_args": plain(mapped_layers=["7"])}, r"mapped_layers: '7' is not a layer of this ErnieFor"),
         ("token", {"ofa_args": plain(lambda_logit=0.0, mapped_layers=["none"])}, r"nothing would be learnt"),
         ("token", {"ofa_args": plain(strategy="sampled", subnets=0)}, r"count 0 is not a whole number"),
         ("token", {"teacher": nn.Linear(1, 1), "ofa_args": plain(teacher="none")}, r"a teacher was given, but"),

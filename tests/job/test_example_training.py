@@ -58,7 +58,7 @@ def weights(folder: Path) -> dict[str, np.ndarray]:
 
 
 def stopping_at(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sends SIGTERM behind a step of each training."""
+    """Sends SIGTERM after a step of each training."""
     plain = Run.options
 
     def options(self: Run, *arguments: object) -> RuntimeOptions:
@@ -83,7 +83,7 @@ def test_a_training_that_was_stopped_goes_on_with_the_same_bits(
     with monkeypatch.context() as patched:
         stopping_at(5, patched)
         assert run(recipe, *arguments) == 128 + signal.SIGTERM
-    assert "fine-tuning: stopped behind step 6 of 12; its checkpoint is in" in capsys.readouterr().err
+    assert "fine-tuning: stopped after step 6 of 12; its checkpoint is in" in capsys.readouterr().err
     assert not (stopped / "finetune").exists()
 
     # Other settings are refused with the keys that differ, and nothing is lost by asking.
@@ -93,7 +93,7 @@ def test_a_training_that_was_stopped_goes_on_with_the_same_bits(
     with monkeypatch.context() as patched:
         stopping_at(1, patched)
         assert run(recipe, *arguments) == 128 + signal.SIGTERM
-    assert "widths: stopped behind step 2 of 5" in capsys.readouterr().err
+    assert "widths: stopped after step 2 of 5" in capsys.readouterr().err
     assert run(recipe, *arguments) == 0
     expected, found = weights(whole), weights(stopped)
     assert expected.keys() == found.keys()
@@ -127,7 +127,9 @@ def test_mixed_precision_that_the_device_has_not_is_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert run(recipe, "--amp", "fp16") == 2
-    assert "key 'amp' is 'fp16', which Paddle does not have on cpu; it should be one of off" in capsys.readouterr().err
+    assert (
+        "key 'amp' is 'fp16', which Paddle does not support on cpu; it should be one of off" in capsys.readouterr().err
+    )
     assert not (recipe.parent / "out").exists()
 
 

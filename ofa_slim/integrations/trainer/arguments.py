@@ -1,15 +1,15 @@
-"""`OFAArguments`: what a supernet training needs to know beside PaddleNLP's `TrainingArguments`."""
+"""`OFAArguments`: the settings of a supernet training beside PaddleNLP's `TrainingArguments`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import List, Optional  # noqa: UP035  # PaddleNLP's parser knows these forms alone
+from typing import List, Optional  # noqa: UP035  # PaddleNLP's parser knows only these forms
 
 from ofa_slim.errors import ConfigError, nearest
-from ofa_slim.train.blocks import ALL, NONE
 from ofa_slim.train.builders import STRATEGIES
+from ofa_slim.train.stack_layers import ALL, NONE
 from ofa_slim.train.teacher import ENGINES
 
 ORIGINAL = "original"
@@ -25,7 +25,7 @@ class OFAArguments:
         depths: shares of layers.
         strategy: which sub-networks a batch trains: ``uniform``, every width at every depth; ``sandwich``, the largest,
             the smallest and random ones between; ``sampled``, random ones. The last two know the whole model as well,
-            also where 1.0 is none of the widths and depths.
+            also where 1.0 is not among the widths and depths.
         subnets: how many random ones.
         teacher: ``original``, the model as it was given; ``self``, the largest sub-network; or ``none``.
         teacher_engine: how the original runs; see `ofa_slim.DistillConfig`.

@@ -1,4 +1,4 @@
-"""The best exported model of each sub-network, in a folder of its own."""
+"""The best exported model of each sub-network, each in its own folder."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ METRICS_FILE = "metrics.json"
 
 
 class Best:
-    """What was best so far, by the name of the sub-network.
+    """The best values so far, by the name of the sub-network.
 
-    A folder holds the model as `save_subnet` writes it, what `beside` adds, and the metrics in `METRICS_FILE`. That
-    file goes last: a folder without it counts for nothing, and a run that goes on reads the others.
+    A folder contains the model as `save_subnet` writes it, what `beside` adds, and the metrics in `METRICS_FILE`. That
+    file is written last: a resumed run ignores folders without it.
 
     Args:
-        folder: where the folders are.
-        greater_is_better: how values compare.
-        beside: writes into each folder whatever else belongs to a model.
+        folder: contains the folders.
+        greater_is_better: whether larger values are better.
+        beside: writes everything else that belongs to a model into its folder.
     """
 
     def __init__(self, folder: Path, greater_is_better: bool, beside: Callable[[Path], None]) -> None:
@@ -37,7 +37,7 @@ class Best:
         return name in self._values
 
     def read(self, names: Mapping[str, Any]) -> None:
-        """Takes up what an earlier part of the same run has left."""
+        """Reads the values that an earlier part of the same run wrote."""
         for name in names:
             file = self._folder / name / METRICS_FILE
             if file.is_file():
@@ -46,7 +46,7 @@ class Best:
                     self._values[name] = float(value)
 
     def improves(self, name: str, value: float) -> bool:
-        """Whether a value is a number and better than the best so far; it is the best then."""
+        """Whether a value is finite and better than the best so far; if so it becomes the best."""
         if not math.isfinite(value):
             return False
         best = self._values.get(name)
@@ -64,9 +64,9 @@ class Best:
         metrics: Mapping[str, float],
         step: int,
     ) -> None:
-        """Puts a model in the place of the best so far, once it computes the same on `inputs` when loaded again.
+        """Replaces the best model so far, after checking that the new one computes the same on `inputs` when reloaded.
 
-        Raises: ExportError where it cannot be saved so that it loads again, or the folder holds something else.
+        Raises: ExportError where it cannot be saved and reloaded, or the folder contains something else.
         """
         folder = self._folder / name
         save_subnet(model, folder, inputs)

@@ -1,4 +1,4 @@
-"""Which kind of task one of PaddleNLP's models is for."""
+"""The kind of task of one of PaddleNLP's models."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ofa_slim.tasks.token_classification import is_entity
 
 
 def kind_of(model: nn.Layer) -> TaskKind:
-    """The kind of task that a model's class says it is for.
+    """The kind of task that the name of a model's class says.
 
-    Raises: ConfigError for a class that does not say it.
+    Raises: ConfigError for another class.
     """
     name = type(model).__name__
     config = getattr(model, "config", None)
@@ -33,14 +33,14 @@ def kind_of(model: nn.Layer) -> TaskKind:
     if name == "UIE":
         return SpanScoring()
     if name in ("GPTForCausalLM", "GPTLMHeadModel", "GPTForPretraining"):
-        return LanguageModelling(shift=False)  # its own loss compares logits and labels place by place
+        return LanguageModelling(shift=False)  # its own loss compares logits and labels at the same position
     raise ConfigError(
         f"{name} does not say which kind of task it is for; give OFATrainer(task=...), one of ofa_slim.tasks"
     )
 
 
 def _tags(config: object) -> list[str]:
-    """The names of the classes where they are those of entities."""
+    """The names of the classes, if they are tags of entities."""
     names = getattr(config, "id2label", None) or {}
     tags = [str(names[key]) for key in sorted(names, key=int)]
     return tags if any(is_entity(tag) for tag in tags) else []

@@ -22,9 +22,9 @@ from ofa_slim.ofa import OFA
 from ofa_slim.ordering.scores import reorder_neuron_head
 from ofa_slim.tasks import LanguageModelling, TaskKind
 from ofa_slim.train import parallel
-from ofa_slim.train.blocks import NONE, block_importance, hidden_layers
 from ofa_slim.train.builders import Teaching, elastic_blocks, strategy_of
 from ofa_slim.train.distill_config import SELF, DistillConfig
+from ofa_slim.train.stack_layers import NONE, block_importance, hidden_layers
 from ofa_slim.train.task_losses import DistillLoss, TaskLosses
 
 _REFUSED = ("use_hybrid_parallel", "enable_auto_parallel", "to_static")
@@ -53,8 +53,8 @@ class OFATrainer(Trainer):
         ofa: the supernet; ``with trainer.ofa.subnet(config)`` runs one sub-network.
         subnets: the sub-networks that are evaluated and kept, by name.
 
-    Raises: ConfigError for a model without one stack of blocks, settings that do not fit it, a class that does not say
-        its kind of task, or training arguments for splitting a model over processes.
+    Raises: ConfigError for a model without one stack of blocks, settings that do not fit it, a class whose
+        kind of task is not known, or training arguments that split a model over processes.
     """
 
     criterion: Any
@@ -101,17 +101,17 @@ class OFATrainer(Trainer):
             for width in settings.widths
         }
         self._strategy = strategy_of(settings.strategy, space, settings.widths, settings.depths, settings.subnets)
-        self._metric, greater_is_better = self._judge()
+        self._metric, greater_is_better = self._main_metric()
         self._best = Best(Path(self.args.output_dir), greater_is_better, self._save_tokenizer)
-        self._ordered = not self.ofa_args.importance
-        self._each = False
+        self._ordered = not settings.importance
+        self._every_subnet = False
         self._example: dict[str, paddle.Tensor] | None = None  # inputs that exported models are compared on
         self.add_callback(OFACallback())
 
     def train(
         self, resume_from_checkpoint: str | bool | None = None, ignore_keys_for_eval: list[str] | None = None
     ) -> Any:
-        """Orders heads and neurons, trains, and leaves the best of every sub-network in its folder.
+        """Orders heads and neurons, trains, and writes the best model of every sub-network into its folder.
 
         Args:
             resume_from_checkpoint: a checkpoint's folder, or True for the last one in ``output_dir``. Heads and neurons
@@ -167,12 +167,12 @@ class OFATrainer(Trainer):
 
         Returns: the metrics of each, ``eval_width_0.5_accuracy``, and their means, ``eval_accuracy``.
         """
-        self._each = True
+        self._every_subnet = True
         try:
             metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         finally:
-            self._each = False
-        if self.is_in_train and metric_key_prefix == self._judged:
+            self._every_subnet = False
+        if self.is_in_train and metric_key_prefix == self._prefix:
             self._keep_better(metrics)
         return metrics
 
@@ -186,7 +186,7 @@ class OFATrainer(Trainer):
         max_eval_iters: int | None = -1,
     ) -> Any:
         """PaddleNLP's loop: in `evaluate` once for every sub-network, in `predict` for the one that is active."""
-        if not self._each:
+        if not self._every_subnet:
             return super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix, max_eval_iters
             )
@@ -207,14 +207,13 @@ class OFATrainer(Trainer):
     def _check_losses(self, distill_loss: DistillLoss | None) -> None:
         settings = self.ofa_args
         if settings.temperature != 1.0 and not self.task.softens and distill_loss is None:
-            raise ConfigError(
-                f"temperature {settings.temperature}: the outputs of {self.task.name} are no logits to be softened"
-            )
+            raise ConfigError(f"temperature {settings.temperature}: the outputs of {self.task.name} are not logits")
         mapped = settings.lambda_distill and hidden_layers(self.model, settings.mapped_layers)
         if settings.teacher != NONE and not (settings.lambda_logit or settings.lambda_task or mapped):
             raise ConfigError("lambda_logit and lambda_task are 0 and no layer is mapped: nothing would be learnt")
 
     def _teaching(self, teacher: nn.Layer | None) -> DistillConfig | None:
+        """What the sub-networks learn from a teacher, a model in the place of the original or None."""
         settings = self.ofa_args
         if teacher is not None and settings.teacher != ORIGINAL:
             raise ConfigError(f"a teacher was given, but OFAArguments says teacher {settings.teacher!r}")
@@ -231,12 +230,12 @@ class OFATrainer(Trainer):
         return teaching.config(self.model)
 
     def _fill_in(self) -> None:
-        """What PaddleNLP's Trainer leaves out and the kind of task knows."""
+        """Takes the loss and the metrics from the kind of task where PaddleNLP's Trainer has none."""
         takes = forward_signature(self.model).parameters
         if self.criterion is None and not all(name in takes for name in self.label_names):
             self.criterion = self.task.loss  # UIE computes no loss of its own
         if self.compute_metrics is None:
-            self.compute_metrics = lambda found: self.task.metrics(found.predictions, found.label_ids)
+            self.compute_metrics = lambda scored: self.task.metrics(scored.predictions, scored.label_ids)
             if self.preprocess_logits_for_metrics is None:
                 self.preprocess_logits_for_metrics = self.task.reduced
             self._own_metrics = True
@@ -252,27 +251,27 @@ class OFATrainer(Trainer):
 
     @property
     def _first(self) -> Any:
-        """The evaluation data that decides, the first of several."""
+        """The evaluation data that decides which model is best: the first of several sets."""
         return next(iter(self.eval_dataset.values())) if isinstance(self.eval_dataset, dict) else self.eval_dataset
 
     @property
-    def _judged(self) -> str:
-        """The prefix of its metrics."""
+    def _prefix(self) -> str:
+        """The prefix of the metrics of `_first`."""
         return f"eval_{next(iter(self.eval_dataset))}" if isinstance(self.eval_dataset, dict) else "eval"
 
-    def _judge(self) -> tuple[str, bool]:
-        """The name of the metric that says what is best, without prefixes, and whether more of it is better."""
+    def _main_metric(self) -> tuple[str, bool]:
+        """The name of the metric that says which model is best, without prefixes, and whether more of it is better."""
         if self.args.metric_for_best_model is None:
             metric = self.task.main_metric if self._own_metrics else "loss"
             return metric, metric not in self.task.lower_is_better
         metric = self.args.metric_for_best_model
-        for prefix in (f"{self._judged}_", "eval_", *(f"{name}_" for name in self.subnets)):
+        for prefix in (f"{self._prefix}_", "eval_", *(f"{name}_" for name in self.subnets)):
             metric = metric.removeprefix(prefix)
         return metric, bool(self.args.greater_is_better)
 
     def _keep_better(self, metrics: Mapping[str, float]) -> None:
         for name in self.subnets:
-            prefix = f"{self._judged}_{name}_"
+            prefix = f"{self._prefix}_{name}_"
             own = {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}
             if self._metric not in own:
                 raise ConfigError(
@@ -299,9 +298,9 @@ def _name(width: float, depth: float, settings: OFAArguments) -> str:
     return name if list(settings.depths) == [1.0] else f"{name}_depth_{float(depth)}"
 
 
-def _with_means(found: Mapping[str, Mapping[str, Any]], prefix: str) -> dict[str, Any]:
+def _with_means(by_subnet: Mapping[str, Mapping[str, Any]], prefix: str) -> dict[str, Any]:
     """The metrics of all sub-networks, and before them the mean of each that is a number."""
-    own = [{key.removeprefix(f"{name}_"): value for key, value in metrics.items()} for name, metrics in found.items()]
-    numbers = [key for key in own[0] if all(isinstance(metrics.get(key), (Real, np.number)) for metrics in own)]
-    means = {f"{prefix}_{key}": float(np.mean([metrics[key] for metrics in own])) for key in numbers}
-    return {**means, **{key: value for metrics in found.values() for key, value in metrics.items()}}
+    own = [{key.removeprefix(f"{name}_"): value for key, value in one.items()} for name, one in by_subnet.items()]
+    numbers = [key for key in own[0] if all(isinstance(one.get(key), (Real, np.number)) for one in own)]
+    means = {f"{prefix}_{key}": float(np.mean([one[key] for one in own])) for key in numbers}
+    return {**means, **{key: value for one in by_subnet.values() for key, value in one.items()}}

@@ -24,8 +24,8 @@ def only_stack(model: nn.Layer) -> Stack:
     """
     stacks = find_stacks(model)
     if len(stacks) != 1:
-        found = ", ".join(stack.path for stack in stacks) or "none"
-        raise ConfigError(f"{type(model).__name__} holds {len(stacks)} stacks of blocks ({found}); needed is one")
+        paths = ", ".join(stack.path for stack in stacks) or "none"
+        raise ConfigError(f"{type(model).__name__} has {len(stacks)} stacks of blocks ({paths}); it must have one")
     return stacks[0]
 
 
@@ -51,8 +51,8 @@ def hidden_layers(model: nn.Layer, wanted: Sequence[str] | None) -> list[str]:
     for name in wanted:
         if name not in paths and not _has(model, name):
             raise ConfigError(
-                f"mapped_layers: {name!r} is no layer of this {type(model).__name__}; it has {', '.join(paths)}, and "
-                "attribute paths"
+                f"mapped_layers: {name!r} is not a layer of this {type(model).__name__}; it has {', '.join(paths)}, "
+                "and attribute paths"
             )
     return list(dict.fromkeys(paths.get(name, name) for name in wanted))
 
@@ -63,13 +63,15 @@ def block_importance(
     """Scores the heads and neurons of a model's blocks.
 
     Args:
-        model: in full, a supernet or not.
-        losses: takes batches apart and has the task's loss.
+        model: a plain model or a supernet; it runs in full.
+        losses: splits batches and has the task's loss.
         loader: gives batches with labels.
         title: of the progress bar.
         limit: how many batches score; None: all.
 
-    Returns: float32 [blocks, heads], and float32 [neurons] for each block.
+    Returns: float32 [blocks, heads], and float32 [neurons] for each block; see `compute_neuron_head_importance`.
+
+    Raises: ConfigError for a batch without labels.
     """
     stack = only_stack(model)
     return compute_neuron_head_importance(
@@ -78,14 +80,14 @@ def block_importance(
         _with_all_labels(losses, islice(loader, limit)),
         len(stack.blocks),
         _heads(stack),
-        loss_fct=lambda output, wanted: losses.task_loss(output, *wanted),
+        loss_fct=lambda output, labels_and_mask: losses.task_loss(output, *labels_and_mask),
     )
 
 
 def _with_all_labels(losses: TaskLosses, loader: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Inputs, with all that the loss needs as one ``labels``."""
+    """Inputs, with everything that the loss needs as one entry ``labels``."""
     for batch in loader:
-        inputs, labels = losses.taken_apart(batch)
+        inputs, labels = losses.split(batch)
         if labels is None:
             missing = ", ".join(losses.label_names)
             raise ConfigError(f"importance needs labels ({missing}), but a batch has only {', '.join(batch)}")
@@ -93,7 +95,7 @@ def _with_all_labels(losses: TaskLosses, loader: Iterable[Mapping[str, Any]]) ->
 
 
 def _heads(stack: Stack) -> int:
-    """How many heads a block has, the first one standing for all."""
+    """How many heads each block has, counted in the first."""
     block = next(iter(stack.blocks.values()))
     return (max_sizes(layer_at(block, stack.family.heads.counted[0])) or {}).get("heads", 0)
 
