@@ -102,7 +102,7 @@ def main() -> None:
                     {"model": title, "format": form, "dev": entry["score"], "held-out": held_out,
                      "megabytes": weights / 1e6}
                 )  # fmt: skip
-        times = time_models(paths, inputs, rounds=7)
+        times = time_models(paths, inputs)
         for row in rows:
             row["latency"] = {shape: time["median"] for shape, time in times[row["model"], row["format"]].items()}
     show(rows)

@@ -1,4 +1,4 @@
-"""`LatencyTable`: the measured time of each block of a supernet, and of what is left."""
+"""`LatencyTable`: the measured time of each block of a supernet, and of the rest of the model."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from ofa_slim.base.clock import Rule
 from ofa_slim.base.files import atomic_file
 from ofa_slim.base.threads import threads
 from ofa_slim.errors import LatencyError
 from ofa_slim.measure.blocks import Block, Dimension, Dropped, Repeated
 from ofa_slim.measure.programs import version_of
-from ofa_slim.measure.timing import Rule
 from ofa_slim.supernet.handle import Supernet
 from ofa_slim.supernet.space import SubnetConfig
 
@@ -33,7 +33,7 @@ _FORMAT = 2
 
 @dataclass(frozen=True)
 class Conditions:
-    """What measured times hold for.
+    """The conditions under which measured times hold.
 
     Attributes:
         device: the processor's name.
@@ -95,19 +95,19 @@ class Times:
 
 
 class LatencyTable:
-    """The time of each distinct block of a supernet's sub-networks, and of what is left.
+    """The time of each distinct block of a supernet's sub-networks, and of the rest of the model.
 
-    What is predicted for a sub-network is ``fixed + scale * (sum of its blocks)``. Both numbers are fitted to some
-    whole sub-networks that were measured: `scale` is 1 where blocks take as long in a model as alone. Of these, the
-    original among them, the measured time is known and needs no prediction.
+    The prediction for a sub-network is ``fixed + scale * (sum of its blocks)``. Both numbers are fitted to some whole
+    sub-networks that were measured: `scale` is 1 where blocks take as long in a model as alone. For these, the original
+    among them, the measured time itself is returned.
 
     Args:
-        about: what the times hold for.
+        about: the conditions under which the times hold.
         blocks: the blocks of the model.
         times: by kind of block.
         fixed: milliseconds.
         scale: see above.
-        measured_subnets: milliseconds of sub-networks that were measured, by their configs as JSON.
+        measured_subnets: milliseconds of the sub-networks that were measured.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class LatencyTable:
         times: Mapping[str, Times],
         fixed: float,
         scale: float,
-        measured_subnets: Mapping[str, float] | None = None,
+        measured_subnets: Mapping[SubnetConfig, float] | None = None,
     ) -> None:
         self.about = about
         self.blocks = tuple(blocks)
@@ -152,7 +152,7 @@ class LatencyTable:
             engine: that will serve: ``"inference"`` is Paddle Inference with oneDNN, ``"onnx"`` ONNX Runtime, each on
                 as many threads as Paddle was told to use (`OMP_NUM_THREADS`).
             choices: other choices than those of the search space, ``{axis name: sizes}``.
-            rule: when enough was measured.
+            rule: how long to measure.
             progress: whether to show a bar.
 
         Raises: LatencyError where blocks cannot be timed alone, or the engine cannot run here.
@@ -163,7 +163,7 @@ class LatencyTable:
 
     def predict(self, config: Mapping[str, int]) -> float:
         """Milliseconds of one forward of a sub-network."""
-        known = self.measured_subnets.get(SubnetConfig(config).to_json())
+        known = self.measured_subnets.get(SubnetConfig(config))
         return self.fixed + self.scale * self.blocks_ms(config) if known is None else known
 
     def blocks_ms(self, config: Mapping[str, int]) -> float:
@@ -212,7 +212,7 @@ class LatencyTable:
             "about": asdict(self.about),
             "fixed_ms": self.fixed,
             "scale": self.scale,
-            "measured_subnets": self.measured_subnets,
+            "measured_subnets": {config.to_json(): ms for config, ms in self.measured_subnets.items()},
             "kinds": [{"kind": kind, **asdict(times)} for kind, times in self.times.items()],
             "blocks": blocks,
         }
@@ -222,7 +222,7 @@ class LatencyTable:
     def load(cls, file: str | os.PathLike[str]) -> LatencyTable:
         """Reads what `save` wrote; `check` says whether it holds here.
 
-        Raises: LatencyError for a file that is none, or damaged.
+        Raises: LatencyError for a file that is not a latency table, or is damaged.
         """
         path = Path(file)
         try:
@@ -230,9 +230,9 @@ class LatencyTable:
         except OSError as error:
             raise LatencyError(f"{path}: cannot read the latency table ({error.strerror})") from error
         except ValueError as error:  # no JSON, or no text
-            raise LatencyError(f"{path} is no latency table: {error}") from error
+            raise LatencyError(f"{path} is not a latency table: {error}") from error
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
-            raise LatencyError(f"{path} is no latency table of format {_FORMAT}")
+            raise LatencyError(f"{path} is not a latency table of format {_FORMAT}")
         try:
             kinds = [
                 (
@@ -249,10 +249,10 @@ class LatencyTable:
                 dict(kinds),
                 float(content["fixed_ms"]),
                 float(content["scale"]),
-                content["measured_subnets"],
+                {SubnetConfig.from_json(text): ms for text, ms in content["measured_subnets"].items()},
             )
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise LatencyError(f"{path} is no sound latency table: {type(error).__name__} {error}") from error
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+            raise LatencyError(f"{path} is a damaged latency table: {type(error).__name__} {error}") from error
 
 
 def _block(entry: Mapping[str, Any], kind: str) -> Block:

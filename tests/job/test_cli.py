@@ -16,7 +16,7 @@ from example_runs import recipe_file
 from ofa_slim.cli import main
 from ofa_slim.job import stages
 from ofa_slim.job.recipe import Cost, Recipe
-from ofa_slim.search.budget import KEYS
+from ofa_slim.search.cost_kinds import KEYS
 
 pytest.importorskip("onnxruntime")
 

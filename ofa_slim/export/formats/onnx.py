@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from ofa_slim.base.predictor import MODEL_FILE, PARAMS_FILE
-from ofa_slim.base.threads import threads
 from ofa_slim.errors import ExportError
 from ofa_slim.export.formats.gelu import approximate_gelus
 from ofa_slim.export.formats.needs import needed
@@ -22,15 +21,6 @@ ONNX_FILE = "model.onnx"
 OPSET = 17  # the first that has layer norm as one operator
 
 logger = logging.getLogger(__name__)
-
-
-def open_session(file: Path) -> Any:
-    """An ONNX model in ONNX Runtime on the CPU, with as many threads as Paddle was told to use."""
-    onnxruntime = needed("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
 
 def write_onnx(inference: Path, file: Path) -> None:
