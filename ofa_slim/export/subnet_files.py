@@ -19,10 +19,10 @@ from ofa_slim.errors import ExportError
 from ofa_slim.export import pretrained
 from ofa_slim.export.cut import cut
 from ofa_slim.export.factorised_embedding import factorised_ranks, put
+from ofa_slim.export.plain import require_plain
 from ofa_slim.supernet.discover import full_space
 from ofa_slim.supernet.families import layer_at
 from ofa_slim.supernet.grow import grow
-from ofa_slim.supernet.layers import ElasticLayer
 from ofa_slim.supernet.layers.kernels import centre
 from ofa_slim.supernet.spec import Extent, cut_plain, spec_of
 
@@ -50,8 +50,7 @@ def save_subnet(model: nn.Layer, directory: str | os.PathLike[str], inputs: Mapp
     Raises: ExportError for a supernet, a directory with other contents, or files that do not load back to
         a model that computes the same; nothing is left behind then.
     """
-    if any(isinstance(layer, ElasticLayer) for layer in model.sublayers(include_self=True)):
-        raise ExportError("save_subnet needs a plain model; cut one out of the supernet with OFA.export first")
+    require_plain(model, "save_subnet")
     sizes = dict(full_space(model).largest())
     known = pretrained.is_pretrained(model)
     about = {
@@ -78,7 +77,7 @@ def save_subnet(model: nn.Layer, directory: str | os.PathLike[str], inputs: Mapp
 
 
 def _probe(model: nn.Layer, inputs: Mapping[str, Any] | None) -> Example | None:
-    """Inputs that the model runs on; None where it needs more than token ids and none were given."""
+    """Inputs that the model runs on; None for a model that needs more than token ids, where none were given."""
     if inputs is not None:
         return Example(kwargs=dict(inputs))
     try:
@@ -98,7 +97,7 @@ def load_subnet(directory: str | os.PathLike[str], model: nn.Layer | None = None
 
     Returns: the plain model, as its own class, in eval mode.
 
-    Raises: ExportError where the directory is none of `save_subnet`, or the files do not fit each other.
+    Raises: ExportError where `save_subnet` did not write the directory, or its files do not fit each other.
     """
     folder = Path(directory)
     about = _read_about(folder)
@@ -134,7 +133,9 @@ def replacing(directory: str | os.PathLike[str], marker: str) -> Iterator[Path]:
     if target.exists() and not target.is_dir():
         raise ExportError(f"{target} is a file, not a directory")
     if target.is_dir() and any(target.iterdir()) and not (target / marker).is_file():
-        raise ExportError(f"{target} is not empty and no earlier save (it has no {marker}); choose another directory")
+        raise ExportError(
+            f"{target} is not empty and not an earlier save (it has no {marker}); choose another directory"
+        )
     with atomic_folder(target) as aside:
         yield aside
 
@@ -169,7 +170,7 @@ def _shrink(model: nn.Layer, sizes: dict[str, int], folder: Path) -> None:
 
 
 def _factorise(model: nn.Layer, ranks: Any, folder: Path) -> None:
-    """Gives a model the factorised embeddings that were saved; it may have them already."""
+    """Gives a model the saved factorised embeddings that it does not have yet."""
     if not isinstance(ranks, dict):
         raise ExportError(f"{folder}: 'factorised' in {SUBNET_FILE} is {ranks!r}, not ranks by layer")
     present = factorised_ranks(model)
@@ -186,7 +187,7 @@ def _factorise(model: nn.Layer, ranks: Any, folder: Path) -> None:
 
 
 def _layer_sizes(model: nn.Layer) -> dict[str, dict[str, int]]:
-    """The size of each role of each layer that can be cut, but those that an axis of a family cuts, by path."""
+    """The size of each role of each layer that can be cut and that no axis of a family cuts, by path."""
     on_axis = {(slot.layer, slot.role) for axis in full_space(model).axes for slot in axis.slots}
     found = {
         path: {role: size for role, size in spec.full_sizes(layer).items() if (path, role) not in on_axis}

@@ -25,9 +25,9 @@ from ofa_slim.export.formats.processes import run_in_subprocess, time_models
 from ofa_slim.export.formats.proof import Sample, agreement, check_samples, difference
 from ofa_slim.export.formats.reader import Run, layer_run
 from ofa_slim.export.formats.registry import FORMATS, Format, Source, spec_of_samples
+from ofa_slim.export.plain import require_plain
 from ofa_slim.export.pretrained import is_pretrained
 from ofa_slim.export.subnet_files import replacing
-from ofa_slim.supernet.layers import ElasticLayer
 
 RECORD_FILE = "export.json"
 LEAST_AGREEMENT = 0.9
@@ -85,8 +85,7 @@ def write_formats(
         cannot be written: nothing is left behind then.
     """
     chosen = _chosen(formats)
-    if any(isinstance(layer, ElasticLayer) for layer in model.sublayers(include_self=True)):
-        raise ExportError("write_formats needs a plain model; cut one out of the supernet with OFA.export first")
+    require_plain(model, "write_formats")
     rows = check_samples(samples)
     made_by = _importable(model, build) if "plain" in formats else None
     with eval_mode(model):
