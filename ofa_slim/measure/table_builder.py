@@ -16,8 +16,8 @@ from ofa_slim.base.clock import Latency, Rule, over_loads, ratio
 from ofa_slim.base.examples import Example
 from ofa_slim.base.threads import threads_kept
 from ofa_slim.export.cut import cut, transformed_weights
+from ofa_slim.measure.block_times import BlockTimes, Conditions, Times
 from ofa_slim.measure.blocks import COPIES, Block, BlockCall, empty_program, find_blocks, program_of
-from ofa_slim.measure.latency_table import Conditions, LatencyTable, Times
 from ofa_slim.measure.programs import OpenProgram, Program, engine_of
 from ofa_slim.supernet.handle import Supernet, make_plain
 from ofa_slim.supernet.space import SearchSpace, SubnetConfig
@@ -29,7 +29,11 @@ _MOST_ADDITIVE = 12
 _MOST_COMBINED = 3
 
 
-def build(
+Measured = tuple[Conditions, Sequence[Block], dict[str, Times], float, float, dict[SubnetConfig, float]]
+"""The arguments of `LatencyTable`."""
+
+
+def measure_blocks(
     supernet: Supernet,
     input_shapes: Any,
     input_dtypes: Any,
@@ -37,7 +41,7 @@ def build(
     choices: Mapping[str, Iterable[int]] | None,
     rule: Rule | None,
     progress: bool,
-) -> LatencyTable:
+) -> Measured:
     """See `LatencyTable.build`."""
     open_program, rule = engine_of(engine), rule or Rule()
     example = supernet.example(input_shapes, input_dtypes)
@@ -71,11 +75,11 @@ def build(
         for key, (seen, _) in wanted.items()
     }
     times = {kind: _times(space, seen.block, measured) for kind, seen in kinds.items()}
-    alone = LatencyTable(about, [seen.block for seen in blocks], times, 0.0, 1.0)
+    block_times = BlockTimes([seen.block for seen in blocks], times)
     # The whole model is left out: sizes that libraries are tuned for make it faster than its blocks say (3 % for
     # MiniLM).
-    fixed, scale = _fitted([alone.blocks_ms(config) for config in anchors[1:]], whole_ms[1:])
-    return LatencyTable(about, alone.blocks, times, fixed, scale, dict(zip(anchors, whole_ms, strict=True)))
+    fixed, scale = _fitted([block_times(config) for config in anchors[1:]], whole_ms[1:])
+    return about, block_times.blocks, times, fixed, scale, dict(zip(anchors, whole_ms, strict=True))
 
 
 class _Reference:

@@ -21,8 +21,8 @@ from ofa_slim.base.clock import Latency, Rule, in_turns, one_turn, over_loads, r
 from ofa_slim.base.examples import Example
 from ofa_slim.errors import LatencyError
 from ofa_slim.measure import LatencyTable, measure_latency, programs
+from ofa_slim.measure.block_times import Times
 from ofa_slim.measure.blocks import find_blocks, program_of
-from ofa_slim.measure.latency_table import Times
 
 SHAPES = [[1, 8], [1, 8]]
 
