@@ -32,6 +32,7 @@ class Rule:
 
     Attributes:
         warm_up: rounds that do not count.
+        untimed: runs of a program at the start of each turn that are not timed.
         runs: timed runs of a program in one turn, at most; at least one.
         turn_seconds: a turn starts no further run after so much time.
         least: rounds that count, at least.
@@ -43,6 +44,7 @@ class Rule:
     """
 
     warm_up: int = 1
+    untimed: int = 1
     runs: int = 5
     turn_seconds: float = 0.25
     least: int = 6
@@ -77,12 +79,15 @@ class Latency:
         return Latency(factor * self.median, factor * self.p95, self.runs)
 
 
-def one_turn(program: Callable[[], object], runs: int, seconds: float, clock: Clock = time.perf_counter) -> list[float]:
-    """Runs a program once untimed, then up to `runs` times; no run starts after `seconds`.
+def one_turn(
+    program: Callable[[], object], runs: int, seconds: float, untimed: int = 1, clock: Clock = time.perf_counter
+) -> list[float]:
+    """Runs a program `untimed` times, then on the clock up to `runs` times; no run starts after `seconds`.
 
     Returns: the seconds of each timed run, at least one.
     """
-    program()
+    for _ in range(untimed):
+        program()
     taken: list[float] = []
     begin = clock()
     while not taken or (len(taken) < runs and clock() - begin < seconds):
@@ -130,7 +135,9 @@ def over_loads(
     """
     rounds: dict[Name, list[list[float]]] = {name: [] for name in opens}
     for _ in range(loads):
-        turns = {name: partial(one_turn, load(), rule.runs, rule.turn_seconds) for name, load in opens.items()}
+        turns = {
+            name: partial(one_turn, load(), rule.runs, rule.turn_seconds, rule.untimed) for name, load in opens.items()
+        }
         for name, more in in_turns(turns, rule).items():
             rounds[name] += more
     return rounds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -58,20 +59,24 @@ def measure_blocks(
         for kind, seen in kinds.items()
         for config in _configs(space, seen.block)
     }
-    shares: dict[Any, float] = {}
     anchors = _anchors(space)
     with threads_kept(), _bar(len(wanted) + len(anchors), progress) as bar:
-        reference = _Reference(partial(_open_whole, open_program, supernet, anchors[0], example), rule)
+        load_model = partial(_open_whole, open_program, supernet, anchors[0], example)
+        as_served = _Reference(load_model, rule)
         whole = {config: partial(_open_whole, open_program, supernet, config, example) for config in anchors[1:]}
-        shares |= reference.shares({**whole, _EMPTY: lambda: open_program(*empty_program(blocks[0]))})
+        whole_shares = as_served.shares(whole)
         bar.update(len(anchors))
+        # In a model a block finds the weights of other blocks in the caches, so here its turn is a single run.
+        rounds = {"least": rule.least * rule.runs, "most": rule.most * rule.runs}
+        among_others = _Reference(load_model, replace(rule, untimed=0, runs=1, **rounds))
+        shares = among_others.shares({_EMPTY: lambda: open_program(*empty_program(blocks[0]))})
         for keys in _batches(list(wanted)):
             loads = {key: partial(_open_block, open_program, supernet, *wanted[key]) for key in keys}
-            shares |= reference.shares(loads)
+            shares |= among_others.shares(loads)
             bar.update(len(keys))
-    whole_ms = [reference.ms * shares.get(config, 1.0) for config in anchors]
+    whole_ms = [as_served.ms * whole_shares.get(config, 1.0) for config in anchors]
     measured = {
-        key: reference.ms * (shares[key] - shares[_EMPTY]) * seen.calls / (COPIES if seen.block.additive else 1)
+        key: among_others.ms * (shares[key] - shares[_EMPTY]) * seen.calls / (COPIES if seen.block.additive else 1)
         for key, (seen, _) in wanted.items()
     }
     times = {kind: _times(space, seen.block, measured) for kind, seen in kinds.items()}

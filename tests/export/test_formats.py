@@ -56,7 +56,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
     config = ofa.subnet_config(dynabert_config(ofa, 0.5, 2 / 3))
     plain = ofa.export(config=config)
     folder = tmp_path_factory.mktemp("formats") / "half"
-    with ofa.subnet(config):
+    with ofa.subnet(config), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time_models, "__defaults__", (Rule(warm_up=0, most=1, runs=2), 1))
         record = write_formats(
             plain, folder, texts(), TEXT, reference=ofa.model, config=config, timed=[texts()[0]], task={"a": 1}
         )

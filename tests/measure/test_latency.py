@@ -47,12 +47,16 @@ class Machine:
         return run
 
 
+def use_clock(monkeypatch: pytest.MonkeyPatch, clock: Callable[[], float]) -> None:
+    monkeypatch.setattr(in_turns, "__defaults__", (clock,))
+    monkeypatch.setattr(one_turn, "__defaults__", (1, clock))
+
+
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     machine = Machine()
     monkeypatch.setitem(programs.ENGINES, "counted", machine.make)
-    for function in (in_turns, one_turn):
-        monkeypatch.setattr(function, "__defaults__", (machine.clock,))
+    use_clock(monkeypatch, machine.clock)
     return machine
 
 
@@ -213,7 +217,7 @@ def test_programs_take_turns_until_their_medians_are_steady() -> None:
 
         def own() -> list[float]:
             order.append(name)
-            return one_turn(run, 3, 1e9, lambda: now[0])
+            return one_turn(run, 3, 1e9, 1, lambda: now[0])
 
         return own
 
@@ -239,9 +243,9 @@ def test_a_turn_has_one_run_that_does_not_count_and_ends_after_its_time() -> Non
     def run() -> None:
         now[0] += 1.0
 
-    assert one_turn(run, 5, 2.5, lambda: now[0]) == [1.0] * 3
+    assert one_turn(run, 5, 2.5, 1, lambda: now[0]) == [1.0] * 3
     assert now[0] == 4.0
-    assert one_turn(run, 5, 0.0, lambda: now[0]) == [1.0], "one run at least is timed"
+    assert one_turn(run, 5, 0.0, 0, lambda: now[0]) == [1.0], "one run at least is timed"
 
 
 @pytest.mark.parametrize(("rule", "rounds"), [
@@ -274,8 +278,7 @@ def test_programs_are_loaded_more_than_once() -> None:
         return run
 
     patched = pytest.MonkeyPatch()
-    for function in (in_turns, one_turn):
-        patched.setattr(function, "__defaults__", (lambda: now[0],))
+    use_clock(patched, lambda: now[0])
     with patched.context():
         rounds = over_loads({"some": load}, Rule(least=2, seconds=0.0), loads=3)
     patched.undo()
