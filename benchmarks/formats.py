@@ -19,7 +19,7 @@ import numpy as np
 
 from ofa_slim import SubnetConfig, dynabert_config
 from ofa_slim.export.formats import Opened, time_models, write_formats
-from ofa_slim.job import latency
+from ofa_slim.job.run import random_tokens
 from ofa_slim.train.batches import LABELS, Batches, Examples, arrays
 from search import KINDS
 from sst2 import MAX_LENGTH, TASK, add_options, missing, prepare, trained_supernet
@@ -88,7 +88,7 @@ def main() -> None:
     samples = [arrays(batch) for batch in Batches(dev.take(np.arange(0, len(dev), 6)), 16)]
     scores = {name: accuracy(examples) for name, examples in sets.items()}
     vocabulary = original.config.vocab_size
-    inputs = [latency.random_input(vocabulary, LENGTH, np.random.default_rng(0), rows) for rows in (1, 32)]
+    inputs = [random_tokens(vocabulary, LENGTH, np.random.default_rng(0), rows) for rows in (1, 32)]
     with tempfile.TemporaryDirectory() as name:
         paths, rows = {}, []
         for title, model in models.items():
@@ -102,7 +102,7 @@ def main() -> None:
                     {"model": title, "format": form, "dev": entry["score"], "held-out": held_out,
                      "megabytes": weights / 1e6}
                 )  # fmt: skip
-        times = time_models(paths, inputs, rounds=7)
+        times = time_models(paths, inputs)
         for row in rows:
             row["latency"] = {shape: time["median"] for shape, time in times[row["model"], row["format"]].items()}
     show(rows)

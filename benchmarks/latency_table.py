@@ -68,7 +68,7 @@ def main() -> None:
     configs: list[SubnetConfig] = []
     while len(configs) < options.configs:
         config = ofa.search_space.sample(rng)
-        if config.to_json() not in table.measured_subnets:
+        if config not in table.measured_subnets:
             configs.append(config)
     whole = table.predict(ofa.search_space.largest())
     predicted, measured, unsteady = [], [], 0

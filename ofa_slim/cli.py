@@ -143,7 +143,7 @@ def search(recipe: Path | None, overwrite: bool, **keys: str | None) -> None:
 @recipe_options
 @click.option("--overwrite", is_flag=True, help="Write anew although models are there.")
 def export(recipe: Path | None, overwrite: bool, **keys: str | None) -> None:
-    """Write the original and the searched sub-network of a RECIPE in its formats, each proven."""
+    """Write the original, uniform and searched sub-networks of a RECIPE in its formats, each proven."""
     _run(_recipe(recipe, keys), ["formats"], overwrite, True)
 
 

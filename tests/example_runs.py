@@ -58,7 +58,7 @@ def recipe_file(folder: Path) -> Path:
         "search_survivors": 3,
         "budget": {"params_ratio": 0.9},
         "tolerance": 0.5,
-        "formats": ["plain", "onnx-int8"],
+        "formats": ["plain", "inference", "onnx-int8"],
         "latency_length": 8,
         "latency_rounds": 3,
     }

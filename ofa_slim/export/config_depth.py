@@ -1,4 +1,4 @@
-"""Keeping the configuration object of a model true to its number of layers."""
+"""Keeping the number of layers in a model's configuration object correct."""
 
 from __future__ import annotations
 

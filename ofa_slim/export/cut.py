@@ -1,4 +1,4 @@
-"""Supernet and config to a plain model: cut, checked against the supernet, or put back as it was."""
+"""Cutting a plain model out of a supernet, checked against it; on failure everything is put back."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def export_subnet(
     call = supernet.forward_arguments(config)
     example = _example(model, input_shapes, input_dtypes, call)
     target = origin_model
-    undo: Undo = _nothing
+    undo: list[Undo] = []
     try:
         if load_weights_from_supernet or target is None:
             with supernet.using(config):
@@ -59,15 +59,15 @@ def export_subnet(
         if target is None or grown:
             target = make_plain(copy.deepcopy(model))
         elif load_weights_from_supernet:
-            undo = _load(target, model)
-        undo = _both(cut(target, space, config, weights), undo)
+            undo.append(_load(target, model))
+        undo.append(cut(target, space, config, weights))
         compare(expected, example.outputs(target, **call), "export")
         if loader is not None:
             recalibrate(target, loader, batches, call)
         if origin_model is not None and target is not origin_model:
             _transplant(target, origin_model, grown, space, config)
     except BaseException:
-        undo()
+        _run_back(undo)
         raise
     return target if origin_model is None else origin_model
 
@@ -85,20 +85,8 @@ def _example(model: nn.Layer, shapes: Any, dtypes: Any, call: dict[str, int]) ->
         ) from error
 
 
-def _nothing() -> None:
-    """Nothing to undo."""
-
-
-def _both(last: Undo, first: Undo) -> Undo:
-    def undo() -> None:
-        last()
-        first()
-
-    return undo
-
-
 def _load(target: nn.Layer, supernet: nn.Layer) -> Undo:
-    """Gives a plain model a supernet's weights; what is elastic only (kernel transforms) is left out."""
+    """Gives a plain model a supernet's weights, without those that only elastic layers have (kernel transforms)."""
     old = {key: value.clone() for key, value in target.state_dict().items()}
     state = supernet.state_dict()
     target.set_state_dict({key: state[key] for key in old})
@@ -110,7 +98,7 @@ def _load(target: nn.Layer, supernet: nn.Layer) -> Undo:
 
 
 def transformed_weights(supernet: nn.Layer) -> dict[str, paddle.Tensor]:
-    """The weights of the active sub-network that are no part of a parameter, by the layer's path."""
+    """The weights of the active sub-network that are not slices of a parameter, by the layer's path."""
     with paddle.no_grad():
         return {
             path: layer.part("weight", layer.active_sizes)
@@ -140,7 +128,7 @@ def cut(
         model: a plain model.
         space: its axes.
         config: the size of every axis.
-        weights: the weights of layers, by path, that are not just a part of what the model has.
+        weights: the weights of layers, by path, that are not slices of the model's.
 
     Returns: a function that puts it back: the same Parameter objects, layers and sizes.
     """
@@ -176,7 +164,7 @@ def _run_back(undo: list[Undo]) -> None:
 def _run_as_supernet(
     origin: nn.Layer, space: SearchSpace, config: SubnetConfig, example: Example, call: dict[str, int]
 ) -> list[paddle.Tensor]:
-    """What a supernet made of the origin's own weights computes under a config."""
+    """The outputs of a supernet made of the origin's own weights, under a config."""
     twin = copy.deepcopy(origin)
     for path in space.layer_sizes(config):
         swap_class(layer_at(twin, path))

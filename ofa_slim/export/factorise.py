@@ -19,16 +19,16 @@ from ofa_slim.supernet.handle import require_plain
 
 @dataclass(frozen=True)
 class Factorisation:
-    """What became of one table.
+    """The factorisation of one table.
 
     Attributes:
         name: its path.
         rows: of the table.
         width: of a row.
         rank: of the product.
-        error: Frobenius norm of what was lost, as a share of the table's, from 0 to 1.
+        error: Frobenius norm of the difference, as a share of the table's, from 0 to 1.
         weighted_error: the same with each row counted as often as it is used; None where no frequencies were given.
-        cosine: of a row and what it became, the mean over the rows that are not zero.
+        cosine: of a row and its approximation, the mean over the rows that are not zero.
     """
 
     name: str
@@ -68,21 +68,21 @@ def factorise_embeddings(
 
     Each table becomes a `FactorisedEmbedding`: a table ``[rows, rank]`` and a linear layer to the old width, which hold
     the best product of that rank (the truncated singular value decomposition), and train as the table did. The model is
-    run before and after: it computes what it computes with the product in the table, or it is put back as it was.
+    run before and after: its outputs are those with the product in the table, or it is put back as it was.
 
     Args:
         model: a plain model, such as `OFA.export` gives.
         rank: of the products, at least 1, and so small that parameters are saved.
         names: paths of `paddle.nn.Embedding` layers; by default the one with the most rows.
         frequencies: how often each row is used, numbers ``[rows]`` of at least 0 (for several tables a dictionary of
-            them by path): errors of rows then count that much. A row of 0 still gets its best approximation, but has no
-            say in what is kept; counts plus 1 let every row have one.
+            them by path): errors of rows then count that much. A row of 0 still gets its best approximation, but does
+            not influence the product; counts plus 1 let every row do so.
         input_shapes: of one call, as in `OFA.export`.
         input_dtypes: as in `OFA.export`.
 
-    Returns: what became of each table, in the order of the names.
+    Returns: the factorisation of each table, in the order of the names.
 
-    Raises: ExportError for a supernet, a rank that saves nothing, a name that is no embedding, a table that is also
+    Raises: ExportError for a supernet, a rank that saves nothing, a name that is not an embedding, a table that is also
         used elsewhere (tied), or frequencies that do not fit.
     """
     require_plain(model, "factorise_embeddings")
@@ -158,7 +158,7 @@ def _chosen(model: nn.Layer, names: str | Iterable[str] | None) -> dict[str, nn.
             raise ExportError(f"embedding {name!r} is factorised already, with rank {factorised[name]}")
         if name not in plain:
             raise ExportError(
-                f"{name!r} is no paddle.nn.Embedding in this {type(model).__name__}{nearest(str(name), plain)}; "
+                f"{name!r} is not a paddle.nn.Embedding in this {type(model).__name__}{nearest(str(name), plain)}; "
                 f"those are {', '.join(plain) or 'none'}"
             )
     return {name: plain[name] for name in wanted}
@@ -212,7 +212,7 @@ def _with_products(
     tables: Mapping[str, nn.Embedding],
     products: Mapping[str, tuple[np.ndarray, np.ndarray]],
 ) -> list[paddle.Tensor]:
-    """What a model computes with products in the place of tables; it has its own tables again behind it."""
+    """The outputs of a model with products in the place of its tables, which are put back."""
     own = {name: table.weight.clone() for name, table in tables.items()}
     try:
         for name, table in tables.items():
@@ -244,5 +244,5 @@ def _described(
 
 
 def _share(part: float, whole: float) -> float:
-    """The root of a share of squares; 0 of nothing."""
+    """The root of a share of squares; 0 for an empty whole."""
     return math.sqrt(part / whole) if whole else 0.0

@@ -1,4 +1,4 @@
-"""The layer that stands in for an embedding whose table is a product, and how it takes its place in a model."""
+"""An embedding whose table is a product, and its insertion into a model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class FactorisedEmbedding(nn.Layer):
 
     Args:
         table: looks up rows, [rows, r].
-        projection: makes them as wide as the model wants them, [r, width], without a bias.
+        projection: from r to the width of the model, [r, width], without a bias.
 
     Source: Lan et al. 2019 (ALBERT), arXiv:1909.11942, section 3.1.
     """
@@ -31,12 +31,12 @@ class FactorisedEmbedding(nn.Layer):
 
     @property
     def rank(self) -> int:
-        """How wide a row of the table is."""
+        """The width of a row of the table."""
         return int(self.table.weight.shape[1])
 
     @property
     def weight(self) -> paddle.Tensor:
-        """The table that it stands for, [rows, width]; computed anew each time, with gradients."""
+        """The product, [rows, width]; computed anew each time, with gradients."""
         return paddle.matmul(self.table.weight, self.projection.weight)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
@@ -53,8 +53,7 @@ def factorised_ranks(model: nn.Layer) -> dict[str, int]:
 def put(model: nn.Layer, name: str, rank: int) -> tuple[FactorisedEmbedding, Undo]:
     """Puts a factorised embedding in the place of an embedding; its values are still to be set.
 
-    The embedding itself, cut to the rank, becomes its table, with all that it does beside looking up: padding, sparse
-    gradients.
+    The embedding itself, cut to the rank, becomes its table, with its padding and sparse gradients.
 
     Args:
         model: a plain model.

@@ -28,7 +28,7 @@ _MADE: Mapping[str, Callable[[int], Any]] = {
 
 @dataclass(frozen=True)
 class TextTask:
-    """What `pipeline` has to know of a model; `write_formats` keeps it in ``format.json``.
+    """The task of a written model; `write_formats` keeps it in ``format.json``.
 
     Attributes:
         name: of the task.
@@ -65,12 +65,12 @@ class Pipeline:
         """Classifies texts.
 
         Args:
-            texts: strings, or pairs of strings for a task on pairs; one alone counts as a list of one.
+            texts: strings, or pairs of strings for a task on pairs; a single one counts as a list of one.
             batch_size: texts that the model gets at a time.
 
         Returns: for each text ``{"label": name, "score": probability}``, or ``{"value": number}`` for regression.
 
-        Raises: ExportError for what is no text, or no pair where pairs are wanted.
+        Raises: ExportError for an input that is not a text, or not a pair for a task on pairs.
         """
         given: Any = [texts] if isinstance(texts, (str, tuple)) else texts
         if isinstance(given, Mapping) or not isinstance(given, Iterable):
@@ -127,7 +127,7 @@ def pipeline(directory: str | os.PathLike[str]) -> Pipeline:
         directory: one format's folder, as a run or `ofa_slim.export.formats.write_formats` (with a tokenizer and a
             task) wrote it.
 
-    Returns: what classifies texts: ``pipeline(directory)(["a fine film"])``.
+    Returns: a function of texts: ``pipeline(directory)(["a fine film"])``.
 
     Raises: ExportError for a folder without a model, its task or its tokenizer.
     """

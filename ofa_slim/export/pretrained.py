@@ -13,8 +13,8 @@ from ofa_slim.errors import ExportError
 
 _PACKAGE = "paddlenlp.transformers"
 
-# What a model whose depth was cut has to be built with where its config does not say it: TinyBERT keeps a layer for
-# each hidden state of the model that it was, and one more.
+# Entries that the config of a model whose depth was cut does not have right: TinyBERT keeps a layer for each hidden
+# state of the original, and one more.
 _BUILT_WITH: dict[str, Callable[[Any], dict[str, int]]] = {
     "tinybert": lambda base: {"num_hidden_layers": len(base.fit_denses) - 1},
 }
@@ -39,8 +39,8 @@ def save_config(model: nn.Layer, directory: Path) -> None:
 
 def built_with(model: nn.Layer) -> dict[str, int]:
     """The entries of its config that a model has to be built with again, where they differ from those of now."""
-    asked = _BUILT_WITH.get(model.base_model_prefix)
-    return {} if asked is None else asked(getattr(model, model.base_model_prefix, model))
+    entries = _BUILT_WITH.get(model.base_model_prefix)
+    return {} if entries is None else entries(getattr(model, model.base_model_prefix, model))
 
 
 def build(class_name: str, directory: Path, entries: Mapping[str, int]) -> nn.Layer:
@@ -49,15 +49,15 @@ def build(class_name: str, directory: Path, entries: Mapping[str, int]) -> nn.La
     Args:
         class_name: of the model.
         directory: that holds its ``config.json``.
-        entries: what `built_with` said.
+        entries: of its config, from `built_with`.
 
-    Raises: ExportError for a name that is no model class of PaddleNLP.
+    Raises: ExportError for a name that is not a model class of PaddleNLP.
     """
     import paddlenlp.transformers as package
 
     model_class = getattr(package, class_name, None)
     if not isinstance(model_class, type) or not issubclass(model_class, package.PretrainedModel):
-        raise ExportError(f"{directory}: {class_name!r} is no model class of PaddleNLP")
+        raise ExportError(f"{directory}: {class_name!r} is not a model class of PaddleNLP")
     if not (directory / "config.json").is_file():
         raise ExportError(f"{directory}: config.json is not there")
     loaded: Any = model_class

@@ -1,6 +1,6 @@
 """Re-estimating the running statistics of batch norms for one network.
 
-Those of a supernet are a mixture over the sub-networks that trained, which fits none of them.
+Those of a supernet are a mixture over the trained sub-networks, which fits none of them.
 Source: Yu and Huang 2019, Universally Slimmable Networks, arXiv:1903.05134, section 3.2.
 """
 
@@ -24,7 +24,7 @@ def recalibrate(
 ) -> int:
     """Sets the running statistics of a model's batch norms to their means over some batches, in place.
 
-    Only batch norms run in training mode meanwhile; the model's modes are those of before when this returns.
+    Only batch norms run in training mode meanwhile; afterwards the model's modes are as before.
     With a sub-network active, only the statistics of its channels change.
 
     Args:
@@ -32,7 +32,7 @@ def recalibrate(
         loader: batches of inputs: tensors, tuples or lists of positional inputs (of which as many are used as
             the model's forward takes before ``depth``), or dictionaries of keyword inputs.
         batches: how many to use; None: all.
-        more: what it is called with beside, such as ``depth``.
+        more: further arguments of its forward, such as ``depth``.
 
     Returns: how many batches were used.
 

@@ -21,8 +21,8 @@ from ofa_slim.supernet.handle import require_plain
 
 _NAMED = ("input_ids", "token_type_ids")
 
-# Passes that give wrong results for some models on Paddle 3.3.1: with the first a ReLU behind a fused tanh takes its
-# place (TinyBERT's head), with the second a scaled product loses what is added to it (MPNet's biases for places).
+# Passes that miscompute some models on Paddle 3.3.1: the first replaces a fused tanh by the ReLU after it (TinyBERT's
+# head), the second drops the sum after a scaled product (MPNet's relative position biases).
 _FAULTY_PASSES = ("fc_activation_fuse_pass", "operator_scale_onednn_fuse_pass")
 
 logger = logging.getLogger(__name__)
@@ -37,8 +37,8 @@ def to_static(
     """Writes a model for Paddle Inference: ``model.json`` and ``model.pdiparams``.
 
     The files are written aside, run by Paddle Inference at two shapes (or on `inputs`), compared with the model and
-    only then put in place. The model itself is left as it is. Where a pass of Paddle Inference makes a mistake in this
-    model, ``passes_off.json`` beside the files names it.
+    only then put in place. The model itself is left as it is. Some Paddle Inference passes miscompute some models;
+    ``passes_off.json`` beside the files names those to turn off for this one.
 
     Args:
         model: a plain model; a supernet is cut by `OFA.export` first.
@@ -47,8 +47,8 @@ def to_static(
             ``input_ids`` and ``token_type_ids``, int64 ``[batch, length]``, as far as the forward takes them.
         inputs: tensors by name that it is run on in place of random ones, which not every model can take.
 
-    Raises: ExportError for a supernet, a model whose inputs cannot be told, or files that do not compute
-        what the model does; nothing is left behind then.
+    Raises: ExportError for a supernet, a model whose inputs are not known, or files that do not compute what the
+        model does; nothing is left behind then.
     """
     require_plain(model, "to_static")
     specs = _default_spec(model) if input_spec is None else list(input_spec)
@@ -63,7 +63,7 @@ def to_static(
 
 
 class _ByName(nn.Layer):
-    """Calls a model with its inputs by name, so that the order of the files' inputs is ours."""
+    """Calls a model with its inputs by name, so that the files have them in our order."""
 
     def __init__(self, model: nn.Layer, names: list[str]) -> None:
         super().__init__()
@@ -87,9 +87,9 @@ def _default_spec(model: nn.Layer) -> list[InputSpec]:
 
 
 def _check(model: nn.Layer, probes: Sequence[Example], folder: Path) -> None:
-    """Runs the files; where a pass that is known to make mistakes makes one, it is turned off for them, in a file.
+    """Runs the files; a known faulty pass that miscomputes them is turned off, in a file.
 
-    Raises: ExportError where they do not compute what the model does in any case.
+    Raises: ExportError where they compute something else even so.
     """
     expected = [probe.outputs(model) for probe in probes]
     first: ExportError | None = None
@@ -106,8 +106,8 @@ def _check(model: nn.Layer, probes: Sequence[Example], folder: Path) -> None:
             continue
         if off:
             logger.warning(
-                "Paddle Inference computes this model wrongly with its pass %s; %s turns it off: "
-                "config.delete_pass(name) for each name in it",
+                "Paddle Inference miscomputes this model with its pass %s; turn off the passes in %s: "
+                "config.delete_pass(name) for each name",
                 " and ".join(off),
                 PASSES_FILE,
             )

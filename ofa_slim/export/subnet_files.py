@@ -83,7 +83,7 @@ def save_subnet(model: nn.Layer, directory: str | os.PathLike[str], inputs: Mapp
 
 
 def _probe(model: nn.Layer, inputs: Mapping[str, Any] | None) -> Example | None:
-    """Inputs that the model runs on; None where it needs more than token ids and none were given."""
+    """Inputs that the model runs on; None for a model that needs more than token ids, where none were given."""
     if inputs is not None:
         return Example(kwargs=dict(inputs))
     try:
@@ -103,7 +103,7 @@ def load_subnet(directory: str | os.PathLike[str], model: nn.Layer | None = None
 
     Returns: the plain model, as its own class, in eval mode.
 
-    Raises: ExportError where the directory is none of `save_subnet`, or the files do not fit each other.
+    Raises: ExportError where `save_subnet` did not write the directory, or its files do not fit each other.
     """
     folder = Path(directory)
     about = _read_about(folder)
@@ -156,7 +156,9 @@ def replacing(directory: str | os.PathLike[str], marker: str) -> Iterator[Path]:
     if target.exists() and not target.is_dir():
         raise ExportError(f"{target} is a file, not a directory")
     if target.is_dir() and any(target.iterdir()) and not (target / marker).is_file():
-        raise ExportError(f"{target} is not empty and no earlier save (it has no {marker}); choose another directory")
+        raise ExportError(
+            f"{target} is not empty and not an earlier save (it has no {marker}); choose another directory"
+        )
     with atomic_folder(target) as aside:
         yield aside
 
@@ -191,7 +193,7 @@ def _shrink(model: nn.Layer, sizes: dict[str, int], folder: Path) -> None:
 
 
 def _factorise(model: nn.Layer, ranks: Any, folder: Path) -> None:
-    """Gives a model the factorised embeddings that were saved; it may have them already."""
+    """Gives a model the saved factorised embeddings that it does not have yet."""
     if not isinstance(ranks, dict):
         raise ExportError(f"{folder}: 'factorised' in {SUBNET_FILE} is {ranks!r}, not ranks by layer")
     present = factorised_ranks(model)
@@ -208,7 +210,7 @@ def _factorise(model: nn.Layer, ranks: Any, folder: Path) -> None:
 
 
 def _layer_sizes(model: nn.Layer) -> dict[str, dict[str, int]]:
-    """The size of each role of each layer that can be cut, but those that an axis of a family cuts, by path."""
+    """The size of each role of each layer that can be cut and that no axis of a family cuts, by path."""
     on_axis = {(slot.layer, slot.role) for axis in full_space(model).axes for slot in axis.slots}
     found = {
         path: {role: size for role, size in spec.full_sizes(layer).items() if (path, role) not in on_axis}

@@ -11,15 +11,13 @@ from pathlib import Path
 import paddle
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from ofa_slim.job.plan import STAGES
+from ofa_slim.job.plan import FORMER, STAGES
 from ofa_slim.job.recipe import Recipe, RecipeError
-from ofa_slim.job.report import write_report
+from ofa_slim.job.report import REPORTED, write_report
 from ofa_slim.job.run import Run
 from ofa_slim.job.stage_folders import MARK
 from ofa_slim.job.stages import run_stages
 from ofa_slim.train import parallel
-
-REPORTED = ("finetune", "evaluate", "rescore")  # the stages whose output a report needs
 
 
 def compress(
@@ -68,7 +66,7 @@ def _log_to_file(log: logging.Logger, error: BaseException) -> None:
 
 def stage_names(text: str) -> list[str]:
     """The stages of a list with commas."""
-    names = [name.strip() for name in text.split(",") if name.strip()]
+    names = [FORMER.get(name.strip(), name.strip()) for name in text.split(",") if name.strip()]
     for name in names:
         if name not in STAGES:
             raise RecipeError(f"--stages: no stage {name!r}; the stages are {', '.join(STAGES)}")

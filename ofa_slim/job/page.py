@@ -14,24 +14,13 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+from ofa_slim.export.formats import FORMATS
 from ofa_slim.job.run import SCALARS, Run
-from ofa_slim.job.stage_folders import read_json, write_text
-from ofa_slim.job.stages import ORIGINAL, SEARCHED
-from ofa_slim.job.training_stages import RESULTS
+from ofa_slim.job.stage_folders import write_text
+from ofa_slim.job.writing_stages import SEARCHED
 
 PAGE = "report.html"
 
-LOADING = {
-    "plain": """from ofa_slim import load_subnet  # a plain Paddle model: trains on, too
-model = load_subnet("{folder}")
-logits = model(paddle.to_tensor(input_ids), paddle.to_tensor(token_type_ids))""",
-    "inference": """from paddle import inference
-predictor = inference.create_predictor(inference.Config("{folder}/model.json", "{folder}/model.pdiparams"))
-logits = predictor.run([paddle.to_tensor(input_ids), paddle.to_tensor(token_type_ids)])[0]""",
-    "onnx": """import onnxruntime
-session = onnxruntime.InferenceSession("{folder}/model.onnx")
-logits = session.run(None, {{"input_ids": input_ids, "token_type_ids": token_type_ids}})[0]""",
-}
 ANY = """import ofa_slim
 classify = ofa_slim.pipeline("{folder}")  # any of these folders, tokenizer included
 classify(["a text", "another"])"""
@@ -46,26 +35,27 @@ def write_page(run: Run, report: Mapping[str, Any], uniform: Sequence[Sequence[s
         uniform: the table of uniform widths and depths, its titles first.
         picture: of that table.
     """
-    formats = report.get("formats")
-    search = run.folder / "search"
-    pictures = {"uniform": _embedded(picture), "curves": _curves(run.folder / SCALARS)}
-    if "search" in report:
-        pictures |= {"pareto": _embedded(search / "pareto.png"), "winner": _embedded(search / "winner.png")}
+    formats, search = report["formats"], run.folder / "search"
+    pictures = {
+        "uniform": _embedded(picture),
+        "curves": _curves(run.folder / SCALARS),
+        "pareto": _embedded(search / "pareto.png"),
+        "winner": _embedded(search / "winner.png"),
+    }
     environment = Environment(
         loader=PackageLoader("ofa_slim.job", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    rows = [] if formats is None else format_rows(formats)
     page = environment.get_template("page.html").render(
         task=report["task"],
         metric=report["metric"],
         lead=lead(report),
-        formats=rows,
-        shapes=[] if formats is None else list(formats["rows"][0]["latency_ms"]),
+        formats=format_rows(formats),
+        shapes=list(formats["rows"][0]["latency_ms"]),
         rows=report["scored_on"],
-        search=report.get("search"),
+        search=report["search"],
         uniform=uniform,
         pictures=pictures,
-        loading=_loading(run, formats),
+        loading=_loading(run),
         took=", ".join(f"{name} {seconds:.0f} s" for name, seconds in report["seconds"].items()),
         memory=report["peak_memory_mib"],
         environment=report["environment"],
@@ -102,17 +92,13 @@ def format_rows(formats: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def lead(report: Mapping[str, Any]) -> str:
     """The whole result in a sentence or two."""
-    formats = report.get("formats")
-    if formats is None:
-        return "The sub-networks of one supernet, and what they cost."
+    formats = report["formats"]
     rows = format_rows(formats)
-    found = [row for row in rows if row["model"] == SEARCHED]
-    if not found:
-        return "One model in several formats."
-    before, after = rows[0], next((row for row in found if row["best"]), found[-1])
+    searched = [row for row in rows if row["model"] == SEARCHED]
+    before, after = rows[0], next((row for row in searched if row["best"]), searched[-1])
     times, metric, slow = after["times"][0], report["metric"], before["times"][0]["median"]
     return (
-        f"The model that was searched for ({after['format']}, {after['size']}) answers {times['speed_up']} times as "
+        f"The searched model ({after['format']}, {after['size']}) answers {times['speed_up']} times as "
         f"fast as the original ({before['size']}): in {times['median']} instead of {slow} ms for one input, with "
         f"{metric} {after['score']} % against {before['score']} %.{_embeddings(formats.get('embeddings'))}"
     )
@@ -151,17 +137,11 @@ def _padded(row: Sequence[str], wide: Sequence[int]) -> list[str]:
     ]
 
 
-def _loading(run: Run, formats: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    if formats is None:
-        return []
-    model = SEARCHED if (run.folder / "formats" / SEARCHED).is_dir() else ORIGINAL
-    folder = f"{run.recipe.output_dir}/formats/{model}"
-    names = list(dict.fromkeys(row["format"] for row in formats["rows"]))
-    found = [("text in, labels out", ANY.format(folder=f"{folder}/{names[-1]}"))]
-    for name in names:
-        lines = LOADING["onnx" if name.startswith("onnx") else name]
-        found.append((name, lines.format(folder=f"{folder}/{name}")))
-    return found
+def _loading(run: Run) -> list[tuple[str, str]]:
+    """The lines that load the searched model, by format."""
+    folder, names = f"{run.recipe.output_dir}/formats/{SEARCHED}", run.recipe.formats
+    pipeline = ("text in, labels out", ANY.format(folder=f"{folder}/{names[-1]}"))
+    return [pipeline, *((name, FORMATS[name].snippet.format(folder=f"{folder}/{name}")) for name in names)]
 
 
 def _curves(file: Path) -> str | None:
@@ -203,13 +183,3 @@ def _embedded(picture: Path) -> str:
 
 def _data(content: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
-
-
-def results(run: Run) -> dict[str, Any]:
-    """What the stages search and formats found, where they ran."""
-    found = {}
-    if (run.folder / "search" / "report.json").is_file():
-        found["search"] = read_json(run.folder / "search" / "report.json")
-    if (run.folder / "formats" / RESULTS).is_file():
-        found["formats"] = read_json(run.folder / "formats" / RESULTS)
-    return found

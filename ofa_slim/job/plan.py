@@ -38,7 +38,7 @@ TRAIN_KEYS = (
 SEARCH_KEYS = (
     "budget", "search_candidates", "search_part", "search_survivors", "multiple_of", "latency_length",
 )  # fmt: skip
-FORMAT_KEYS = ("formats", "format_widths", "embedding_rank", "tolerance", "latency_length")
+FORMAT_KEYS = ("formats", "format_widths", "embedding_rank", "tolerance", "latency_length", "latency_rounds")
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
@@ -48,12 +48,14 @@ STAGES: dict[str, Stage] = {
         Stage("reorder", ("finetune", "importance")),
         Stage("train", ("reorder",), TRAIN_KEYS, shared=True),
         Stage("evaluate", ("train",), shared=True),
-        Stage("export", ("finetune", "train")),
-        Stage("rescore", ("finetune", "export"), ("latency_length", "latency_rounds")),
         Stage("search", ("train",), SEARCH_KEYS),
         Stage("formats", ("finetune", "train", "search"), FORMAT_KEYS),
     )
 }
+
+
+FORMER = {"export": "formats", "rescore": "formats"}
+"""Stages of earlier versions, and the one that does their work now."""
 
 
 def settings(recipe: Recipe, stage: Stage) -> dict[str, object]:

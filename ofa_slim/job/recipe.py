@@ -13,6 +13,8 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ofa_slim.errors import OfaSlimError, nearest
+from ofa_slim.export.formats import FORMATS
+from ofa_slim.search.cost_kinds import COSTS, KEYS
 
 TaskName = Literal["movie-polarity", "sst-2", "cola", "mrpc", "sts-b", "qnli", "rte", "qqp", "mnli"]
 
@@ -32,11 +34,11 @@ def _number(value: object) -> object:
 
 
 Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
-Cost = Literal[
-    "params", "flops", "activation_bytes", "latency_ms", "params_ratio", "flops_ratio", "activation_bytes_ratio",
-    "latency_ratio",
-]  # fmt: skip
-FormatName = Literal["plain", "inference", "onnx", "onnx-int8", "onnx-int8-static"]
+if typing.TYPE_CHECKING:
+    CostKey: typing.TypeAlias = str
+    FormatName: typing.TypeAlias = str
+else:
+    CostKey, FormatName = Literal[KEYS], Literal[tuple(FORMATS)]
 Share = Annotated[Real, Field(gt=0, le=1)]
 Rate = Annotated[Real, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -114,10 +116,10 @@ class Recipe(BaseModel):
     search_rows: Annotated[int, Field(ge=8)] = Field(
         1000, description="training rows that are held out of training, for the search to score on"
     )
-    budget: dict[Cost, Annotated[Real, Field(gt=0)]] = Field(
+    budget: dict[CostKey, Annotated[Real, Field(gt=0)]] = Field(
         {"latency_ratio": 0.5},
-        description="what the searched sub-network may cost at most: any of params, flops, activation_bytes and "
-        "latency_ms, or with _ratio (latency_ratio) as a share of what the original takes",
+        description=f"what the searched sub-network may cost at most: any of {', '.join(COSTS)}, or with _ratio "
+        "(latency_ratio) as a share of the original's cost",
     )
     search_candidates: Count = Field(200, description="sub-networks that the search scores, on a part of its rows")
     search_part: Annotated[int, Field(ge=8)] = Field(500, description="rows of that part; every class has its share")
@@ -140,7 +142,9 @@ class Recipe(BaseModel):
     )
 
     latency_length: Annotated[int, Field(ge=2)] = Field(64, description="tokens of the input that is timed")
-    latency_rounds: Annotated[int, Field(ge=3)] = Field(40, description="timed runs of each exported model")
+    latency_rounds: Annotated[int, Field(ge=3)] = Field(
+        40, description="rounds in which the models are timed, at most; each has a turn in every round"
+    )
 
 
 def load_recipe(path: str | None, overrides: Mapping[str, object]) -> Recipe:

@@ -12,7 +12,7 @@ import paddle
 
 from ofa_slim.base.files import atomic_file
 from ofa_slim.base.threads import threads
-from ofa_slim.job.page import lead, markdown_rows, results, write_page
+from ofa_slim.job.page import lead, markdown_rows, write_page
 from ofa_slim.job.plan import STAGES
 from ofa_slim.job.run import Run
 from ofa_slim.job.stage_folders import MARK, StageError, read_json, write_json, write_text
@@ -21,6 +21,7 @@ from ofa_slim.job.training_stages import RESULTS
 matplotlib.use("Agg")
 
 PICTURE = "accuracy_vs_latency.png"
+REPORTED = ("finetune", "evaluate", "search", "formats")  # the stages whose output a report needs
 
 
 def write_report(run: Run) -> str:
@@ -32,26 +33,22 @@ def write_report(run: Run) -> str:
     table = markdown_table(report)
     write_json(run.folder / "report.json", report)
     draw(report, run.folder / PICTURE)
-    text = markdown(report, table)
-    if "formats" in report:
-        formats = markdown_rows(report["formats"], report["metric"])
-        text = text.replace("## Settings", f"## In every format\n\n{formats}\n\n## Settings")
-        table = f"{table}\n\n{formats}\n\n{lead(report)}"
-    write_text(run.folder / "report.md", text)
+    formats = markdown_rows(report["formats"], report["metric"])
+    write_text(run.folder / "report.md", markdown(report, table, formats))
     write_page(run, report, cells(report), run.folder / PICTURE)
-    return table
+    return f"{table}\n\n{formats}\n\n{lead(report)}"
 
 
 def collect(run: Run) -> dict[str, Any]:
     """All results of a run."""
-    for name in ("finetune", "evaluate", "rescore"):
+    for name in REPORTED:
         if not (run.folder / name / MARK).is_file():
             raise StageError(f"the report needs the output of {name}, but {run.folder / name} is not there")
     original = read_json(run.folder / "finetune" / RESULTS)
     inside = read_json(run.folder / "evaluate" / RESULTS)
-    exported = read_json(run.folder / "rescore" / RESULTS)
-    subnets = exported["subnets"]
-    original["latency_ms"] = exported["original_latency_ms"]
+    formats = read_json(run.folder / "formats" / RESULTS)
+    subnets = formats.pop("subnets")
+    original["latency_ms"] = formats.pop("original_latency_ms")
     for subnet, before in zip(subnets, inside, strict=True):
         subnet["scores_in_supernet"] = before["scores"]
         subnet["speed_up"] = original["latency_ms"] / subnet["latency_ms"]
@@ -64,7 +61,8 @@ def collect(run: Run) -> dict[str, Any]:
         "subnets": subnets,
         "settings": run.recipe.model_dump(mode="json"),
         "scored_on": f"the {next(iter(original['scores']))} rows",
-        **results(run),
+        "search": read_json(run.folder / "search" / "report.json"),
+        "formats": formats,
         "seconds": {mark["stage"]: mark["seconds"] for mark in marks},
         "peak_memory_mib": max(mark["peak_memory_mib"] for mark in marks),
         "environment": {
@@ -111,8 +109,8 @@ def cells(report: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
-def markdown(report: dict[str, Any], table: str) -> str:
-    """The report as a page."""
+def markdown(report: dict[str, Any], table: str, formats: str) -> str:
+    """The report as a page, with its two tables."""
     length = report["settings"]["latency_length"]
     seconds = ", ".join(f"{name} {took:.0f} s" for name, took in report["seconds"].items())
     chosen = "\n".join(f"- `{key}`: {value}" for key, value in report["settings"].items())
@@ -122,9 +120,10 @@ def markdown(report: dict[str, Any], table: str) -> str:
         f"![{report['metric']} against latency and parameters]({PICTURE})\n\n"
         "Scores are in percent, of the exported models as read back from their files; the column "
         f'"in supernet" is the same {report["metric"]} before export. Latency is the median of one row of '
-        f"{length} tokens in Paddle Inference on {report['environment']['threads']} threads; the models took "
-        "turns.\n\n"
+        f"{length} tokens in Paddle Inference on {report['environment']['threads']} threads, each model in a process "
+        "of its own, in turns with all models of both tables.\n\n"
         f"Stages took: {seconds}; at most {report['peak_memory_mib']} MiB of memory.\n\n"
+        f"## In every format\n\n{formats}\n\n"
         f"## Settings\n\n{chosen}\n"
     )
 

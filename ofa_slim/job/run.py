@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,13 @@ import paddle
 from visualdl import LogWriter
 
 from ofa_slim.integrations.paddlenlp import load_sequence_classifier
-from ofa_slim.job.glue import TASKS, Rows
+from ofa_slim.job.glue import TASKS, Rows, Task
 from ofa_slim.job.plan import STAGES, settings
 from ofa_slim.job.recipe import Recipe
 from ofa_slim.job.tokenised import tokenise
 from ofa_slim.ofa import OFA
 from ofa_slim.train import parallel
-from ofa_slim.train.batches import Batches, Examples
+from ofa_slim.train.batches import LABELS, Batches, Examples, arrays
 from ofa_slim.train.builders import elastic_blocks
 from ofa_slim.train.fitting import evaluate
 from ofa_slim.train.loop import RuntimeOptions, Scalars, Schedule, no_scalars
@@ -156,3 +156,17 @@ def describe(scores: Scores) -> str:
     return ", ".join(
         f"{set_name} {metric} {value:.4f}" for set_name, metrics in scores.items() for metric, value in metrics.items()
     )
+
+
+def score_arrays(model: Callable[[Any], Any], examples: Examples, task: Task, batch_size: int) -> dict[str, float]:
+    """The metrics of a written model, which maps arrays by name to its outputs."""
+    batches = list(Batches(examples, batch_size))
+    logits = np.concatenate([np.asarray(model(arrays(batch))[0]) for batch in batches])
+    labels = np.concatenate([batch[LABELS].numpy() for batch in batches])
+    return task.score(logits, labels)
+
+
+def random_tokens(vocabulary: int, length: int, rng: np.random.Generator, rows: int) -> dict[str, np.ndarray]:
+    """Rows of random token ids without padding, int64 [rows, length], to time models on."""
+    ids = rng.integers(min(1000, vocabulary // 2), vocabulary, size=(rows, length), dtype=np.int64)
+    return {"input_ids": ids, "token_type_ids": np.zeros_like(ids)}

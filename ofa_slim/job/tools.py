@@ -14,13 +14,13 @@ from ofa_slim.export.formats import time_models
 from ofa_slim.export.formats.opened import read_card
 from ofa_slim.export.pipeline import pipeline
 from ofa_slim.integrations.paddlenlp import load_sequence_classifier
-from ofa_slim.job import latency
 from ofa_slim.job.glue import TASKS, read_lines
+from ofa_slim.job.run import random_tokens, score_arrays
 from ofa_slim.job.tokenised import tokenise
-from ofa_slim.measure.cost import CostModel
+from ofa_slim.measure import CostModel
 from ofa_slim.ofa import OFA, dynabert_config
+from ofa_slim.search.cost_kinds import COSTS
 from ofa_slim.supernet import SubnetConfig
-from ofa_slim.train.batches import LABELS, Batches, arrays
 from ofa_slim.train.builders import elastic_blocks
 
 
@@ -41,10 +41,7 @@ def evaluated(directory: Path, data_dir: Path, task: str | None, rows: int | Non
     found = {}
     for part, given in chosen.read(data_dir)[1].items():
         examples = tokenise(opened.tokenizer, given.limited(rows), opened.task.max_length)
-        batches = list(Batches(examples, 64))
-        logits = np.concatenate([np.asarray(opened.model(arrays(batch))[0]) for batch in batches])
-        labels = np.concatenate([batch[LABELS].numpy() for batch in batches])
-        found[part] = {"rows": len(examples), **chosen.score(logits, labels)}
+        found[part] = {"rows": len(examples), **score_arrays(opened.model, examples, chosen, 64)}
     return found
 
 
@@ -71,7 +68,7 @@ def inspected(
     costs = CostModel.of(ofa, [[1, length], [1, length]], ["int64", "int64"])
     whole, part = costs(space.largest()), costs(chosen)
     lines.append(f"cost of one input of {length} tokens     the whole   the sub-network   share")
-    for name in ("params", "flops", "activation_bytes"):
+    for name in (kind.name for kind in COSTS.values() if not kind.measured):
         before, after = getattr(whole, name), getattr(part, name)
         lines.append(f"  {name:<34} {before:>13,} {after:>17,}   {after / before:.3f}")
     return "\n".join(lines)
@@ -85,7 +82,7 @@ def timed(directories: Sequence[Path], batches: Sequence[int], length: int) -> s
             raise ExportError(f"{folder} takes {', '.join(wanted)}; only models of token ids can be timed here")
     rng = np.random.default_rng(0)
     vocabulary = min(_vocabulary(folder) for folder in directories)
-    inputs = [latency.random_input(vocabulary, length, rng, rows) for rows in batches]
+    inputs = [random_tokens(vocabulary, length, rng, rows) for rows in batches]
     times = time_models({str(folder): folder for folder in directories}, inputs)
     wide = max(len(name) for name in times)
     lines = [f"{'milliseconds':<{wide}}" + "".join(f"  {shape:>9}  {'p95':>9}" for shape in next(iter(times.values())))]

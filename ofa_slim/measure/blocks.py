@@ -9,15 +9,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import paddle
 from paddle import nn
 
 from ofa_slim.base.examples import Example
+from ofa_slim.base.modes import forwards_kept
 from ofa_slim.errors import LatencyError
-from ofa_slim.measure.programs import Called
 from ofa_slim.supernet.axis import DEPTH, HIDDEN, Axis
 from ofa_slim.supernet.families import Stack, find_stacks, layer_at
 from ofa_slim.supernet.families.family import joined
@@ -115,15 +115,13 @@ class BlockCall:
 
     Attributes:
         block: the block.
-        args: of its call at full size.
-        kwargs: the same by name.
-        calls: how many there are in one forward.
+        example: its first call at full size.
+        calls: how many calls there are in one forward.
         whole: one call of the model, where an axis of the block also cuts what comes into it.
     """
 
     block: Block
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    example: Example
     calls: int
     whole: Example | None = None
 
@@ -137,7 +135,7 @@ def find_blocks(supernet: Supernet, example: Example) -> list[BlockCall]:
     stacks: dict[str, Dropped | Repeated | None] = {}
     for stack in find_stacks(model):
         stacks.update(_depths(stack, space))
-    places: dict[str, list[Axis]] = {}
+    axes_at: dict[str, list[Axis]] = {}
     fed: set[str] = set()  # blocks whose inputs an axis of theirs cuts
     for axis in space.axes:
         if axis.task == DEPTH:
@@ -146,24 +144,23 @@ def find_blocks(supernet: Supernet, example: Example) -> list[BlockCall]:
         outside = {slot.layer for slot in axis.slots if not any(slot.layer.startswith(f"{path}.") for path in inside)}
         if axis.task == HIDDEN or (inside and any(_works(layer_at(model, path)) for path in outside)):
             raise LatencyError(
-                f"axis {axis.name!r} cuts blocks of a stack and what is outside, so blocks cannot be timed alone; give "
-                "a budget of parameters or FLOPs instead"
+                f"axis {axis.name!r} cuts blocks of a stack and layers outside it, so blocks cannot be timed alone; "
+                "give a budget of parameters or FLOPs instead"
             )
         if outside:
             fed |= inside
         for path in inside or outside:
-            places.setdefault(path, []).append(axis)
+            axes_at.setdefault(path, []).append(axis)
     for path, depth in stacks.items():
         if depth is not None:
-            places.setdefault(path, [])
-    with supernet.full(), _watched(model, places) as calls:
+            axes_at.setdefault(path, [])
+    with supernet.full(), _calls_noted(model, axes_at) as calls:
         example.call(model, **supernet.forward_arguments(space.largest()))
-    found = []
-    for path, axes in places.items():
-        if path in calls and (path in stacks or _works(layer_at(model, path))):
-            seen = _seen(model, path, axes, path in stacks, stacks.get(path), calls[path])
-            found.append(replace(seen, whole=example) if path in fed else seen)
-    return found
+    return [
+        _block_call(model, path, axes, path in stacks, stacks.get(path), calls[path], example if path in fed else None)
+        for path, axes in axes_at.items()
+        if path in calls and (path in stacks or _works(layer_at(model, path)))
+    ]
 
 
 def _depths(stack: Stack, space: SearchSpace) -> dict[str, Dropped | Repeated | None]:
@@ -183,24 +180,26 @@ def _works(layer: nn.Layer) -> bool:
     return spec is not None and "weight" in spec.macs
 
 
-def _seen(
+def _block_call(
     model: nn.Layer,
     path: str,
     axes: Sequence[Axis],
     stacked: bool,
     depth: Dropped | Repeated | None,
-    calls: Sequence[tuple[tuple[Any, ...], dict[str, Any]]],
+    calls: Sequence[Example],
+    whole: Example | None,
 ) -> BlockCall:
-    layer, (args, kwargs) = layer_at(model, path), calls[0]
+    layer, example = layer_at(model, path), calls[0]
     if stacked:
         dimensions = [Dimension({axis.name: 1}) for axis in axes]
     else:
         dimensions = _dimensions_of_layer(path, axes)
-    shapes = [list(value.shape) for value in (*args, *kwargs.values()) if isinstance(value, paddle.Tensor)]
+    arguments = (*example.args, *example.kwargs.values())
+    shapes = [list(value.shape) for value in arguments if isinstance(value, paddle.Tensor)]
     state = {key: list(value.shape) for key, value in layer.state_dict().items()}
     sizes = [[axis.choices for axis in axes if axis.name in dimension.axes] for dimension in dimensions]
     kind = repr((type(layer).__name__, layer.extra_repr(), state, shapes, sizes, len(calls)))
-    return BlockCall(Block(path, kind, tuple(dimensions), stacked, depth), args, kwargs, len(calls))
+    return BlockCall(Block(path, kind, tuple(dimensions), stacked, depth), example, len(calls), whole)
 
 
 def _dimensions_of_layer(path: str, axes: Sequence[Axis]) -> list[Dimension]:
@@ -218,30 +217,22 @@ def _dimensions_of_layer(path: str, axes: Sequence[Axis]) -> list[Dimension]:
 
 
 @contextmanager
-def _watched(
-    model: nn.Layer, paths: Iterable[str]
-) -> Iterator[dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]]]:
-    """Inside the block, how layers are called is noted by path."""
-    noted: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {}
-    layers = {path: layer_at(model, path) for path in paths}
-    before = {path: vars(layer).get("forward") for path, layer in layers.items()}
-    try:
-        for path, layer in layers.items():
+def _calls_noted(model: nn.Layer, paths: Iterable[str]) -> Iterator[dict[str, list[Example]]]:
+    """Inside the block, the calls of layers are noted by path."""
+    noted: dict[str, list[Example]] = {}
+    with forwards_kept(model):
+        for path in paths:
+            layer = layer_at(model, path)
 
             def noting(*args: Any, forward: Any = layer.forward, path: str = path, **kwargs: Any) -> Any:
-                noted.setdefault(path, []).append((args, kwargs))
+                noted.setdefault(path, []).append(Example(args, kwargs))
                 return forward(*args, **kwargs)
 
             vars(layer)["forward"] = noting
         yield noted
-    finally:
-        for path, layer in layers.items():
-            vars(layer).pop("forward", None)
-            if before[path] is not None:
-                vars(layer)["forward"] = before[path]
 
 
-def program_of(supernet: Supernet, seen: BlockCall, config: SubnetConfig) -> Called:
+def program_of(supernet: Supernet, seen: BlockCall, config: SubnetConfig) -> tuple[nn.Layer, Example]:
     """A block as a plain layer of its own, cut to a config, with the inputs that it gets there."""
     path, extents = seen.block.path, supernet.layer_sizes(config)
     layer = make_plain(copy.deepcopy(layer_at(supernet.model, path)))
@@ -249,24 +240,24 @@ def program_of(supernet: Supernet, seen: BlockCall, config: SubnetConfig) -> Cal
         if place == path or place.startswith(f"{path}."):
             cut_plain(layer_at(layer, place[len(path) + 1 :]), sizes)
     if seen.block.additive:
-        chain = _Chain([copy.deepcopy(layer) for _ in range(COPIES)])
-        return Called(chain, *_inputs_at(supernet, seen, config))
-    return Called(layer, [_narrowed(layer, seen.args[0]), *seen.args[1:]], seen.kwargs)
+        return _Chain([copy.deepcopy(layer) for _ in range(COPIES)]), _inputs_at(supernet, seen, config)
+    first, *others = seen.example.args
+    return layer, Example((_narrowed(layer, first), *others), seen.example.kwargs)
 
 
-def _inputs_at(supernet: Supernet, seen: BlockCall, config: SubnetConfig) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _inputs_at(supernet: Supernet, seen: BlockCall, config: SubnetConfig) -> Example:
     """What a block of a stack is called with under a config."""
     if seen.whole is None:
-        return seen.args, seen.kwargs
+        return seen.example
     path = seen.block.path
-    with supernet.using(config), _watched(supernet.model, [path]) as calls:
+    with supernet.using(config), _calls_noted(supernet.model, [path]) as calls:
         seen.whole.call(supernet.model, **supernet.forward_arguments(supernet.space.largest()))
     return calls[path][0]
 
 
-def empty_program(seen: BlockCall) -> Called:
+def empty_program(seen: BlockCall) -> tuple[nn.Layer, Example]:
     """Next to nothing: the first input of a block, scaled."""
-    return Called(_Scaled(), seen.args[:1], {})
+    return _Scaled(), Example(seen.example.args[:1])
 
 
 class _Scaled(nn.Layer):
@@ -288,14 +279,14 @@ def _narrowed(layer: nn.Layer, value: paddle.Tensor) -> paddle.Tensor:
 
 
 class _Chain(nn.Layer):
-    """Blocks one behind the other, each with the further inputs of the first."""
+    """Blocks one after the other, each with the further inputs of the first."""
 
     def __init__(self, layers: Sequence[nn.Layer]) -> None:
         super().__init__()
         self.layers = nn.LayerList(layers)
 
     def forward(self, value: paddle.Tensor, *args: Any, **kwargs: Any) -> Any:
-        """What the last one gives."""
+        """The output of the last one."""
         for layer in self.layers:
             value = layer(value, *args, **kwargs)
             if isinstance(value, (tuple, list)):

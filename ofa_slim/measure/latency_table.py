@@ -1,28 +1,22 @@
-"""`LatencyTable`: the measured time of each block of a supernet, and of what is left."""
+"""`LatencyTable`: the measured time of each block of a supernet, and of the rest of the model."""
 
 from __future__ import annotations
 
-import datetime
 import json
 import logging
 import os
-import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import paddle
-from paddle import nn
-
+from ofa_slim.base.clock import Rule
 from ofa_slim.base.files import atomic_file
-from ofa_slim.base.threads import threads
 from ofa_slim.errors import LatencyError
+from ofa_slim.measure.block_times import BlockTimes, Conditions, Times
 from ofa_slim.measure.blocks import Block, Dimension, Dropped, Repeated
-from ofa_slim.measure.programs import version_of
-from ofa_slim.measure.timing import Rule
+from ofa_slim.measure.table_builder import measure_blocks
 from ofa_slim.supernet.handle import Supernet
 from ofa_slim.supernet.subnet_config import SubnetConfig
 
@@ -31,83 +25,20 @@ logger = logging.getLogger(__name__)
 _FORMAT = 2
 
 
-@dataclass(frozen=True)
-class Conditions:
-    """What measured times hold for.
-
-    Attributes:
-        device: the processor's name.
-        threads: that Paddle was told to use.
-        engine: a name in `ENGINES`.
-        version: of Paddle, and of the engine where that is not Paddle's.
-        model: a hash of the model's structure: its layers and shapes, not its weights.
-        inputs: the shape and dtype of each input.
-        measured: the day.
-    """
-
-    device: str
-    threads: int
-    engine: str
-    version: str
-    model: str
-    inputs: str
-    measured: str = field(default="", compare=False)
-
-    @classmethod
-    def here(cls, model: nn.Layer, tensors: Sequence[paddle.Tensor], engine: str) -> Conditions:
-        """The conditions on this machine, for a supernet and its inputs."""
-        shapes = ", ".join(f"{_dtype(tensor)} {list(tensor.shape)}" for tensor in tensors)
-        today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-        return cls(_device(), threads(), engine, version_of(engine), _structure(model), shapes, today)
-
-
-@dataclass(frozen=True)
-class Times:
-    """The milliseconds of one kind of block.
-
-    Attributes:
-        grid: the sizes at which it was measured, ascending, by dimension.
-        values: milliseconds: where `additive`, at each size of a dimension with the others in their middle, one row per
-            dimension; else one row, at every combination of sizes, the last dimension running fastest.
-        base: milliseconds with all dimensions in their middle; 0 where not `additive`.
-        additive: whether the dimensions' times add up.
-    """
-
-    grid: tuple[tuple[int, ...], ...]
-    values: tuple[tuple[float, ...], ...]
-    base: float
-    additive: bool
-
-    def __call__(self, sizes: Sequence[int]) -> float:
-        """Milliseconds at some sizes, those between measured ones on the straight line."""
-        if self.additive:
-            lines = zip(sizes, self.grid, self.values, strict=True)
-            return self.base + sum(float(np.interp(size, grid, values)) - self.base for size, grid, values in lines)
-        table = np.reshape(np.array(self.values[0]), [len(grid) for grid in self.grid])
-        for size, grid in zip(sizes, self.grid, strict=True):
-            place = int(np.clip(np.searchsorted(grid, size) - 1, 0, max(0, len(grid) - 2)))
-            if len(grid) == 1:
-                table = table[0]
-                continue
-            share = (size - grid[place]) / (grid[place + 1] - grid[place])
-            table = table[place] * (1 - share) + table[place + 1] * share
-        return float(table)
-
-
 class LatencyTable:
-    """The time of each distinct block of a supernet's sub-networks, and of what is left.
+    """The time of each distinct block of a supernet's sub-networks, and of the rest of the model.
 
-    What is predicted for a sub-network is ``fixed + scale * (sum of its blocks)``. Both numbers are fitted to some
-    whole sub-networks that were measured: `scale` is 1 where blocks take as long in a model as alone. Of these, the
-    original among them, the measured time is known and needs no prediction.
+    The prediction for a sub-network is ``fixed + scale * (sum of its blocks)``. Both numbers are fitted to some whole
+    sub-networks that were measured: `scale` is 1 where blocks take as long in a model as alone. For these, the original
+    among them, the measured time itself is returned.
 
     Args:
-        about: what the times hold for.
+        about: the conditions under which the times hold.
         blocks: the blocks of the model.
         times: by kind of block.
         fixed: milliseconds.
         scale: see above.
-        measured_subnets: milliseconds of sub-networks that were measured, by their configs as JSON.
+        measured_subnets: milliseconds of the sub-networks that were measured.
     """
 
     def __init__(
@@ -117,15 +48,23 @@ class LatencyTable:
         times: Mapping[str, Times],
         fixed: float,
         scale: float,
-        measured_subnets: Mapping[str, float] | None = None,
+        measured_subnets: Mapping[SubnetConfig, float] | None = None,
     ) -> None:
         self.about = about
-        self.blocks = tuple(blocks)
-        self.times = dict(times)
+        self._block_times = BlockTimes(blocks, times)
         self.fixed = fixed
         self.scale = scale
         self.measured_subnets = dict(measured_subnets or {})
-        self._known: dict[tuple[str, tuple[int, ...]], float] = {}
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The blocks of the model."""
+        return self._block_times.blocks
+
+    @property
+    def times(self) -> dict[str, Times]:
+        """The times of each kind of block."""
+        return self._block_times.times
 
     @classmethod
     def build(
@@ -152,30 +91,21 @@ class LatencyTable:
             engine: that will serve: ``"inference"`` is Paddle Inference with oneDNN, ``"onnx"`` ONNX Runtime, each on
                 as many threads as Paddle was told to use (`OMP_NUM_THREADS`).
             choices: other choices than those of the search space, ``{axis name: sizes}``.
-            rule: when enough was measured.
+            rule: how long to measure.
             progress: whether to show a bar.
 
         Raises: LatencyError where blocks cannot be timed alone, or the engine cannot run here.
         """
-        from ofa_slim.measure.table_builder import build
-
-        return build(Supernet.of(ofa), input_shapes, input_dtypes, engine, choices, rule, progress)
+        return cls(*measure_blocks(Supernet.of(ofa), input_shapes, input_dtypes, engine, choices, rule, progress))
 
     def predict(self, config: Mapping[str, int]) -> float:
         """Milliseconds of one forward of a sub-network."""
-        known = self.measured_subnets.get(SubnetConfig(config).to_json())
+        known = self.measured_subnets.get(SubnetConfig(config))
         return self.fixed + self.scale * self.blocks_ms(config) if known is None else known
 
     def blocks_ms(self, config: Mapping[str, int]) -> float:
         """Milliseconds of its blocks alone."""
-        shares = ((block, block.share(config)) for block in self.blocks)
-        return sum(share * self._block_ms(block, block.sizes(config)) for block, share in shares if share)
-
-    def _block_ms(self, block: Block, sizes: tuple[int, ...]) -> float:
-        key = (block.kind, sizes)
-        if key not in self._known:
-            self._known[key] = self.times[block.kind](sizes)
-        return self._known[key]
+        return self._block_times(config)
 
     @property
     def key(self) -> str:
@@ -212,7 +142,7 @@ class LatencyTable:
             "about": asdict(self.about),
             "fixed_ms": self.fixed,
             "scale": self.scale,
-            "measured_subnets": self.measured_subnets,
+            "measured_subnets": {config.to_json(): ms for config, ms in self.measured_subnets.items()},
             "kinds": [{"kind": kind, **asdict(times)} for kind, times in self.times.items()],
             "blocks": blocks,
         }
@@ -222,7 +152,7 @@ class LatencyTable:
     def load(cls, file: str | os.PathLike[str]) -> LatencyTable:
         """Reads what `save` wrote; `check` says whether it holds here.
 
-        Raises: LatencyError for a file that is none, or damaged.
+        Raises: LatencyError for a file that is not a latency table, or is damaged.
         """
         path = Path(file)
         try:
@@ -230,9 +160,9 @@ class LatencyTable:
         except OSError as error:
             raise LatencyError(f"{path}: cannot read the latency table ({error.strerror})") from error
         except ValueError as error:  # no JSON, or no text
-            raise LatencyError(f"{path} is no latency table: {error}") from error
+            raise LatencyError(f"{path} is not a latency table: {error}") from error
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
-            raise LatencyError(f"{path} is no latency table of format {_FORMAT}")
+            raise LatencyError(f"{path} is not a latency table of format {_FORMAT}")
         try:
             kinds = [
                 (
@@ -249,10 +179,10 @@ class LatencyTable:
                 dict(kinds),
                 float(content["fixed_ms"]),
                 float(content["scale"]),
-                content["measured_subnets"],
+                {SubnetConfig.from_json(text): ms for text, ms in content["measured_subnets"].items()},
             )
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise LatencyError(f"{path} is no sound latency table: {type(error).__name__} {error}") from error
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+            raise LatencyError(f"{path} is a damaged latency table: {type(error).__name__} {error}") from error
 
 
 def _block(entry: Mapping[str, Any], kind: str) -> Block:
@@ -264,25 +194,3 @@ def _block(entry: Mapping[str, Any], kind: str) -> Block:
 
 def _tuples(rows: Iterable[Iterable[Any]]) -> tuple[tuple[Any, ...], ...]:
     return tuple(tuple(row) for row in rows)
-
-
-def _dtype(tensor: paddle.Tensor) -> str:
-    return str(tensor.dtype).replace("paddle.", "")
-
-
-def _structure(model: nn.Layer) -> str:
-    layers = [f"{path} {type(layer).__name__}" for path, layer in model.named_sublayers(include_self=True)]
-    shapes = [f"{key} {list(value.shape)}" for key, value in model.state_dict().items()]
-    return blake2b("\n".join([*layers, *shapes]).encode(), digest_size=8).hexdigest()
-
-
-def _device() -> str:
-    """The name of the processor, and how many of its cores this process may use."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    return f"{name}, {len(os.sched_getaffinity(0))} cores"

@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import numpy as np
 from paddle import nn
 
-from ofa_slim.base.examples import random_example
+from ofa_slim.base.clock import Latency, Rule, over_loads
+from ofa_slim.base.examples import Example, random_example
 from ofa_slim.base.threads import threads_kept
-from ofa_slim.measure.programs import Called, engine_of
-from ofa_slim.measure.timing import Rule, in_turns
-
-
-@dataclass(frozen=True)
-class Latency:
-    """The time of one forward, in milliseconds.
-
-    Attributes:
-        median: of all runs.
-        p95: what 95 of 100 runs do not exceed.
-        runs: how many there were.
-    """
-
-    median: float
-    p95: float
-    runs: int
+from ofa_slim.measure.programs import engine_of
 
 
 def measure_latency(
@@ -45,20 +29,20 @@ def measure_latency(
         input_shapes: of one call, as in `OFA.export`.
         input_dtypes: as in `OFA.export`.
         engine: as in `LatencyTable.build`.
-        rule: when enough was measured.
+        rule: how long to measure.
         call: what each model is given beside its inputs.
 
     Raises: LatencyError where the engine cannot run here.
     """
-    make = engine_of(engine)
-    programs = {}
-    for name, model in models.items():
-        probe = random_example(model, input_shapes, input_dtypes, **call)
-        programs[name] = make(Called(model, probe.args, {**probe.kwargs, **call}))
+    open_program = engine_of(engine)
+    loads = {
+        name: partial(open_program, model, _example(model, input_shapes, input_dtypes, call))
+        for name, model in models.items()
+    }
     with threads_kept():
-        seconds = in_turns(programs, rule or Rule())
-    return {name: _latency(1000 * taken) for name, taken in seconds.items()}
+        return {name: Latency.of(rounds) for name, rounds in over_loads(loads, rule or Rule()).items()}
 
 
-def _latency(milliseconds: np.ndarray) -> Latency:
-    return Latency(float(np.median(milliseconds)), float(np.percentile(milliseconds, 95)), len(milliseconds))
+def _example(model: nn.Layer, shapes: Any, dtypes: Any, call: Mapping[str, Any]) -> Example:
+    example = random_example(model, shapes, dtypes, **call)
+    return Example(example.args, {**example.kwargs, **call})

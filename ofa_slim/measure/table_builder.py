@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,26 +13,29 @@ import numpy as np
 from scipy.optimize import nnls
 from tqdm import tqdm
 
+from ofa_slim.base.clock import Latency, Rule, over_loads, ratio
 from ofa_slim.base.examples import Example
 from ofa_slim.base.threads import threads_kept
 from ofa_slim.export.cut import cut, transformed_weights
+from ofa_slim.measure.block_times import BlockTimes, Conditions, Times
 from ofa_slim.measure.blocks import COPIES, Block, BlockCall, empty_program, find_blocks, program_of
-from ofa_slim.measure.latency_table import Conditions, LatencyTable, Times
-from ofa_slim.measure.programs import Called, Make, Run, engine_of
-from ofa_slim.measure.timing import Rule, in_turns, ratio
+from ofa_slim.measure.programs import OpenProgram, Program, engine_of
 from ofa_slim.supernet.handle import Supernet, make_plain
 from ofa_slim.supernet.space import SearchSpace
 from ofa_slim.supernet.subnet_config import SubnetConfig
 
 _BETWEEN = 6  # whole sub-networks that are measured, beside the largest and the smallest
-_LOADS = 3  # of each program
 _AT_ONCE = 24  # programs that take turns; each is in memory
 _EMPTY = "empty"  # a program that does next to nothing: what every run costs beside its work
-_MOST_APART = 12
-_MOST_TOGETHER = 3
+_MOST_ADDITIVE = 12
+_MOST_COMBINED = 3
 
 
-def build(
+Measured = tuple[Conditions, Sequence[Block], dict[str, Times], float, float, dict[SubnetConfig, float]]
+"""The arguments of `LatencyTable`."""
+
+
+def measure_blocks(
     supernet: Supernet,
     input_shapes: Any,
     input_dtypes: Any,
@@ -39,81 +43,74 @@ def build(
     choices: Mapping[str, Iterable[int]] | None,
     rule: Rule | None,
     progress: bool,
-) -> LatencyTable:
+) -> Measured:
     """See `LatencyTable.build`."""
-    make, rule = engine_of(engine), rule or Rule()
+    open_program, rule = engine_of(engine), rule or Rule()
     example = supernet.example(input_shapes, input_dtypes)
     if choices is not None:
         supernet = Supernet(supernet.model, supernet.space.with_choices(choices), supernet.names)
     space = supernet.space
     about = Conditions.here(supernet.model, example.tensors, engine)
     kinds: dict[str, BlockCall] = {}
-    found = find_blocks(supernet, example)
-    for seen in found:
+    blocks = find_blocks(supernet, example)
+    for seen in blocks:
         kinds.setdefault(seen.block.kind, seen)
     wanted = {
         (kind, seen.block.sizes(config)): (seen, config)
         for kind, seen in kinds.items()
         for config in _configs(space, seen.block)
     }
-    shares: dict[Any, float] = {}
     anchors = _anchors(space)
     with threads_kept(), _bar(len(wanted) + len(anchors), progress) as bar:
-        reference = _Reference(partial(_made_whole, make, supernet, anchors[0], example), rule)
-        for config in anchors[1:]:
-            shares |= reference.shares({config: partial(_made_whole, make, supernet, config, example)})
-            bar.update()
-        shares |= reference.shares({_EMPTY: lambda: make(empty_program(found[0]))})
+        load_model = partial(_open_whole, open_program, supernet, anchors[0], example)
+        as_served = _Reference(load_model, rule)
+        whole = {config: partial(_open_whole, open_program, supernet, config, example) for config in anchors[1:]}
+        whole_shares = as_served.shares(whole)
+        bar.update(len(anchors))
+        # In a model a block finds the weights of other blocks in the caches, so here its turn is a single run.
+        rounds = {"least": rule.least * rule.runs, "most": rule.most * rule.runs}
+        among_others = _Reference(load_model, replace(rule, untimed=0, runs=1, **rounds))
+        shares = among_others.shares({_EMPTY: lambda: open_program(*empty_program(blocks[0]))})
         for keys in _batches(list(wanted)):
-            makes = {key: partial(_made_block, make, supernet, *wanted[key]) for key in keys}
-            shares |= reference.shares(makes)
+            loads = {key: partial(_open_block, open_program, supernet, *wanted[key]) for key in keys}
+            shares |= among_others.shares(loads)
             bar.update(len(keys))
-    whole_ms = [reference.ms * shares.get(config, 1.0) for config in anchors]
+    whole_ms = [as_served.ms * whole_shares.get(config, 1.0) for config in anchors]
     measured = {
-        key: reference.ms * (shares[key] - shares[_EMPTY]) * seen.calls / (COPIES if seen.block.additive else 1)
+        key: among_others.ms * (shares[key] - shares[_EMPTY]) * seen.calls / (COPIES if seen.block.additive else 1)
         for key, (seen, _) in wanted.items()
     }
     times = {kind: _times(space, seen.block, measured) for kind, seen in kinds.items()}
-    blocks = [seen.block for seen in found]
-    alone = LatencyTable(about, blocks, times, 0.0, 1.0)
+    block_times = BlockTimes([seen.block for seen in blocks], times)
     # The whole model is left out: sizes that libraries are tuned for make it faster than its blocks say (3 % for
     # MiniLM).
-    fixed, scale = _fitted([alone.blocks_ms(config) for config in anchors[1:]], whole_ms[1:])
-    measured_subnets = {config.to_json(): milliseconds for config, milliseconds in zip(anchors, whole_ms, strict=True)}
-    return LatencyTable(about, blocks, times, fixed, scale, measured_subnets)
+    fixed, scale = _fitted([block_times(config) for config in anchors[1:]], whole_ms[1:])
+    return about, block_times.blocks, times, fixed, scale, dict(zip(anchors, whole_ms, strict=True))
 
 
 class _Reference:
     """The whole model, which takes turns with all that is timed, so that a slow spell of the machine falls on both.
 
-    Where a program lies in memory makes it up to a tenth slower for as long as it is loaded (seen on 3.3.1), so all are
-    loaded more than once.
-
     Args:
-        make: loads the whole model.
-        rule: when enough was measured.
+        load: loads the whole model.
+        rule: how long to measure.
     """
 
-    def __init__(self, make: Callable[[], Run], rule: Rule) -> None:
-        self._make = make
+    def __init__(self, load: Callable[[], Program], rule: Rule) -> None:
+        self._load = load
         self._rule = rule
-        self._medians: list[float] = []
+        self._rounds: list[Sequence[float]] = []
 
     @property
     def ms(self) -> float:
-        """The median of its loads' medians, in milliseconds."""
-        return 1000 * float(np.median(self._medians))
+        """Its median, in milliseconds."""
+        return Latency.of(self._rounds).median
 
-    def shares(self, makes: Mapping[Any, Callable[[], Run]]) -> dict[Any, float]:
+    def shares(self, loads: Mapping[Any, Callable[[], Program]]) -> dict[Any, float]:
         """How long some programs take, in units of the whole model."""
-        found: dict[Any, list[float]] = {key: [] for key in makes}
-        for _ in range(_LOADS):
-            programs = {None: self._make(), **{key: make() for key, make in makes.items()}}
-            seconds = in_turns(programs, self._rule)
-            self._medians.append(float(np.median(seconds[None])))
-            for key in makes:
-                found[key].append(ratio(seconds[key], seconds[None]))
-        return {key: float(np.mean(values)) for key, values in found.items()}
+        rounds = over_loads({None: self._load, **loads}, self._rule)
+        self._rounds += rounds[None]
+        return {key: ratio(rounds[key], rounds[None]) for key in loads}
 
 
 def _anchors(space: SearchSpace) -> list[SubnetConfig]:
@@ -142,26 +139,22 @@ def _batches(keys: list[Any]) -> Iterator[list[Any]]:
         yield keys[start : start + _AT_ONCE]
 
 
-def _made_block(make: Make, supernet: Supernet, seen: BlockCall, config: SubnetConfig) -> Run:
-    return make(program_of(supernet, seen, config))
+def _open_block(open_program: OpenProgram, supernet: Supernet, seen: BlockCall, config: SubnetConfig) -> Program:
+    return open_program(*program_of(supernet, seen, config))
 
 
-def _made_whole(make: Make, supernet: Supernet, config: SubnetConfig, example: Example) -> Run:
-    return make(_whole(supernet, config, example))
-
-
-def _whole(supernet: Supernet, config: SubnetConfig, example: Example) -> Called:
-    """A whole sub-network with its inputs."""
+def _open_whole(open_program: OpenProgram, supernet: Supernet, config: SubnetConfig, example: Example) -> Program:
+    """The program of a whole sub-network."""
     with supernet.using(config):
         weights = transformed_weights(supernet.model)
     plain = make_plain(copy.deepcopy(supernet.model))
     cut(plain, supernet.space, config, weights)
-    return Called(plain, example.args, {**example.kwargs, **supernet.forward_arguments(config)})
+    return open_program(plain, Example(example.args, {**example.kwargs, **supernet.forward_arguments(config)}))
 
 
 def _levels(space: SearchSpace, block: Block) -> list[list[dict[str, int]]]:
     """For each dimension of a block, the sizes of its axes at which it is measured, the smallest first."""
-    most = _MOST_APART if block.additive else _MOST_TOGETHER
+    most = _MOST_ADDITIVE if block.additive else _MOST_COMBINED
     found = []
     for dimension in block.dimensions:
         axes = [space[name] for name in dimension.axes]

@@ -1,4 +1,4 @@
-"""Budgets: what a sub-network may cost, and what the costs are."""
+"""Budgets: what a sub-network may cost, and how a sub-network is brought within one."""
 
 from __future__ import annotations
 
@@ -10,15 +10,11 @@ import numpy as np
 
 from ofa_slim.errors import SearchError, nearest
 from ofa_slim.search.choices import ChoiceIndices, Choices
+from ofa_slim.search.cost_kinds import KEYS, kind_of
 from ofa_slim.supernet.subnet_config import SubnetConfig
 
 Condition = Mapping[str, float] | Callable[[SubnetConfig], bool] | None
 CostOf = Callable[[SubnetConfig], Mapping[str, float]]
-
-RATIO = "_ratio"
-LATENCY = "latency_ms"
-COSTS = ("params", "flops", "activation_bytes", LATENCY)
-KEYS = (*COSTS, *(cost + RATIO for cost in ("params", "flops", "activation_bytes", "latency")))
 
 
 @dataclass(frozen=True)
@@ -27,10 +23,10 @@ class Budget:
 
     Attributes:
         limits: ``{cost: most}``, with the keys of `KEYS`: parameters, multiply-accumulates, bytes, milliseconds, or
-            their shares of what the original model needs.
-        accepts: says of a config whether it may be; None where everything within the limits may.
+            their shares of the original model's.
+        accepts: whether a config is allowed; None: every config within the limits is.
 
-    Raises: SearchError for a key that is no cost, or a limit that is no number above 0.
+    Raises: SearchError for a key that is not a cost, or a limit that is not a number above 0.
     """
 
     limits: Mapping[str, float] = field(default_factory=dict)
@@ -61,21 +57,21 @@ class Budget:
     @property
     def cost(self) -> str:
         """The cost that is traded for the score: the first one that is limited, or the number of parameters."""
-        return plain_cost(next(iter(self.limits), "params"))
+        return kind_of(next(iter(self.limits), "params")).name
 
     @property
     def needs_latency(self) -> bool:
-        """Whether a limit is one of time."""
-        return any(plain_cost(key) == LATENCY for key in self.limits)
+        """Whether a limit needs measured times."""
+        return any(kind_of(key).measured for key in self.limits)
 
     def violation(self, config: SubnetConfig, costs: Mapping[str, float]) -> float:
-        """By how much a sub-network is over the budget: at most 0 where it is within.
+        """By how much a sub-network is over the budget: at most 0 for one within it.
 
         Args:
             config: the sub-network.
             costs: its costs, shares included.
 
-        Returns: the largest ``cost / limit - 1``; 1 where `accepts` says no.
+        Returns: the largest ``cost / limit - 1``; at least 1 for a config that `accepts` refuses.
         """
         over = [costs[key] / most - 1 for key, most in self.limits.items()]
         if self.accepts is not None and not self.accepts(config):
@@ -90,28 +86,13 @@ class Budget:
         return " and ".join(words) or "no limit"
 
 
-def plain_cost(key: str) -> str:
-    """The cost that a key speaks of: ``latency_ratio`` of ``latency_ms``, ``params_ratio`` of ``params``."""
-    name = key.removesuffix(RATIO)
-    return LATENCY if name == "latency" else name
-
-
-def with_ratios(costs: Mapping[str, float], original: Mapping[str, float]) -> dict[str, float]:
-    """Costs, and their shares of those of the original model."""
-    shares = {
-        ("latency" if name == LATENCY else name) + RATIO: value / original[name] if original[name] else 1.0
-        for name, value in costs.items()
-    }
-    return {**costs, **shares}
-
-
 def cheapest(
     budget: Budget, choices: Choices, cost_of: CostOf, rng: np.random.Generator, tries: int = 1000
 ) -> ChoiceIndices:
     """A sub-network within the budget, before any is scored.
 
-    The smallest one, then the axes one by one at the choice that brings it nearest to the budget (a measured time does
-    not always fall with the size); for a function also random ones.
+    Tries the smallest one, then the axes one by one at the choice that brings it nearest to the budget (a measured time
+    does not always fall with the size); for a budget that is a function also random ones.
 
     Raises: SearchError that names the cheapest sub-network found and its costs, where none is within the budget.
     """
@@ -150,7 +131,7 @@ def cheapest(
 def repair(
     numbers: ChoiceIndices, budget: Budget, choices: Choices, cost_of: CostOf, rng: np.random.Generator
 ) -> ChoiceIndices | None:
-    """The same sub-network where it is within the budget, else one with random axes made smaller until it is.
+    """A sub-network within the budget: the same one, or one with random axes made smaller until it fits.
 
     Returns: None where it is over the budget even at its smallest.
     """

@@ -1,4 +1,4 @@
-"""`SearchConfig`: how a search goes about it."""
+"""`SearchConfig`: the settings of a search."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ EvalFunc = Callable[[Any], float | Mapping[str, float]]
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """How `OFA.search` goes about it.
+    """The settings of `OFA.search`.
 
     Args:
         candidates: how many sub-networks are scored, the uniform ones among them.
         screen: a cheaper function of the kind of `eval_func`, such as the same on a fixed part of the rows (see
-            `stratified`). Where it is given it scores the candidates, and `eval_func` the `survivors` alone.
+            `stratified`). Where it is given it scores the candidates, and `eval_func` only the `survivors`.
         survivors: how many candidates `eval_func` scores then: those nearest the front, beside the uniform ones.
         metric: which of several scores counts; the first by default.
         algorithm: Optuna's ``"nsga2"``, ``"tpe"`` or ``"random"``.
@@ -34,7 +34,7 @@ class SearchConfig:
         multiple_of: widths are multiples of so many channels.
         choices: other sizes than those that training samples, ``{axis name: sizes}``.
         seed: of all randomness.
-        latency: measured times; where a budget speaks of time and none is given, they are measured first.
+        latency: measured times; without them, a search whose budget limits time measures them first.
         input_shapes: of one call, for costs and times; as in `OFA.export`.
         input_dtypes: as in `OFA.export`.
         calibration: batches of inputs to re-estimate batch-norm statistics with before each is scored.
@@ -45,7 +45,7 @@ class SearchConfig:
         winners: how many sub-networks of the front are exported, measured and scored again, the best one first.
         progress: whether to show a bar.
 
-    Raises: SearchError for values that cannot mean anything.
+    Raises: SearchError for invalid values.
     """
 
     candidates: int = 200
@@ -81,15 +81,14 @@ class SearchConfig:
                 raise SearchError(f"{name} is {value!r}, not a whole number of at least {smallest}")
         if self.algorithm not in ALGORITHMS:
             raise SearchError(f"algorithm {self.algorithm!r} is not one of {', '.join(ALGORITHMS)}")
-        for name in ("screen",):
-            if getattr(self, name) is not None and not callable(getattr(self, name)):
-                raise SearchError(f"{name} is a {type(getattr(self, name)).__name__}, not a function of the OFA model")
+        if self.screen is not None and not callable(self.screen):
+            raise SearchError(f"screen is a {type(self.screen).__name__}, not a function of the OFA model")
         if self.latency is not None and not isinstance(self.latency, LatencyTable):
             raise SearchError(f"latency is a {type(self.latency).__name__}, not a LatencyTable")
 
 
 def stratified(labels: Iterable[Any], count: int, seed: int = 0) -> np.ndarray:
-    """A fixed part of some rows in which every class has the share that it has in all of them.
+    """A fixed part of some rows in which every class has the same share as in all rows.
 
     Args:
         labels: the class of each row; for regression, groups of values.

@@ -1,14 +1,13 @@
-"""What every sub-network of a search costs: counted, and timed where a budget speaks of time."""
+"""The costs of the sub-networks of a search: counted, and predicted from measured times where a budget limits time."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
 
-from ofa_slim.measure import LatencyTable
-from ofa_slim.measure.cost import CostModel
-from ofa_slim.search.budget import LATENCY, with_ratios
+from ofa_slim.measure import CostModel, LatencyTable
 from ofa_slim.search.config import SearchConfig
+from ofa_slim.search.cost_kinds import COSTS, CostSources, with_ratios
 from ofa_slim.supernet.handle import Supernet
 from ofa_slim.supernet.space import SearchSpace
 from ofa_slim.supernet.subnet_config import SubnetConfig
@@ -19,12 +18,12 @@ TABLE = "latency.json"
 
 
 class Costs:
-    """The costs of a config by name, shares of the original's included; each is worked out once.
+    """The costs of a config by name, shares of the original's included; each is computed once.
 
     Args:
         counts: parameters, multiply-accumulates and bytes.
         table: measured times; None for none.
-        original: the config that shares are of.
+        original: the config that shares are relative to.
     """
 
     def __init__(self, counts: CostModel, table: LatencyTable | None, original: SubnetConfig) -> None:
@@ -40,15 +39,9 @@ class Costs:
         return self._known[config]
 
     def _plain(self, config: SubnetConfig) -> dict[str, float]:
-        counted = self._counts(config)
-        found: dict[str, float] = {
-            "params": counted.params,
-            "flops": counted.flops,
-            "activation_bytes": counted.activation_bytes,
-        }
-        if self.table is not None:
-            found[LATENCY] = self.table.predict(config)
-        return found
+        sources = CostSources(self._counts(config), self.table)
+        kinds = [kind for kind in COSTS.values() if self.table is not None or not kind.measured]
+        return {kind.name: kind.value(sources, config) for kind in kinds}
 
 
 def costs_of(

@@ -11,10 +11,9 @@ Pair = tuple[float, float]
 
 
 def ranks(pairs: Sequence[Pair]) -> list[int]:
-    """How many fronts have to be taken away before each pair is on the front: 0 for the Pareto front itself.
+    """Non-dominated rank of each pair; 0 is the Pareto front.
 
-    A pair is on the front of some where none of them has at least its score at no more than its cost, and more of the
-    one or less of the other.
+    A pair dominates another if its score is at least as high its cost at most as high, and one is better.
     """
     found = [-1] * len(pairs)
     rest = sorted(range(len(pairs)), key=lambda one: (pairs[one][1], -pairs[one][0]))

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ofa_slim.base.files import atomic_file
-from ofa_slim.search.budget import LATENCY
+from ofa_slim.search.cost_kinds import COSTS
 from ofa_slim.search.result import Point, SearchResult
 from ofa_slim.supernet.axis import DEPTH
 from ofa_slim.supernet.layers import kept_layers
@@ -23,23 +23,16 @@ from ofa_slim.supernet.subnet_config import SubnetConfig
 # Blue, vermilion and green that people with any colour vision can tell apart: Okabe and Ito 2008.
 _SEARCHED, _FRONT, _UNIFORM = "#9ecae9", "#0072b2", "#d55e00"
 
-_TITLES = {
-    LATENCY: ("latency (ms)", 1.0),
-    "params": ("parameters (millions)", 1e-6),
-    "flops": ("multiply-accumulates (billions)", 1e-9),
-    "activation_bytes": ("activations (MiB)", 2**-20),
-}
-
 
 def draw_points(result: SearchResult, file: Path) -> None:
     """Draws every scored sub-network over its cost: the front, the uniform ones, the original and the budget."""
-    title, unit = _TITLES[result.cost]
+    kind = COSTS[result.cost]
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
 
     def places(points: Iterable[Point]) -> tuple[list[float], list[float]]:
         chosen = list(points)
-        return [unit * point.costs[result.cost] for point in chosen], [point.score for point in chosen]
+        return [kind.scale * point.costs[result.cost] for point in chosen], [point.score for point in chosen]
 
     scored = [point for point in result.points if point.final]
     searched = [point for point in scored if point.kind in ("optimiser", "regressor")]
@@ -52,17 +45,17 @@ def draw_points(result: SearchResult, file: Path) -> None:
             *places([result.original]), "*", color="black", markerfacecolor="white", markersize=15, label="original"
         )
     for winner in result.winners[:1]:
-        if winner.share is not None and result.original is not None and result.cost == LATENCY:
+        if winner.share is not None and result.original is not None and kind.measured:
             # In units of the original that was timed in turns with it: the machine may be slower than it was.
-            measured = winner.share * result.original.costs[LATENCY]
+            measured = winner.share * result.original.costs[kind.name]
             axes.plot(
                 [measured], [winner.score], "D", color=_FRONT, markerfacecolor="none", markersize=10,
                 label="the best, exported and measured",
             )  # fmt: skip
     for key, most in result.budget.limits.items():
         if key == result.cost:
-            axes.axvline(unit * most, color="0.4", linestyle="--", label=f"budget: {unit * most:g}")
-    axes.set_xlabel(title)
+            axes.axvline(kind.scale * most, color="0.4", linestyle="--", label=f"budget: {kind.scale * most:g}")
+    axes.set_xlabel(kind.title)
     axes.set_ylabel(result.metric)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=9, loc="lower right")

@@ -1,4 +1,4 @@
-"""Which sub-network is scored next: a pure function of those that were scored, and a seed."""
+"""Proposing the next sub-network to score: a pure function of those that were scored, and a seed."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from ofa_slim.supernet.subnet_config import SubnetConfig
 DIRECTIONS = ("maximize", "minimize")
 ALGORITHMS = ("nsga2", "tpe", "random")
 
-# Keys of a trial's attributes: by how much it is over the budget, and which choices were proposed for it.
-EXCESS, NUMBERS = "excess", "numbers"
+# Keys of a trial's attributes, as kept studies have them: its config, by how much it is over the budget, its choices.
+CONFIG, VIOLATION, NUMBERS = "config", "excess", "numbers"
 
 _GENERATION = 24  # sub-networks per generation of NSGA-II
 _REFIT_EVERY = 10
@@ -35,10 +35,10 @@ _MISSES = 200  # draws in a row that were all scored before: then there is nothi
 
 
 def sampler_of(algorithm: str, seed: int) -> BaseSampler:
-    """One of Optuna's samplers; it keeps to the budget by its trials' attribute `EXCESS`."""
+    """One of Optuna's samplers; it keeps to the budget by its trials' attribute `VIOLATION`."""
 
     def over(trial: FrozenTrial) -> Sequence[float]:
-        return (trial.user_attrs.get(EXCESS, 0.0),)
+        return (trial.user_attrs.get(VIOLATION, 0.0),)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # constraints are called experimental, since 2020
@@ -52,7 +52,7 @@ def sampler_of(algorithm: str, seed: int) -> BaseSampler:
 
 
 class Generations(NSGAIISampler):
-    """NSGA-II; a trial whose choices were proposed elsewhere gets these, and its place in a generation all the same."""
+    """NSGA-II that accepts trials proposed elsewhere and counts them in its generations."""
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -76,8 +76,8 @@ class Proposal:
 
     Attributes:
         config: its sizes.
-        kind: who asks for it: ``"uniform"``, ``"optimiser"`` or ``"regressor"``.
-        expected: the score that the regressor expects; None where none was asked.
+        kind: what proposes it: ``"uniform"``, ``"optimiser"`` or ``"regressor"``.
+        expected: the score that the regressor predicts; None from the others.
     """
 
     config: SubnetConfig
@@ -87,30 +87,28 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Scored:
-    """What a proposal may depend on.
+    """The sub-networks that a proposal depends on.
 
     Attributes:
         trials: those that were scored, in order.
-        taken: the configs that were or are being scored, as JSON.
+        configs: the sub-networks that were or are being scored.
     """
 
     trials: Sequence[FrozenTrial]
-    taken: Collection[str]
+    configs: Collection[SubnetConfig]
 
 
 class Proposer:
-    """Proposes sub-networks that were not scored yet, within the budget where any is.
+    """Proposes sub-networks that were not scored yet, within the budget as far as possible.
 
-    First the uniform ones come, whatever they cost. Then an optimiser proposes, and once `warm_up` are scored, three of
-    four
-    come from a regressor: an inner search over what it expects finds the front, and of that the best and some spread
-        over
-    the costs are taken. The next proposal depends on the scored ones and the seed alone, so a search that was killed
-    goes on as if it had not been.
+    The uniform ones come first, whatever they cost. Then an optimiser proposes. Once `warm_up` are scored, three of
+    four come from a regressor: an inner search finds the front of its predictions, and the best of that front and some
+    spread over its costs are proposed. A proposal depends on the scored ones and the seed alone, so a search that was
+    killed continues as if it had not been.
 
     Args:
         choices: the elastic axes.
-        budget: what they may cost.
+        budget: the limits of their costs.
         cost_of: the costs of a config, without building it.
         cost: which of them is traded for the score.
         algorithm: of `ALGORITHMS`.
@@ -145,13 +143,13 @@ class Proposer:
     def __call__(self, scored: Scored) -> Proposal | None:
         """The next sub-network to score; None where all of the space has been."""
         for config in self._first:
-            if config.to_json() not in scored.taken:
+            if config not in scored.configs:
                 return Proposal(config, "uniform")
         position = len(scored.trials)
         if self._warm_up is not None and position >= self._warm_up and position % _EXPLORE_EVERY:
             start = self._warm_up + (position - self._warm_up) // _REFIT_EVERY * _REFIT_EVERY
-            for config, expected in self._expected_best(scored.trials[:start], scored.taken):
-                if config.to_json() not in scored.taken:
+            for config, expected in self._expected_best(scored.trials[:start]):
+                if config not in scored.configs:
                     return Proposal(config, "regressor", expected)
         rng = np.random.default_rng([self._seed, position])
         new = self._new(scored, self._drawn(scored.trials, rng), rng)
@@ -159,14 +157,14 @@ class Proposer:
 
     def _new(self, scored: Scored, draws: Iterator[ChoiceIndices], rng: np.random.Generator) -> SubnetConfig | None:
         """The first of the draws, made to fit the budget, that was not scored."""
-        if len(scored.taken) >= self._choices.count:
+        if len(scored.configs) >= self._choices.count:
             return None
         for miss in range(_MISSES):
             drawn = next(draws)
             for _ in range(miss):  # ever further away where the optimiser keeps to what is known
                 drawn = self._choices.mutated(drawn, rng)
             fits = repair(drawn, self._budget, self._choices, self._cost_of, rng)
-            if fits is not None and (config := self._choices.config(fits)).to_json() not in scored.taken:
+            if fits is not None and (config := self._choices.config(fits)) not in scored.configs:
                 return config
         return None
 
@@ -180,45 +178,42 @@ class Proposer:
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
             yield drawn
 
-    def _expected_best(self, trials: Sequence[FrozenTrial], taken: Collection[str]) -> list[tuple[SubnetConfig, float]]:
-        """Sub-networks that a regressor trained on some trials expects much of, the next to score first."""
+    def _expected_best(self, trials: Sequence[FrozenTrial]) -> list[tuple[SubnetConfig, float]]:
+        """The sub-networks that a regressor trained on some trials predicts to be best, the next to score first."""
         if self._batch[0] != len(trials):
-            regressor = self._trained(trials)
+            configs = [self._choices.config(trial.params) for trial in trials]
+            scores = [trial.values[0] for trial in trials]
+            regressor = ScoreRegressor(self._choices.encoded(configs), scores, self._seed)
             self.rank_correlation = regressor.rank_correlation
-            known = {self._choices.config(trial.params).to_json() for trial in trials}
             rng = np.random.default_rng([self._seed, len(trials), 1])
-            self._batch = (len(trials), self._imagined_best(regressor, trials, known, rng))
+            self._batch = (len(trials), self._imagined_best(regressor, trials, set(configs), rng))
         return self._batch[1]
-
-    def _trained(self, trials: Sequence[FrozenTrial]) -> ScoreRegressor:
-        configs = [self._choices.config(trial.params) for trial in trials]
-        return ScoreRegressor(self._choices.encoded(configs), [trial.values[0] for trial in trials], self._seed)
 
     def _imagined_best(
         self,
         regressor: ScoreRegressor,
         trials: Sequence[FrozenTrial],
-        known: Collection[str],
+        known: Collection[SubnetConfig],
         rng: np.random.Generator,
     ) -> list[tuple[SubnetConfig, float]]:
-        """An inner search over what the regressor expects, from the scored front on."""
+        """An inner search over the regressor's predictions, starting from the scored front."""
         study = _study("nsga2", int(rng.integers(2**31)))
-        inside = [trial for trial in trials if trial.user_attrs.get(EXCESS, 0.0) <= 0]
+        inside = [trial for trial in trials if trial.user_attrs.get(VIOLATION, 0.0) <= 0]
         order = ranks([_pair(trial) for trial in inside])
         best = sorted(range(len(inside)), key=order.__getitem__)[:_GENERATION]
         for one in best:
             study.enqueue_trial(inside[one].params)
-        seen: dict[str, tuple[SubnetConfig, float, float]] = {}
+        seen: dict[SubnetConfig, tuple[float, float]] = {}
         for _ in range(_IMAGINED):
             trial = study.ask(dict(self._choices.distributions))
             numbers = repair(trial.params, self._budget, self._choices, self._cost_of, rng) or trial.params
             config = self._choices.config(numbers)
             cost = self._cost_of(config)[self._cost]
             expected = float(regressor(self._choices.encoded([config]))[0])
-            # What was made smaller to fit stands for what was drawn, so that its neighbours are drawn next.
+            # The sub-network that was made smaller to fit stands for the drawn one, so its neighbours are drawn next.
             study.tell(trial, (expected, cost))
-            seen[config.to_json()] = (config, expected, cost)
-        new = [found for key, found in seen.items() if key not in known]
+            seen[config] = (expected, cost)
+        new = [(config, *pair) for config, pair in seen.items() if config not in known]
         return [(config, expected) for config, expected, _ in _best_and_spread(new)]
 
 
@@ -247,14 +242,14 @@ def _pair(trial: FrozenTrial) -> tuple[float, float]:
 
 
 def attributes(
-    proposal: Proposal, numbers: Mapping[str, int], costs: Mapping[str, float], excess: float
+    proposal: Proposal, numbers: Mapping[str, int], costs: Mapping[str, float], violation: float
 ) -> dict[str, Any]:
-    """What is written down with a proposal, for the optimiser and for the result."""
+    """The attributes of a proposal's trial, for the optimiser and for the result."""
     return {
-        "config": proposal.config.to_json(),
+        CONFIG: proposal.config.to_json(),
         NUMBERS: dict(numbers),
         "kind": proposal.kind,
         "expected": proposal.expected,
         "costs": dict(costs),
-        EXCESS: excess,
+        VIOLATION: violation,
     }

@@ -1,4 +1,4 @@
-"""What a sub-network would score, learned from those that were scored."""
+"""Predicting the score of a sub-network from those that were scored."""
 
 from __future__ import annotations
 

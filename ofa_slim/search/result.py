@@ -1,4 +1,4 @@
-"""What a search found."""
+"""The result of a search."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ofa_slim.errors import SearchError
-from ofa_slim.search.budget import KEYS, Budget
+from ofa_slim.search.budget import Budget
+from ofa_slim.search.cost_kinds import KEYS
 from ofa_slim.search.front import ranks
 from ofa_slim.supernet.subnet_config import SubnetConfig
 
@@ -18,14 +19,14 @@ class Point:
 
     Attributes:
         config: its sizes.
-        score: what `eval_func` said of it, or where `final` is False what `screen` said.
+        score: from `eval_func`, or from `screen` where `final` is False.
         costs: by name, shares of the original's included.
-        kind: ``"original"``, ``"uniform"``, ``"optimiser"`` or ``"regressor"``: who asked for it.
+        kind: ``"original"``, ``"uniform"``, ``"optimiser"`` or ``"regressor"``: what proposed it.
         within: whether it is within the budget.
         metrics: every score by name.
         final: whether `eval_func` scored it.
-        screened: what `screen` said; None without one.
-        expected: what the regressor had expected; None where it was not asked.
+        screened: the score from `screen`; None without one.
+        expected: the score that the regressor predicted; None where it was not used.
     """
 
     config: SubnetConfig
@@ -48,9 +49,9 @@ class Winner:
     """A sub-network of the front, exported and measured.
 
     Attributes:
-        point: what the search said of it.
-        score: what `eval_func` says of the exported model.
-        latency_ms: its measured median; None where no time was asked for.
+        point: its result in the search.
+        score: of the exported model, from `eval_func`.
+        latency_ms: its measured median; None where no time was measured.
         original_latency_ms: the original's, in turns with it.
         directory: where the exported model is; None where nothing is kept.
     """
@@ -63,7 +64,7 @@ class Winner:
 
     @property
     def share(self) -> float | None:
-        """Its measured time as a share of the original's; None where no time was asked for."""
+        """Its measured time as a share of the original's; None where no time was measured."""
         if self.latency_ms is None or self.original_latency_ms is None:
             return None
         return self.latency_ms / self.original_latency_ms
@@ -71,16 +72,16 @@ class Winner:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What `OFA.search` found.
+    """The result of `OFA.search`.
 
     Attributes:
         points: every sub-network that was scored, in order.
-        budget: what they may cost.
+        budget: the limits of their costs.
         cost: which cost is traded for the score.
         metric: the name of the score.
         complete: whether the search came to its end; False where it was interrupted.
-        rank_correlation: of the regressor's predictions with the scores of points that it had not seen; NaN without
-            one.
+        rank_correlation: of the regressor's predictions with the scores of points that it had not seen; NaN without a
+            regressor.
         winners: the front's best ones, exported and measured.
     """
 

@@ -15,16 +15,17 @@ from optuna.trial import FrozenTrial
 from tqdm import tqdm
 
 from ofa_slim.errors import SearchError
-from ofa_slim.search.budget import Budget, Condition, cheapest, plain_cost
+from ofa_slim.search.budget import Budget, Condition, cheapest
 from ofa_slim.search.choices import Choices, rounded
 from ofa_slim.search.config import EvalFunc, SearchConfig
+from ofa_slim.search.cost_kinds import kind_of
 from ofa_slim.search.costs import costs_of
 from ofa_slim.search.front import ranks
 from ofa_slim.search.proposals import Proposal, Proposer, Scored
 from ofa_slim.search.result import Point, SearchResult, Winner
 from ofa_slim.search.scoring import RunSubnet, Scorer, statistics_kept
-from ofa_slim.search.shared_study import SharedStudy, excess_of
-from ofa_slim.search.study_storage import FileLock, open_storage, quiet_optuna
+from ofa_slim.search.shared_study import SharedStudy, config_of, violation_of
+from ofa_slim.search.study_storage import Lock, open_storage, quiet_optuna
 from ofa_slim.search.summary import write_report
 from ofa_slim.search.winners import chosen, export_winners
 from ofa_slim.supernet.handle import Supernet
@@ -55,8 +56,8 @@ class Search:
     Args:
         supernet: the supernet.
         eval_func: scores it with a sub-network set.
-        condition: what a sub-network may cost.
-        config: how to go about it.
+        condition: the budget.
+        config: the settings of the search.
         run: runs a sub-network for `eval_func`; see `Scorer`.
 
     Raises: SearchError for a budget that no sub-network is within, before anything is scored.
@@ -84,7 +85,7 @@ class Search:
             self.directory.mkdir(parents=True, exist_ok=True)
         timed = self.budget.needs_latency or config.latency is not None
         self.costs = costs_of(supernet, self.choices.space, config, timed, self.directory)
-        self.cost = plain_cost(next(iter(self.budget.limits), "latency_ms" if timed else "params"))
+        self.cost = kind_of(next(iter(self.budget.limits), "latency_ms" if timed else "params")).name
         cheapest(self.budget, self.choices, self.costs, np.random.default_rng(config.seed))
         self.scorer = Scorer(supernet, config.metric, config.calibration, config.calibration_batches, run)
         self.proposer = Proposer(
@@ -101,16 +102,16 @@ class Search:
     def run(self) -> SearchResult:
         """Scores the candidates, then the survivors, exports the best, and writes a report into the directory."""
         with quiet_optuna(), statistics_kept(self.supernet.model):
-            storage, turn = open_storage(self.config.storage, self.directory)
+            storage, lock = open_storage(self.config.storage, self.directory)
             screen = self.config.screen or self.eval_func
-            candidates = self._ledger(storage, turn, "", self.config.candidates)
+            candidates = self._study(storage, lock, "", self.config.candidates)
             final: SharedStudy | None = None
             complete = True
             try:
                 self._fill(candidates, screen, self.proposer, "search")
                 if self.config.screen is not None:
                     survivors = self._survivors(candidates.done())
-                    final = self._ledger(storage, turn, _FINAL, len(survivors))
+                    final = self._study(storage, lock, _FINAL, len(survivors))
                     self._fill(final, self.eval_func, _in_order(survivors), "survivors")
             except KeyboardInterrupt:
                 complete = False
@@ -127,12 +128,12 @@ class Search:
         points = chosen(result, self.config.winners)
         return export_winners(self.supernet, self.eval_func, self.scorer, points, self.config, timed, self.directory)
 
-    def _ledger(self, storage: BaseStorage, turn: FileLock, suffix: str, limit: int) -> SharedStudy:
+    def _study(self, storage: BaseStorage, lock: Lock, suffix: str, limit: int) -> SharedStudy:
         name = self.config.study_name + suffix
-        return SharedStudy(storage, name, self.choices, limit, self._settings(), turn)
+        return SharedStudy(storage, name, self.choices, limit, self._settings(), lock)
 
     def _settings(self) -> dict[str, Any]:
-        """What the points of a search depend on."""
+        """The settings that the points of a search depend on."""
         axes = repr([(axis.name, axis.choices) for axis in self.choices.axes])
         return {
             "choices": blake2b(axes.encode(), digest_size=8).hexdigest(),
@@ -166,30 +167,30 @@ class Search:
         return costs, self.budget.violation(config, costs)
 
     def _fill(
-        self, ledger: SharedStudy, function: EvalFunc, propose: Callable[[Scored], Proposal | None], title: str
+        self, study: SharedStudy, function: EvalFunc, propose: Callable[[Scored], Proposal | None], title: str
     ) -> None:
-        """Scores sub-networks until the ledger has all that it wants."""
-        done = ledger.done()
+        """Scores sub-networks until the study is complete."""
+        done = study.done()
         bar = tqdm(
-            total=ledger.limit, initial=len(done), desc=title, unit="subnet", dynamic_ncols=True,
+            total=study.limit, initial=len(done), desc=title, unit="subnet", dynamic_ncols=True,
             disable=not self.config.progress,
         )  # fmt: skip
         with bar:
             self._show_best(bar, done)
-            while (trial := ledger.take(propose, self.describe)) is not None:
-                config = SubnetConfig.from_json(trial.user_attrs["config"])
+            while (trial := study.take(propose, self.describe)) is not None:
+                config = config_of(trial)
                 try:
                     metrics = self.scorer(function, config)
                 except BaseException:
-                    ledger.give_back(trial)
+                    study.give_back(trial)
                     raise
-                ledger.put(trial, self.scorer.score(metrics), self.costs(config)[self.cost], metrics)
-                done = ledger.done()
+                study.put(trial, self.scorer.score(metrics), self.costs(config)[self.cost], metrics)
+                done = study.done()
                 bar.update(len(done) - bar.n)
                 self._show_best(bar, done)
 
     def _show_best(self, bar: Any, done: Sequence[FrozenTrial]) -> None:
-        inside = [trial for trial in done if excess_of(trial) <= 0]
+        inside = [trial for trial in done if violation_of(trial) <= 0]
         words = []
         if inside:
             best = max(inside, key=lambda trial: trial.values[0])
@@ -202,27 +203,27 @@ class Search:
     def _survivors(self, done: Sequence[FrozenTrial]) -> list[SubnetConfig]:
         """The uniform sub-networks, and those within the budget that are nearest to the front."""
         uniform = [trial for trial in done if trial.user_attrs["kind"] == "uniform"]
-        inside = [trial for trial in done if excess_of(trial) <= 0]
+        inside = [trial for trial in done if violation_of(trial) <= 0]
         order = ranks([(trial.values[0], trial.values[1]) for trial in inside])
         best = sorted(range(len(inside)), key=lambda one: (order[one], -inside[one].values[0]))
         chosen = [*uniform, *(inside[one] for one in best[: self.config.survivors])]
-        return list(dict.fromkeys(SubnetConfig.from_json(trial.user_attrs["config"]) for trial in chosen))
+        return list(dict.fromkeys(config_of(trial) for trial in chosen))
 
     def _result(self, candidates: Sequence[FrozenTrial], final: Sequence[FrozenTrial], complete: bool) -> SearchResult:
-        last = {trial.user_attrs["config"]: trial for trial in final}
-        original = self.supernet.space.original().to_json()
+        last = {config_of(trial): trial for trial in final}
+        original = self.supernet.space.original()
         screened = self.config.screen is not None
         points = []
         for trial in candidates:
-            attrs = trial.user_attrs
-            scored = last.get(attrs["config"], trial)
+            attrs, config = trial.user_attrs, config_of(trial)
+            scored = last.get(config, trial)
             points.append(
                 Point(
-                    config=SubnetConfig.from_json(attrs["config"]),
+                    config=config,
                     score=scored.values[0],
                     costs=attrs["costs"],
-                    kind="original" if attrs["config"] == original else attrs["kind"],
-                    within=excess_of(trial) <= 0,
+                    kind="original" if config == original else attrs["kind"],
+                    within=violation_of(trial) <= 0,
                     metrics=scored.user_attrs["metrics"],
                     final=not screened or scored is not trial,
                     screened=trial.values[0] if screened else None,
@@ -244,6 +245,6 @@ def _in_order(configs: Sequence[SubnetConfig]) -> Callable[[Scored], Proposal | 
     """Proposes some sub-networks one after the other."""
 
     def propose(scored: Scored) -> Proposal | None:
-        return next((Proposal(config, "survivor") for config in configs if config.to_json() not in scored.taken), None)
+        return next((Proposal(config, "survivor") for config in configs if config not in scored.configs), None)
 
     return propose

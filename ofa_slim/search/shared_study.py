@@ -1,9 +1,9 @@
 """The scored sub-networks of a search in an Optuna study, which several processes may fill together.
 
-Processes take turns in taking points. Where their storage has no turns but transactions, a point is written down as
-waiting before anybody works on it, and whoever takes it gives it up where an earlier trial has the same config, or the
-search has enough without it: trials are numbered by the storage, so exactly one process keeps each config. A point
-whose process has died is put back.
+One process at a time takes a point. With a storage that has transactions in place of a lock, a point is first written
+as waiting; the process that takes it gives it up if an earlier trial has the same config, or the search has enough
+without it. The storage numbers the trials, so exactly one process keeps each config. A point whose process has died is
+put back.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from ofa_slim.base.settings import differences
 from ofa_slim.errors import SearchError
 from ofa_slim.search.choices import Choices
-from ofa_slim.search.proposals import DIRECTIONS, EXCESS, Proposal, Scored, attributes, sampler_of
-from ofa_slim.search.study_storage import FileLock
+from ofa_slim.search.proposals import CONFIG, DIRECTIONS, VIOLATION, Proposal, Scored, attributes, sampler_of
+from ofa_slim.search.study_storage import Lock
 from ofa_slim.supernet.subnet_config import SubnetConfig
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class SharedStudy:
         choices: the elastic axes.
         limit: how many sub-networks are scored in it.
         settings: what the scores depend on; a study that was begun with others is refused.
-        turn: what processes that share the storage take turns by.
+        lock: is held by the process that changes the study.
 
     Raises: SearchError that names the settings that differ.
     """
@@ -59,13 +60,13 @@ class SharedStudy:
         choices: Choices,
         limit: int,
         settings: Mapping[str, Any],
-        turn: FileLock = nullcontext,
+        lock: Lock = nullcontext,
     ) -> None:
         self._choices = choices
         self.limit = limit
-        self._turn = turn
+        self._lock = lock
         self._me = _process_name()
-        with turn():
+        with lock():
             self.study = optuna.create_study(
                 storage=storage,
                 study_name=name,
@@ -103,21 +104,21 @@ class SharedStudy:
         Returns: a trial with its attributes; None where the search is complete.
         """
         while True:
-            with self._turn():
-                trial, more = self._taken(propose, describe)
+            with self._lock():
+                trial, more = self._next_point(propose, describe)
             if trial is not None or not more:
                 return trial
             time.sleep(_WAIT)
 
-    def _taken(
+    def _next_point(
         self, propose: Callable[[Scored], Proposal | None], describe: Callable[[SubnetConfig], tuple[Any, float]]
     ) -> tuple[Trial | None, bool]:
-        """A point to score, or whether one may be there later."""
+        """A point to score, and whether there may be one later."""
         self._put_back_abandoned()
         trials = self._trials()
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
         if any(_WORKER not in trial.user_attrs for trial in running):
-            return None, True  # somebody has just taken it, or died before signing
+            return None, True  # another process has just taken it, or died before signing
         if not any(trial.state == TrialState.WAITING for trial in trials):
             done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
             enough = len(done) + len(running) >= self.limit
@@ -153,29 +154,36 @@ class SharedStudy:
 
     def _superfluous(self, trial: Trial) -> bool:
         """Whether an earlier trial has the same config, or there are enough earlier ones."""
-        config = trial.user_attrs.get("config")
-        if config is None:  # nothing was waiting any more when it was asked for, so it was drawn at random
+        if CONFIG not in trial.user_attrs:  # nothing was waiting any more, so Optuna drew it at random
             return True
         earlier = [other for other in self._trials() if other.number < trial.number and other.state != TrialState.FAIL]
-        return config in _configs(earlier) or len(earlier) >= self.limit
+        return config_of(trial) in _configs(earlier) or len(earlier) >= self.limit
 
     def _put_back_abandoned(self) -> None:
         for trial in self._trials():
             if trial.state == TrialState.RUNNING and _abandoned(trial, self._me):
-                if "config" in trial.user_attrs:
+                if CONFIG in trial.user_attrs:
                     logger.info("point %d is scored again: the process that took it is gone", trial.number)
                     self._again(trial.number, dict(trial.user_attrs))
                 else:
                     self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
 
-def _configs(trials: Sequence[FrozenTrial]) -> set[str]:
-    return {trial.user_attrs["config"] for trial in trials if "config" in trial.user_attrs}
+def _configs(trials: Sequence[FrozenTrial]) -> set[SubnetConfig]:
+    return {config_of(trial) for trial in trials if CONFIG in trial.user_attrs}
 
 
-def excess_of(trial: FrozenTrial) -> float:
+def config_of(trial: FrozenTrial | Trial) -> SubnetConfig:
+    """The sub-network of a trial."""
+    return _parsed(trial.user_attrs[CONFIG])
+
+
+_parsed = lru_cache(4096)(SubnetConfig.from_json)
+
+
+def violation_of(trial: FrozenTrial) -> float:
     """By how much a scored sub-network is over the budget."""
-    return float(trial.user_attrs[EXCESS])
+    return float(trial.user_attrs[VIOLATION])
 
 
 def _process_name() -> str:
@@ -192,7 +200,7 @@ def _abandoned(trial: FrozenTrial, me: str) -> bool:
     machine, process, started = str(worker).rsplit(":", 2)
     if machine != me.rsplit(":", 2)[0]:
         return age > _STALE
-    # Who asks for a point works on none, so one of its own was left behind by an interrupted search.
+    # A process that asks for a point works on none, so one with its name is left from an interrupted search.
     return worker == me or _started(int(process)) != started
 
 

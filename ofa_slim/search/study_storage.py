@@ -1,4 +1,4 @@
-"""Where a search is kept, and how its processes take turns there."""
+"""The storage of a search, and the lock of the processes that share it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ofa_slim.errors import SearchError
 
 DATABASE = "search.db"
 
-FileLock = Callable[[], AbstractContextManager[None]]
-"""Inside the block no other process is inside of its own."""
+Lock = Callable[[], AbstractContextManager[None]]
+"""Makes a context manager that only one process at a time can be in."""
 
 
-def open_storage(storage: str | BaseStorage | None, directory: Path | None) -> tuple[BaseStorage, FileLock]:
+def open_storage(storage: str | BaseStorage | None, directory: Path | None) -> tuple[BaseStorage, Lock]:
     """A storage of Optuna or its URL, or a SQLite file in the directory, or the memory.
 
-    Returns: it, and what processes that share it take turns by. A database server locks rows itself; two processes
-        that read and write a SQLite file (4.9) can take the same waiting trial, so these lock a file beside it.
+    Returns: the storage, and the lock of the processes that share it. A database server locks rows itself; two
+        processes on one SQLite file (Optuna 4.9) can take the same waiting trial, so these lock a file beside it.
 
     Raises: SearchError for a storage that cannot be opened.
     """
@@ -37,30 +37,30 @@ def open_storage(storage: str | BaseStorage | None, directory: Path | None) -> t
         address = make_url(url)
         file = address.database if address.get_backend_name() == "sqlite" else None
         options = {} if file is None else {"connect_args": {"timeout": 120}}
-        turn = nullcontext if file is None else _file_turn(Path(f"{file}.lock"))
-        with turn():  # the first process makes the tables
-            return RDBStorage(url, engine_kwargs=options), turn
+        lock = nullcontext if file is None else _file_lock(Path(f"{file}.lock"))
+        with lock():  # the first process makes the tables
+            return RDBStorage(url, engine_kwargs=options), lock
     except Exception as error:  # SQLAlchemy's and the drivers' own, for a URL or a file that cannot be opened
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SearchError(f"storage {url!r} cannot be opened: {said}") from error
 
 
-def _file_turn(file: Path) -> FileLock:
+def _file_lock(file: Path) -> Lock:
     @contextmanager
-    def turn() -> Iterator[None]:
+    def lock() -> Iterator[None]:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
-            os.close(descriptor)  # which lets go of the lock, as the end of the process does
+            os.close(descriptor)  # which releases the lock, as the end of the process does
 
-    return turn
+    return lock
 
 
 @contextmanager
 def quiet_optuna() -> Iterator[None]:
-    """Inside the block Optuna says nothing of single trials."""
+    """Inside the block Optuna does not log single trials."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:

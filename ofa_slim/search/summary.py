@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ofa_slim.base.files import atomic_file
-from ofa_slim.search.budget import LATENCY
+from ofa_slim.search.cost_kinds import COSTS
 from ofa_slim.search.pictures import draw_points, draw_subnet
 from ofa_slim.search.result import Point, SearchResult, Winner
 from ofa_slim.supernet.space import SearchSpace
@@ -39,7 +39,7 @@ def page(result: SearchResult) -> str:
     if result.rank_correlation == result.rank_correlation:
         lines += [
             "",
-            "Rank correlation of the predicted with the seen scores, on points held out: "
+            "Rank correlation of predicted and measured scores, on points that the regressor had not seen: "
             f"{result.rank_correlation:.2f}.",
         ]
     if not result.front:
@@ -61,7 +61,7 @@ def _table(result: SearchResult, points: Sequence[Point]) -> list[str]:
 
 def _columns(result: SearchResult) -> list[str]:
     known = result.points[0].costs
-    return [name for name in (LATENCY, "params", "flops", "activation_bytes") if name in known]
+    return [name for name in sorted(COSTS, key=lambda name: not COSTS[name].measured) if name in known]
 
 
 def _row_titles(result: SearchResult) -> str:
@@ -73,19 +73,12 @@ def _rule(result: SearchResult) -> str:
 
 
 def _row(result: SearchResult, point: Point) -> str:
-    costs = " | ".join(_number(name, point.costs[name]) for name in _columns(result))
+    costs = " | ".join(COSTS[name].text(point.costs[name]) for name in _columns(result))
     return f"| {point.kind} | {point.score:.4f} | {costs} |"
 
 
-def _number(name: str, value: float) -> str:
-    if name == LATENCY:
-        return f"{value:.2f} ms"
-    unit, word = (2**20, "MiB") if name == "activation_bytes" else (1e6, "M")
-    return f"{value:,.0f}" if value < unit else f"{value / unit:.2f} {word}"
-
-
 def _measured(result: SearchResult, winner: Winner) -> str:
-    """What an exported sub-network was seen to be, beside what was expected of it."""
+    """The measured score and time of an exported sub-network, with the predicted ones."""
     words = [f"{result.metric} {winner.score:.4f} (in the supernet {winner.point.score:.4f})"]
     if winner.share is not None:
         words.append(

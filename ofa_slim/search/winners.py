@@ -1,4 +1,4 @@
-"""The winners of a search, exported: what they really score and take."""
+"""The winners of a search, exported, scored again and timed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def export_winners(
         scorer: calls it.
         points: the sub-networks.
         config: the inputs, and the batches that batch norms are estimated with.
-        timed: whether times are wanted.
+        timed: whether to time them.
         directory: where models are written to; None for nowhere.
     """
     logger.info("exporting the best of %d sub-networks", len(points))
@@ -65,8 +65,8 @@ def export_winners(
         winner = Winner(point, score, directory=folder)
         if original is not None:
             times = measure_latency({"original": original, "own": model}, config.input_shapes, config.input_dtypes)
-            taken = {name: latency.median for name, latency in times.items()}
-            winner = replace(winner, latency_ms=taken["own"], original_latency_ms=taken["original"])
+            milliseconds = {name: latency.median for name, latency in times.items()}
+            winner = replace(winner, latency_ms=milliseconds["own"], original_latency_ms=milliseconds["original"])
         winners.append(winner)
     return winners
 

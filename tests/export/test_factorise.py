@@ -223,7 +223,7 @@ def twice() -> nn.Layer:
         (bert, {"rank": 2.5}, r"rank is 2\.5"),
         (bert, {"rank": 13}, r"rank 13 saves nothing .*13 x \(50 \+ 16\) .* 50 x 16; allowed is at most 12"),
         (bert, {"names": "bert.embeddings.word_embedings"}, f"did you mean '{WORDS}'"),
-        (bert, {"names": "bert.pooler.dense"}, "'bert.pooler.dense' is no paddle.nn.Embedding"),
+        (bert, {"names": "bert.pooler.dense"}, "'bert.pooler.dense' is not a paddle.nn.Embedding"),
         (bert, {"names": []}, "names is empty"),
         (twice, {}, f"'{WORDS}' is factorised already, with rank {RANK}"),
         (lambda: nn.Linear(2, 2), {}, "this Linear holds no paddle.nn.Embedding"),

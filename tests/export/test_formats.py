@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from paddle.vision import models
 
 from models import VOCABULARY, Tagger, bert, labels, ofa_of
 from ofa_slim import OFA, Convert, dynabert_config, factorise_embeddings, load_subnet, supernet
+from ofa_slim.base.clock import Rule
 from ofa_slim.errors import ExportError
-from ofa_slim.export.formats import FORMATS, Opened, time_models, write_formats
+from ofa_slim.export.formats import FORMATS, Opened, processes, time_models, write_formats
 from ofa_slim.export.formats import reader as reader_file
 
 pytest.importorskip("onnxruntime")
@@ -54,7 +56,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
     config = ofa.subnet_config(dynabert_config(ofa, 0.5, 2 / 3))
     plain = ofa.export(config=config)
     folder = tmp_path_factory.mktemp("formats") / "half"
-    with ofa.subnet(config):
+    with ofa.subnet(config), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time_models, "__defaults__", (Rule(warm_up=0, most=1, runs=2), 1))
         record = write_formats(
             plain, folder, texts(), TEXT, reference=ofa.model, config=config, timed=[texts()[0]], task={"a": 1}
         )
@@ -114,6 +117,9 @@ def test_files_are_read_without_this_library(written: tuple[Path, dict[str, Any]
             "folder": str(folder / opener),
             "build": None,
             "path": [],
+            "names": list(sample),
+            "threads": 1,
+            "clock": None,
             "inputs": str(tmp_path / "inputs.npz"),
             "outputs": str(tmp_path / "outputs.npz"),
         }
@@ -242,7 +248,7 @@ class TestNothingIsKept:
         ({"samples": []}, "samples: expected dictionaries"),
         ({"samples": texts()[:2]}, "samples: 60 rows; at least 64"),
         ({"samples": [*texts(), {"input_ids": np.zeros((2, 3), "int64")}]}, "number 3 has inputs"),
-        ({"model": Tagger()}, "Tagger is no class of PaddleNLP.*build="),
+        ({"model": Tagger()}, "Tagger is not a class of PaddleNLP.*build="),
         ({"model": Tagger(), "build": lambda: Tagger()}, "stands at the top of a module"),
     ],
 )
@@ -280,6 +286,30 @@ def test_damaged_files_are_named(
 def test_a_model_that_cannot_be_timed_says_why(written: tuple[Path, dict[str, Any], nn.Layer]) -> None:
     with pytest.raises(ExportError, match=r"cannot be timed: .*token_type_ids"):
         time_models({"one": written[0] / "onnx"}, [{"input_ids": np.zeros((1, 4), "int64")}])
+
+
+def test_a_process_that_does_not_answer_ends_the_timing(
+    written: tuple[Path, dict[str, Any], nn.Layer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One that also ignores every signal that can be ignored, as one that hangs in its own handler does."""
+    stuck = tmp_path / "stuck.py"
+    stuck.write_text("import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(600)\n")
+    monkeypatch.setattr(processes.reader, "__file__", str(stuck))
+    monkeypatch.setattr(processes, "ANSWER_SECONDS", 1.0)
+    begin = time.monotonic()
+    with pytest.raises(ExportError, match="cannot be timed: no answer within 1 s"):
+        time_models({"one": written[0] / "onnx"}, [texts()[0]])
+    assert time.monotonic() - begin < 60
+
+
+def test_many_models_are_timed_a_few_at_a_time(
+    written: tuple[Path, dict[str, Any], nn.Layer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "AT_ONCE", 2)
+    models = {name: written[0] / "onnx" for name in ("first", "second", "third")}
+    times = time_models(models, [texts()[0]], Rule(warm_up=0, most=1, runs=2), loads=1)
+    assert list(times) == list(models)
+    assert times["first"]["30x5"]["runs"] == 2 * times["third"]["30x5"]["runs"] == 4, "the first is in every group"
 
 
 def test_a_factorised_embedding_is_written_in_every_format(tmp_path: Path) -> None:

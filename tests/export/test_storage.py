@@ -53,7 +53,7 @@ def test_an_earlier_save_is_replaced_and_nothing_else(plain: Any, tmp_path: Path
     assert listing(tmp_path) == ["out", "out/config.json", "out/model.safetensors", "out/subnet.json"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("all of it")
-    with pytest.raises(ExportError, match="is not empty and no earlier save"):
+    with pytest.raises(ExportError, match="is not empty and not an earlier save"):
         save_subnet(plain, tmp_path / "mine")
     with pytest.raises(ExportError, match="is a file"):
         save_subnet(plain, tmp_path / "mine" / "thesis.txt")
@@ -103,8 +103,8 @@ def test_a_hand_written_model_is_rebuilt_in_a_fresh_one(tmp_path: Path) -> None:
         (lambda out: (out / "subnet.json").write_text("{"), "not readable as JSON"),
         (lambda out: (out / "subnet.json").write_text('{"format": 9}'), "not of format 1"),
         (lambda out: (out / "config.json").unlink(), "config.json is not there"),
-        (lambda out: edit(out, "class", "os.system"), "'os.system' is no model class of PaddleNLP"),
-        (lambda out: edit(out, "class", "BertTokenizer"), "'BertTokenizer' is no model class"),
+        (lambda out: edit(out, "class", "os.system"), "'os.system' is not a model class of PaddleNLP"),
+        (lambda out: edit(out, "class", "BertTokenizer"), "'BertTokenizer' is not a model class"),
         (lambda out: edit(out, "axes", {"encoder.0.hands": 1}), "axis 'encoder.0.hands'"),
         (lambda out: edit(out, "axes", {}), "model.safetensors does not fit the model at"),
     ],

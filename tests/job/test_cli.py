@@ -14,9 +14,9 @@ import yaml
 import ofa_slim
 from example_runs import recipe_file
 from ofa_slim.cli import main
-from ofa_slim.job import stages
-from ofa_slim.job.recipe import Cost, Recipe
-from ofa_slim.search.budget import KEYS
+from ofa_slim.job import stages, writing_stages
+from ofa_slim.job.recipe import CostKey, Recipe
+from ofa_slim.search.cost_kinds import KEYS
 
 pytest.importorskip("onnxruntime")
 
@@ -138,7 +138,7 @@ class TestRightUses:
         assert 0 < float(row.split()[1]) <= float(row.split()[2])
 
     def test_budgets_are_the_searchs(self) -> None:
-        assert set(Cost.__args__) == set(KEYS)
+        assert set(CostKey.__args__) == set(KEYS)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,10 @@ class TestRunsThatAreThere:
             (["compress", "{done}/recipe.yaml", "--epochs", "3"], "epochs (2 there, 3 now)"),
             (["search", "{done}/recipe.yaml", "--budget", "params=5000"], "budget ("),
             (["predict", "{done}/nowhere", "good"], "nowhere: no such directory"),
-            (["predict", "{done}/out/formats/searched", "good"], "holds the formats onnx-int8, plain: name one"),
+            (
+                ["predict", "{done}/out/formats/searched", "good"],
+                "holds the formats inference, onnx-int8, plain: name one",
+            ),
             (["predict", "{done}/out/train", "good"], "format.json is not there"),
             (["predict", "{done}/out/formats/searched/plain", "--file", "{done}/nowhere"], "nowhere: no such file"),
             (
@@ -311,14 +314,14 @@ class TestRunsThatAreThere:
     ) -> None:
         shutil.copytree(done, tmp_path / "copy")
         out = tmp_path / "copy" / "out"
-        write = stages.write_formats
+        write = writing_stages.write_formats
 
         def interrupted(model: object, directory: Path, *rest: object, **more: object) -> object:
             if directory.name == "searched":
                 raise KeyboardInterrupt
             return write(model, directory, *rest, **more)
 
-        monkeypatch.setattr(stages, "write_formats", interrupted)
+        monkeypatch.setattr(writing_stages, "write_formats", interrupted)
         arguments = ["export", str(tmp_path / "copy" / "recipe.yaml"), "--output_dir", str(out), "--overwrite"]
         assert main(arguments) == 130
         assert "the same command goes on" in said(capsys)

@@ -11,7 +11,7 @@ from example_runs import run
 from models import batch, difference
 from ofa_slim import load_subnet
 
-STAGES = ("finetune", "importance", "reorder", "train", "evaluate", "export", "rescore", "search", "formats")
+STAGES = ("finetune", "importance", "reorder", "train", "evaluate", "search", "formats")
 
 
 def test_all_stages_leave_their_output_and_are_skipped_the_next_time(
@@ -31,8 +31,10 @@ def test_all_stages_leave_their_output_and_are_skipped_the_next_time(
     assert [row["layers"] for row in report["subnets"]] == [3, 3, 2, 2]
     for row in report["subnets"]:
         assert row["scores"] == row["scores_in_supernet"]
-        exported = load_subnet(out / "export" / f"width-{row['width']:g}-depth-{row['depth_mult']:g}" / "model")
+        exported = load_subnet(out / "formats" / f"width-{row['width']:g}-depth-{row['depth_mult']:g}" / "plain")
         assert row["parameters"] == sum(parameter.size for parameter in exported.parameters())
+    (both,) = [row for row in report["formats"]["rows"] if (row["model"], row["format"]) == ("original", "inference")]
+    assert both["latency_ms"]["1x8"]["median"] == report["original"]["latency_ms"], "one model has one latency"
     assert any((out / "vdl").iterdir())
     assert "fine-tuned" in (out / "run.log").read_text(encoding="utf-8")
 
@@ -54,8 +56,10 @@ def test_all_stages_leave_their_output_and_are_skipped_the_next_time(
 
 
 def test_a_stage_alone_says_what_it_needs(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(recipe, "--stages", "export") == 1
-    assert "export needs the output of finetune" in capsys.readouterr().err
+    assert run(recipe, "--stages", "formats") == 1
+    assert "formats needs the output of finetune" in capsys.readouterr().err
+    assert run(recipe, "--stages", "rescore") == 1, "the name that the stage had in part"
+    assert "formats needs the output of finetune" in capsys.readouterr().err
 
 
 def test_a_fine_tuned_model_is_taken_as_it_is(recipe: Path) -> None:

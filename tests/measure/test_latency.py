@@ -11,17 +11,18 @@ from typing import Any
 import numpy as np
 import paddle
 import pytest
+from paddle import nn
 from paddle.vision import models as vision
 
 from families import FAMILIES
 from models import bert, encoder, ofa_of
 from ofa_slim import OFA, Convert, RunConfig, supernet
+from ofa_slim.base.clock import Latency, Rule, in_turns, one_turn, over_loads, ratio, steady
+from ofa_slim.base.examples import Example
 from ofa_slim.errors import LatencyError
 from ofa_slim.measure import LatencyTable, measure_latency, programs
+from ofa_slim.measure.block_times import Times
 from ofa_slim.measure.blocks import find_blocks, program_of
-from ofa_slim.measure.latency_table import Times
-from ofa_slim.measure.programs import Called
-from ofa_slim.measure.timing import Rule, in_turns, ratio, steady
 
 SHAPES = [[1, 8], [1, 8]]
 
@@ -35,9 +36,9 @@ class Machine:
     def clock(self) -> float:
         return self.now
 
-    def make(self, called: Called) -> Callable[[], None]:
-        called.layer(called.tensors)  # it has to run
-        weights = [parameter for parameter in called.layer.parameters() if parameter.ndim > 1]
+    def make(self, layer: nn.Layer, example: Example) -> Callable[[], None]:
+        example.call(layer)  # it has to run
+        weights = [parameter for parameter in layer.parameters() if parameter.ndim > 1]
         seconds = 1e-5 + 1e-6 * sum(int(weight.size) for weight in weights)
 
         def run() -> None:
@@ -46,12 +47,16 @@ class Machine:
         return run
 
 
+def use_clock(monkeypatch: pytest.MonkeyPatch, clock: Callable[[], float]) -> None:
+    monkeypatch.setattr(in_turns, "__defaults__", (clock,))
+    monkeypatch.setattr(one_turn, "__defaults__", (1, clock))
+
+
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     machine = Machine()
     monkeypatch.setitem(programs.ENGINES, "counted", machine.make)
-    monkeypatch.setattr("ofa_slim.measure.timing.time.perf_counter", machine.clock)
-    monkeypatch.setattr(in_turns, "__defaults__", (machine.clock,))
+    use_clock(monkeypatch, machine.clock)
     return machine
 
 
@@ -91,13 +96,12 @@ def test_a_block_alone_computes_what_it_does_in_the_model() -> None:
     model, space = ofa.model, ofa.search_space
     (seen,) = find_blocks(ofa.supernet, ofa.supernet.example(SHAPES))
     config = space.complete({"encoder.0.heads": 2, "encoder.0.ffn": 6})
-    called = program_of(ofa.supernet, seen, config)
-    called.layer.eval()
+    layer, example = program_of(ofa.supernet, seen, config)
     with ofa.subnet(config), paddle.no_grad():
-        expected = seen.args[0]
+        expected = seen.example.args[0]
         for _ in range(4):
-            expected = model.bert.encoder.layers[0](expected, *seen.args[1:], **seen.kwargs)
-    assert float((called.layer(called.tensors) - expected).abs().max()) < 1e-5
+            expected = model.bert.encoder.layers[0](expected, *seen.example.args[1:], **seen.example.kwargs)
+    assert float((example.call(layer) - expected).abs().max()) < 1e-5
 
 
 def test_finding_blocks_leaves_the_model_as_it_was() -> None:
@@ -156,7 +160,7 @@ def test_a_damaged_table_is_refused(machine: Machine, tmp_path: Path) -> None:
     content = json.loads(file.read_text(encoding="utf-8"))
     for key in ("kinds", "blocks", "about", "fixed_ms"):
         file.write_text(json.dumps({**content, key: [{"odd": 1}]}), encoding="utf-8")
-        with pytest.raises(LatencyError, match="no sound latency table"):
+        with pytest.raises(LatencyError, match="damaged latency table"):
             LatencyTable.load(file)
 
 
@@ -207,38 +211,78 @@ def test_between_measured_sizes_times_are_on_the_line() -> None:
 def test_programs_take_turns_until_their_medians_are_steady() -> None:
     now, order = [0.0], []
 
-    def program(name: str, seconds: Callable[[int], float]) -> Callable[[], None]:
+    def turn(name: str, seconds: Callable[[int], float]) -> Callable[[], list[float]]:
         def run() -> None:
-            order.append(name)
             now[0] += seconds(order.count(name))
 
-        return run
+        def own() -> list[float]:
+            order.append(name)
+            return one_turn(run, 3, 1e9, 1, lambda: now[0])
 
-    rule = Rule(warm_up=2, least=10, most=100, spread=0.01, seconds=1e9)
-    found = in_turns(
+        return own
+
+    rule = Rule(warm_up=2, least=10, most=100, spread=0.01, seconds=1e9, limit=1e9)
+    rounds = in_turns(
         {
-            "even": program("even", lambda run: 2.0),
-            "late": program("late", lambda run: 9.0 if run < 31 and run % 2 else 1.0),
+            "even": turn("even", lambda turn: 2.0),
+            "late": turn("late", lambda turn: 9.0 if turn < 31 and turn % 2 else 1.0),
         },
         rule,
         lambda: now[0],
     )
-    assert len(found["even"]) == len(found["late"]) > 20, "an unsteady program is measured for longer"
+    assert len(rounds["even"]) == len(rounds["late"]) > 20, "an unsteady program is measured for longer"
     assert all({one, other} == {"even", "late"} for one, other in zip(order[::2], order[1::2], strict=True))
-    assert ratio(found["late"], found["even"]) == 0.5
-    assert np.all(found["even"] == 2.0)
+    assert ratio(rounds["late"], rounds["even"]) == 0.5
+    assert all(round_ == [2.0] * 3 for round_ in rounds["even"])
+    assert Latency.of(rounds["even"]) == Latency(2000.0, 2000.0, 3 * len(rounds["even"]))
 
 
-def test_measuring_ends_after_its_time() -> None:
+def test_a_turn_has_one_run_that_does_not_count_and_ends_after_its_time() -> None:
     now = [0.0]
-    jumps = np.random.default_rng(0)
 
     def run() -> None:
-        now[0] += 1.0 + jumps.random()
+        now[0] += 1.0
 
-    found = in_turns({"odd": run}, Rule(warm_up=0, least=10, most=500, spread=0.0, seconds=40.0), lambda: now[0])
-    assert len(found["odd"]) == 30
-    assert not steady([1.0, 2.0] * 5, 0.1)
+    assert one_turn(run, 5, 2.5, 1, lambda: now[0]) == [1.0] * 3
+    assert now[0] == 4.0
+    assert one_turn(run, 5, 0.0, 0, lambda: now[0]) == [1.0], "one run at least is timed"
+
+
+@pytest.mark.parametrize(("rule", "rounds"), [
+    (Rule(warm_up=0, runs=1, least=10, most=500, spread=0.0, seconds=40.0, limit=1e9), 14),
+    (Rule(warm_up=0, runs=1, least=10, most=500, spread=0.0, seconds=1e9, limit=20.0), 7),
+    (Rule(warm_up=0, runs=1, least=10, most=12, spread=0.0, seconds=1e9, limit=1e9), 12),
+])  # fmt: skip
+def test_measuring_ends_though_nothing_is_steady(rule: Rule, rounds: int) -> None:
+    now, jumps = [0.0], np.random.default_rng(0)
+
+    def turn() -> list[float]:
+        now[0] += 3.0
+        return [1.0 + jumps.random()]
+
+    assert len(in_turns({"odd": turn}, rule, lambda: now[0])["odd"]) == rounds
+    assert not steady([[1.0], [2.0]] * 5, 0.1)
+
+
+def test_programs_are_loaded_more_than_once() -> None:
+    """A load that happens to be slow does not decide."""
+    loads = iter([1.0, 5.0, 1.0])
+    now = [0.0]
+
+    def load() -> Callable[[], None]:
+        seconds = next(loads)
+
+        def run() -> None:
+            now[0] += seconds
+
+        return run
+
+    patched = pytest.MonkeyPatch()
+    use_clock(patched, lambda: now[0])
+    with patched.context():
+        rounds = over_loads({"some": load}, Rule(least=2, seconds=0.0), loads=3)
+    patched.undo()
+    assert Latency.of(rounds["some"]).median == 1000.0
 
 
 @pytest.mark.parametrize("engine", ["inference", "onnx"])
@@ -250,10 +294,10 @@ def test_exported_models_are_timed_by_the_engine(engine: str) -> None:
         "large": ofa.export(config=ofa.search_space.largest()),
         "small": ofa.export(config=ofa.search_space.smallest()),
     }
-    found = measure_latency(models, SHAPES, engine=engine, rule=Rule(warm_up=1, least=10, most=10))
+    found = measure_latency(models, SHAPES, engine=engine, rule=Rule(most=3, least=1))
     assert set(found) == {"large", "small"}
     assert all(0 < latency.median <= latency.p95 for latency in found.values())
-    rule = Rule(warm_up=1, least=10, most=10)
+    rule = Rule(most=3, least=1)
     table = LatencyTable.build(ofa, input_shapes=SHAPES, engine=engine, progress=False, rule=rule)
     assert table.predict(ofa.search_space.largest()) > 0
     assert ("ONNX Runtime" in table.about.version) == (engine == "onnx")

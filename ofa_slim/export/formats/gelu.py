@@ -1,4 +1,4 @@
-"""The GELU that is approximated with a tanh, which paddle2onnx writes as the exact one."""
+"""The tanh approximation of GELU, which paddle2onnx writes as the exact GELU."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _THIRD = math.sqrt(2 / math.pi) * 0.044715 * 2 * math.sqrt(2)
 
 
 def approximate_gelus(model: Any, inference: Path) -> None:
-    """Puts the approximation where the program has it, in an ONNX model made of that program, in place.
+    """Puts the approximation where the program has it, in place, in an ONNX model made from that program.
 
     Args:
-        model: the ONNX model; opsets before 20 have no GELU, so each is an ``Erf`` and what stands around it.
+        model: the ONNX model; opsets before 20 have no GELU, so each is an ``Erf`` and the nodes around it.
         inference: the folder with the program.
 
-    Raises: ExportError where the two do not have as many of them.
+    Raises: ExportError where the two do not have the same number of them.
     """
     program: Any = paddle.jit.load(str(inference / "model")).program()
     kinds = [
@@ -37,7 +37,7 @@ def approximate_gelus(model: Any, inference: Path) -> None:
         return
     erfs = [node for node in model.graph.node if node.op_type == "Erf"]
     if len(erfs) != len(kinds):
-        raise ExportError(f"the program has {len(kinds)} GELUs, what paddle2onnx made of it {len(erfs)}")
+        raise ExportError(f"the program has {len(kinds)} GELUs, its ONNX model {len(erfs)}")
     helper, numpy_helper = needed("onnx").helper, needed("onnx").numpy_helper
     for name, value in (("gelu_first", _FIRST), ("gelu_third", _THIRD)):
         model.graph.initializer.append(numpy_helper.from_array(np.array(value, dtype=np.float32), name))

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from ofa_slim.base.examples import TOLERANCE
+from ofa_slim.base.threads import threads
 from ofa_slim.errors import ExportError
 from ofa_slim.export.formats.needs import needed
-from ofa_slim.export.formats.onnx import open_session
 from ofa_slim.export.formats.proof import Sample
+from ofa_slim.export.formats.reader import open_session
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ def fused(file: Path, samples: Sequence[Sample]) -> Iterator[Path]:
 def _fusions() -> Iterator[tuple[str, Any]]:
     """Options of ONNX Runtime's optimiser, and what is given up where they do not suit a model.
 
-    None joins a sum, or a bias, to the layer norm or the GELU behind it: on CPUs the joined operators take longer than
+    None joins a sum, or a bias, to the layer norm or the GELU after it: on CPUs the joined operators take longer than
     the two (``benchmarks/README.md``).
     """
     for embeddings, without in ((True, "that of embeddings"), (False, "any")):
@@ -116,9 +117,9 @@ def _fuse(file: Path, target: Path, options: Any) -> None:
 
 def _same(file: Path, other: Path, samples: Sequence[Sample]) -> bool:
     """Whether two ONNX models compute the same on some inputs; not where the second does not even run."""
-    wanted = open_session(file)
+    wanted = open_session(file, threads())
     try:
-        found = open_session(other)
+        found = open_session(other, threads())
         pairs = [
             pair
             for sample in samples
@@ -153,7 +154,7 @@ def _reader(quantization: Any, samples: Sequence[Sample]) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the quantiser's advice on the root logger, which is meant for who writes the graph."""
+    """Hides the quantiser's advice on the root logger, which is meant for the author of the graph."""
     root = logging.getLogger()
     before = root.level
     root.setLevel(logging.ERROR)

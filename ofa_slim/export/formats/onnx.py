@@ -1,4 +1,4 @@
-"""ONNX: what paddle2onnx makes of Paddle Inference files, put into the shape that ONNX Runtime's tools expect."""
+"""ONNX models from Paddle Inference files, in the form that ONNX Runtime's tools expect."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from ofa_slim.base.predictor import MODEL_FILE, PARAMS_FILE
-from ofa_slim.base.threads import threads
 from ofa_slim.errors import ExportError
 from ofa_slim.export.formats.gelu import approximate_gelus
 from ofa_slim.export.formats.needs import needed
@@ -24,15 +23,6 @@ OPSET = 17  # the first that has layer norm as one operator
 logger = logging.getLogger(__name__)
 
 
-def open_session(file: Path) -> Any:
-    """An ONNX model in ONNX Runtime on the CPU, with as many threads as Paddle was told to use."""
-    onnxruntime = needed("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-
-
 def write_onnx(inference: Path, file: Path) -> None:
     """Converts Paddle Inference files.
 
@@ -41,9 +31,9 @@ def write_onnx(inference: Path, file: Path) -> None:
 
     Args:
         inference: the folder with ``model.json`` and ``model.pdiparams``.
-        file: where to.
+        file: of the ONNX model.
 
-    Raises: ExportError where the model has an operator that paddle2onnx does not know, with what it said.
+    Raises: ExportError for an operator that paddle2onnx does not support, with its message.
     """
     onnx = needed("onnx")
     converted = _converted(inference)
@@ -74,7 +64,7 @@ def _converted(inference: Path) -> bytes:
 
 
 def weights_out_of_nodes(model: Any) -> None:
-    """Makes initializers of ``Constant`` nodes, and of the ``Identity`` of one, and drops those that nothing reads."""
+    """Turns ``Constant`` nodes, and the ``Identity`` of one, into initializers; drops those that nothing reads."""
     graph = model.graph
     constants: dict[str, Any] = {tensor.name: tensor for tensor in graph.initializer}
     alias: dict[str, str] = {}
@@ -104,7 +94,7 @@ def weights_out_of_nodes(model: Any) -> None:
 
 
 def _name_dimensions(model: Any) -> None:
-    """Calls the unknown dimensions of the inputs alike, and says nothing about those of the outputs."""
+    """Gives unknown dimensions of different inputs the same names; those of outputs get names of their own."""
     for value in model.graph.input:
         for place, dimension in enumerate(value.type.tensor_type.shape.dim):
             if dimension.dim_param or dimension.dim_value <= 0:
@@ -116,7 +106,7 @@ def _name_dimensions(model: Any) -> None:
 
 
 def _reason(said: str, error: Exception | None) -> str:
-    """What a conversion said about itself that tells most."""
+    """The most informative line of a conversion's output."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     telling = [line for line in lines if "rror" in line or "not support" in line]
     return (telling or lines or [str(error)])[0]
@@ -124,7 +114,7 @@ def _reason(said: str, error: Exception | None) -> str:
 
 @contextlib.contextmanager
 def _captured() -> Iterator[Any]:
-    """Keeps what Python and compiled code print; gives a function that returns it."""
+    """Captures what Python and compiled code print; yields a function that returns it."""
     text = ""
     sys.stdout.flush()
     sys.stderr.flush()

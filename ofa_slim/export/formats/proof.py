@@ -1,23 +1,16 @@
-"""What a written model computes in a fresh process, against what it should."""
+"""Comparing the outputs of a written model with those that it should have."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from ofa_slim.errors import ExportError
-from ofa_slim.export.formats import reader
 
 Sample = Mapping[str, np.ndarray]
 
-LEAST_ROWS = 64
+LEAST_ROWS = 64  # that formats are compared on
 
 
 def check_samples(samples: Sequence[Sample]) -> int:
@@ -32,7 +25,7 @@ def check_samples(samples: Sequence[Sample]) -> int:
         if list(sample) != list(samples[0]):
             raise ExportError(f"samples: number {number} has inputs {list(sample)}, the first {list(samples[0])}")
         if any(not isinstance(value, np.ndarray) or not value.ndim for value in sample.values()):
-            raise ExportError(f"samples: number {number} holds something else than arrays with a batch dimension")
+            raise ExportError(f"samples: number {number} has values that are not arrays with a batch dimension")
         counts = {len(value) for value in sample.values()}
         if len(counts) != 1:
             raise ExportError(f"samples: the inputs of number {number} have {sorted(counts)} rows")
@@ -40,35 +33,6 @@ def check_samples(samples: Sequence[Sample]) -> int:
     if rows < LEAST_ROWS:
         raise ExportError(f"samples: {rows} rows; at least {LEAST_ROWS} are compared")
     return rows
-
-
-def run_in_subprocess(
-    opener: str, folder: Path, samples: Sequence[Sample], build: str | None = None
-) -> list[list[np.ndarray]]:
-    """The outputs for each sample, computed from the files in a process of its own.
-
-    Raises: ExportError with the last line of what that process said, where it failed.
-    """
-    with tempfile.TemporaryDirectory() as name:
-        aside = Path(name)
-        reader.write_samples(aside / "inputs.npz", samples)
-        job = {
-            "opener": opener,
-            "folder": str(folder.absolute()),
-            "build": build,
-            "path": [path or os.getcwd() for path in sys.path] if opener == "plain" else [],
-            "inputs": str(aside / "inputs.npz"),
-            "outputs": str(aside / "outputs.npz"),
-        }
-        (aside / "job.json").write_text(json.dumps(job), encoding="utf-8")
-        command = [sys.executable, "-I", "-W", "ignore", reader.__file__, str(aside / "job.json")]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-        if done.returncode:
-            said = [line for line in done.stderr.splitlines() if line.strip()]
-            raise ExportError(
-                f"{folder.name} cannot be read back in a fresh process: {said[-1] if said else 'no word'}"
-            )
-        return [list(outputs.values()) for outputs in reader.read_samples(aside / "outputs.npz")]
 
 
 def difference(expected: Sequence[Sequence[np.ndarray]], found: Sequence[Sequence[np.ndarray]]) -> float:
@@ -84,8 +48,8 @@ def difference(expected: Sequence[Sequence[np.ndarray]], found: Sequence[Sequenc
         for wanted, value in zip(one, other, strict=True):
             if not wanted.size:
                 continue
-            apart = np.abs(wanted.astype(np.float64) - value.astype(np.float64)) / max(1.0, float(np.abs(wanted).max()))
-            largest = max(largest, float(apart.max()) if np.isfinite(apart).all() else float("inf"))
+            gaps = np.abs(wanted.astype(np.float64) - value.astype(np.float64)) / max(1.0, float(np.abs(wanted).max()))
+            largest = max(largest, float(gaps.max()) if np.isfinite(gaps).all() else float("inf"))
     return largest
 
 

@@ -1,16 +1,18 @@
 """Runs a written model from its files, in a process of its own: ``python reader.py JOB``.
 
-JOB is a JSON file with the format, the folder, and the files of the inputs and of the outputs. It needs what serves the
-format and nothing else: Paddle, or ONNX Runtime; `ofa_slim` is imported for the plain format alone. So what it computes
-is what a user gets who only has the files.
+JOB is a JSON file that `processes` writes. This file needs what serves the format and nothing else: Paddle, or ONNX
+Runtime; `ofa_slim` is imported for the plain format alone. So what it computes, and how fast, is what a user gets who
+only has the files. `Opened` opens models with the same functions.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import os
+import runpy
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +20,41 @@ import numpy as np
 
 Inputs = dict[str, np.ndarray]
 Run = Callable[[Inputs], list[np.ndarray]]
+Opener = Callable[[Path, str | None, int], Run]
+"""Opens the files in a folder: with the ``module:function`` that builds a plain model, and a number of threads."""
 
 
-def open_plain(folder: Path, build: str | None) -> Run:
-    """A plain Paddle model; `build` is ``module:function`` of what makes one that PaddleNLP cannot."""
-    import paddle
-
+def open_plain(folder: Path, build: str | None, threads: int) -> Run:
+    """A plain Paddle model; `build` makes one that PaddleNLP cannot."""
     from ofa_slim.export.subnet_files import load_subnet
 
     module, _, function = (build or "").partition(":")
-    model = load_subnet(folder, None if build is None else getattr(importlib.import_module(module), function)())
+    return layer_run(
+        load_subnet(folder, None if build is None else getattr(importlib.import_module(module), function)())
+    )
+
+
+def layer_run(model: Any) -> Run:
+    """A Paddle model called with arrays."""
+    import paddle
 
     def run(inputs: Inputs) -> list[np.ndarray]:
         with paddle.no_grad():
             output = model(**{name: paddle.to_tensor(value) for name, value in inputs.items()})
-        return [tensor.numpy() for tensor in tensors_of(output, paddle.Tensor)]
+        return [tensor.numpy() for tensor in _tensors(output, paddle.Tensor)]
 
     return run
 
 
-def open_inference(folder: Path, build: str | None) -> Run:
-    """Paddle Inference."""
+def open_inference(folder: Path, build: str | None, threads: int) -> Run:
+    """Paddle Inference with oneDNN."""
     from paddle import inference
 
     config = inference.Config(str(folder / "model.json"), str(folder / "model.pdiparams"))
     config.disable_gpu()
     config.disable_glog_info()
+    config.enable_mkldnn()
+    config.set_cpu_math_library_num_threads(threads)
     off = folder / "passes_off.json"
     for name in json.loads(off.read_text(encoding="utf-8")) if off.is_file() else ():
         config.delete_pass(name)
@@ -51,35 +62,41 @@ def open_inference(folder: Path, build: str | None) -> Run:
 
     def run(inputs: Inputs) -> list[np.ndarray]:
         for name in predictor.get_input_names():
-            predictor.get_input_handle(name).copy_from_cpu(inputs[name])
+            predictor.get_input_handle(name).copy_from_cpu(np.ascontiguousarray(inputs[name]))
         predictor.run()
         return [predictor.get_output_handle(name).copy_to_cpu() for name in predictor.get_output_names()]
 
     return run
 
 
-def open_onnx(folder: Path, build: str | None) -> Run:
-    """ONNX Runtime, on the CPU."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+def open_onnx(folder: Path, build: str | None, threads: int) -> Run:
+    """ONNX Runtime on the CPU."""
+    session = open_session(folder / "model.onnx", threads)
     names = [wanted.name for wanted in session.get_inputs()]
     return lambda inputs: list(session.run(None, {name: inputs[name] for name in names}))
 
 
-def tensors_of(output: Any, kind: type) -> list[Any]:
+def open_session(file: Path, threads: int) -> Any:
+    """An ONNX model in ONNX Runtime on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+OPENERS: dict[str, Opener] = {"plain": open_plain, "inference": open_inference, "onnx": open_onnx}
+
+
+def _tensors(output: Any, kind: type) -> Iterator[Any]:
     """The tensors of an output, in order, however they are nested."""
     if isinstance(output, kind):
-        return [output]
-    parts = output.values() if isinstance(output, dict) else output if isinstance(output, (list, tuple)) else ()
-    return [tensor for part in parts for tensor in tensors_of(part, kind)]
-
-
-OPENERS: dict[str, Callable[[Path, str | None], Run]] = {
-    "plain": open_plain,
-    "inference": open_inference,
-    "onnx": open_onnx,
-}
+        yield output
+    else:
+        parts = output.values() if isinstance(output, dict) else output if isinstance(output, (list, tuple)) else ()
+        for part in parts:
+            yield from _tensors(part, kind)
 
 
 def write_samples(file: Path, samples: Sequence[Mapping[Any, np.ndarray]]) -> None:
@@ -99,12 +116,23 @@ def read_samples(file: Path) -> list[Inputs]:
 
 
 def main(file: str) -> None:
-    """Runs every sample of a job."""
+    """Runs every sample of a job once, or takes turns with other processes."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print is not an answer
     job = json.loads(Path(file).read_text(encoding="utf-8"))
     sys.path[:0] = job["path"]
-    run = OPENERS[job["opener"]](Path(job["folder"]), job["build"])
-    samples = read_samples(Path(job["inputs"]))
-    write_samples(Path(job["outputs"]), [dict(enumerate(run(sample))) for sample in samples])
+    run = OPENERS[job["opener"]](Path(job["folder"]), job["build"], job["threads"])
+    samples = [{name: sample[name] for name in job["names"]} for sample in read_samples(Path(job["inputs"]))]
+    outputs = [dict(enumerate(run(sample))) for sample in samples]
+    if job["clock"] is None:
+        write_samples(Path(job["outputs"]), outputs)
+        return
+    one_turn = runpy.run_path(job["clock"])["one_turn"]
+    print("[]", file=answers, flush=True)
+    for line in sys.stdin:
+        number, runs, seconds = json.loads(line)
+        taken = one_turn(lambda sample=samples[number]: run(sample), runs, seconds)
+        print(json.dumps(taken), file=answers, flush=True)
 
 
 if __name__ == "__main__":

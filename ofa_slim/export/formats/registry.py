@@ -21,7 +21,7 @@ from ofa_slim.export.subnet_files import save_subnet
 
 @dataclass
 class Source:
-    """What is to be written, and the folders of what was.
+    """The model to write, and the folders of the formats that are written.
 
     Attributes:
         model: a plain model in eval mode.
@@ -44,15 +44,17 @@ class Format:
 
     Attributes:
         name: of it, and of its folder.
-        opener: what reads it; see `reader.OPENERS`.
+        opener: the key of `reader.OPENERS` for the function that reads it.
         write: puts the files into a new folder.
+        snippet: Python lines that load it from ``{folder}`` and run it on token ids.
         needs: the format that it is made from.
-        exact: whether it computes what the model does; else it is judged by the task's metric.
+        exact: whether it computes the same as the model; else it is judged by the task's metric.
     """
 
     name: str
     opener: str
     write: Callable[[Source, Path], None]
+    snippet: str
     needs: str | None = None
     exact: bool = True
 
@@ -77,14 +79,28 @@ def _static(source: Source, folder: Path) -> None:
     quantise_static(source.done["onnx"] / ONNX_FILE, folder / ONNX_FILE, source.calibration)
 
 
+_LOAD_PLAIN = """from ofa_slim import load_subnet  # a plain Paddle model, which can be trained further
+model = load_subnet("{folder}")
+logits = model(paddle.to_tensor(input_ids), paddle.to_tensor(token_type_ids))"""
+
+_LOAD_INFERENCE = """from paddle import inference
+config = inference.Config("{folder}/model.json", "{folder}/model.pdiparams")
+config.enable_mkldnn()
+predictor = inference.create_predictor(config)
+logits = predictor.run([paddle.to_tensor(input_ids), paddle.to_tensor(token_type_ids)])[0]"""
+
+_LOAD_ONNX = """import onnxruntime
+session = onnxruntime.InferenceSession("{folder}/model.onnx")
+logits = session.run(None, {{"input_ids": input_ids, "token_type_ids": token_type_ids}})[0]"""
+
 FORMATS: dict[str, Format] = {
     each.name: each
     for each in (
-        Format("plain", "plain", _plain),
-        Format("inference", "inference", _inference),
-        Format("onnx", "onnx", _onnx, "inference"),
-        Format("onnx-int8", "onnx", _dynamic, "onnx", exact=False),
-        Format("onnx-int8-static", "onnx", _static, "onnx", exact=False),
+        Format("plain", "plain", _plain, _LOAD_PLAIN),
+        Format("inference", "inference", _inference, _LOAD_INFERENCE),
+        Format("onnx", "onnx", _onnx, _LOAD_ONNX, "inference"),
+        Format("onnx-int8", "onnx", _dynamic, _LOAD_ONNX, "onnx", exact=False),
+        Format("onnx-int8-static", "onnx", _static, _LOAD_ONNX, "onnx", exact=False),
     )
 }
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
@@ -19,10 +20,11 @@ from paddle import nn
 from ofa_slim.base.examples import TOLERANCE
 from ofa_slim.base.modes import eval_mode
 from ofa_slim.errors import ExportError, nearest
-from ofa_slim.export.formats.opened import CARD_FILE, Inputs, Opened, Run, layer_run
-from ofa_slim.export.formats.proof import Sample, agreement, check_samples, difference, run_in_subprocess
+from ofa_slim.export.formats.opened import CARD_FILE, Opened
+from ofa_slim.export.formats.processes import run_in_subprocess, time_models
+from ofa_slim.export.formats.proof import Sample, agreement, check_samples, difference
+from ofa_slim.export.formats.reader import Run, layer_run
 from ofa_slim.export.formats.registry import FORMATS, Format, Source, spec_of_samples
-from ofa_slim.export.formats.turns import time_models
 from ofa_slim.export.pretrained import is_pretrained
 from ofa_slim.export.subnet_files import replacing
 from ofa_slim.supernet.handle import require_plain
@@ -79,37 +81,40 @@ def write_formats(
 
     Returns: what ``export.json`` holds.
 
-    Raises: ExportError for arguments that cannot mean anything, before any work; and for files that do not compute what
-        they should, or cannot be written: nothing is left behind then.
+    Raises: ExportError for invalid arguments, before any work; and for files that do not compute what they should, or
+        cannot be written: nothing is left behind then.
     """
     chosen = _chosen(formats)
     require_plain(model, "write_formats")
     rows = check_samples(samples)
     made_by = _importable(model, build) if "plain" in formats else None
     with eval_mode(model):
-        expected = _outputs(model, reference, samples)
+        right = model if reference is None else reference
+        with eval_mode(right):
+            expected = [layer_run(right)(dict(sample)) for sample in samples]
         example = {name: paddle.to_tensor(value) for name, value in samples[0].items()}
         source = Source(model, spec_of_samples(samples), samples if calibration is None else calibration, example)
         wanted = None if score is None else score(layer_run(model))
         with replacing(directory, marker=RECORD_FILE) as aside:
             entries: dict[str, dict[str, Any]] = {}
             for kind in _with_needs(chosen):
-                folder = aside / kind.name
-                if kind.name not in formats:
-                    folder = aside / f".{kind.name}"
+                folder = aside / (kind.name if kind.name in formats else f".{kind.name}")
                 folder.mkdir()
                 kind.write(source, folder)
                 source.done[kind.name] = folder
                 if kind.name in formats:
                     _describe(folder, kind, samples[0], made_by, tokenizer, task)
-            afresh = _run_afresh(chosen, aside, samples, made_by)
-            for kind, found in zip(chosen, afresh, strict=True):
-                entry = _proven(kind, aside / kind.name, expected, found, score, wanted, tolerance)
-                logger.info("%s: %s", kind.name, _words(entry))
-                entries[kind.name] = entry
-            for name in source.done:
-                if name not in formats:
-                    _remove(source.done[name])
+            with ThreadPoolExecutor(min(len(chosen), os.cpu_count() or 1)) as pool:
+                outputs = list(pool.map(lambda kind: run_in_subprocess(aside / kind.name, samples), chosen))
+            for kind, found in zip(chosen, outputs, strict=True):
+                entry = entries[kind.name] = _proven(kind, aside / kind.name, expected, found, score, wanted, tolerance)
+                logger.info(
+                    "%s: differs by %.2g, decides alike on %.3f%s",
+                    kind.name, entry["difference"], entry["agreement"],
+                    f", scores {entry['score']:.4f}" if "score" in entry else "",
+                )  # fmt: skip
+            for name in set(source.done) - set(formats):
+                shutil.rmtree(source.done[name])
             latency = time_models({name: aside / name for name in entries}, timed)
             for name, entry in entries.items():
                 entry["latency_ms"] = latency.get(name, {})
@@ -119,7 +124,10 @@ def write_formats(
                 "class": type(model).__name__,
                 "config": None if config is None else dict(config),
                 "parameters": sum(int(np.prod(parameter.shape)) for parameter in model.parameters()),
-                "samples": {"rows": rows, "shapes": sorted({str(_shape(sample)) for sample in samples})},
+                "samples": {
+                    "rows": rows,
+                    "shapes": sorted({str(list(next(iter(sample.values())).shape)) for sample in samples}),
+                },
                 "score": wanted,
                 "formats": entries,
                 "versions": _versions(),
@@ -153,20 +161,13 @@ def _importable(model: nn.Layer, build: Callable[[], nn.Layer] | None) -> str | 
         if is_pretrained(model):
             return None
         raise ExportError(
-            f"format 'plain': {type(model).__name__} is no class of PaddleNLP, so that only your code can build it; "
+            f"format 'plain': {type(model).__name__} is not a class of PaddleNLP, so that only your code can build it; "
             "give build=, a function of no arguments at the top of a module"
         )
     name = getattr(build, "__qualname__", "")
     if not name or "<" in name or "." in name or build.__module__ == "__main__":
         raise ExportError(f"build is {build!r}; a fresh process has to import it, so it stands at the top of a module")
     return f"{build.__module__}:{name}"
-
-
-def _outputs(model: nn.Layer, reference: nn.Layer | None, samples: Sequence[Sample]) -> list[list[np.ndarray]]:
-    source = model if reference is None else reference
-    with eval_mode(source):
-        run = layer_run(source)
-        return [run(sample) for sample in samples]
 
 
 def _describe(
@@ -183,14 +184,6 @@ def _describe(
     (folder / CARD_FILE).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     if tokenizer is not None:
         tokenizer.save_pretrained(str(folder))
-
-
-def _run_afresh(
-    kinds: Sequence[Format], folder: Path, samples: Sequence[Sample], build: str | None
-) -> list[list[list[np.ndarray]]]:
-    """The outputs of each format for each sample, as many processes at a time as there are cores."""
-    with ThreadPoolExecutor(min(len(kinds), os.cpu_count() or 1)) as pool:
-        return list(pool.map(lambda kind: run_in_subprocess(kind.opener, folder / kind.name, samples, build), kinds))
 
 
 def _proven(
@@ -226,13 +219,6 @@ def _proven(
     return entry
 
 
-def _words(entry: Mapping[str, Any]) -> str:
-    words = [f"differs by {entry['difference']:.2g}, decides alike on {entry['agreement']:.3f}"]
-    if "score" in entry:
-        words.append(f"scores {entry['score']:.4f}")
-    return ", ".join(words)
-
-
 def _files(folder: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -242,16 +228,6 @@ def _files(folder: Path) -> dict[str, dict[str, Any]]:
                 digest.update(piece)
         found[str(file.relative_to(folder))] = {"bytes": file.stat().st_size, "sha256": digest.hexdigest()}
     return found
-
-
-def _remove(folder: Path) -> None:
-    for file in folder.iterdir():
-        file.unlink()
-    folder.rmdir()
-
-
-def _shape(sample: Inputs) -> list[int]:
-    return list(next(iter(sample.values())).shape)
 
 
 def _versions() -> dict[str, str]:

@@ -1,0 +1,216 @@
+"""The stages after training: the search, and every model that is written, scored and timed."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from paddle import nn
+
+from ofa_slim.export.factorise import factorise_embeddings
+from ofa_slim.export.formats import Opened, time_models, write_formats
+from ofa_slim.export.formats.processes import SERVED
+from ofa_slim.export.pipeline import TextTask
+from ofa_slim.job.run import Run, describe, random_tokens, score_arrays, subnet_name
+from ofa_slim.job.stage_folders import read_json, write_json
+from ofa_slim.job.tokenised import token_counts
+from ofa_slim.job.training_stages import RESULTS
+from ofa_slim.ofa import dynabert_config
+from ofa_slim.search import SearchConfig, stratified
+from ofa_slim.supernet import SubnetConfig
+from ofa_slim.train.batches import Batches, Examples, arrays
+from ofa_slim.train.fitting import predicted
+from ofa_slim.train.loop import StoppedError
+
+LOG = logging.getLogger(__name__)
+
+ORIGINAL, SEARCHED = "original", "searched"
+INFERENCE = "inference"  # the format of the table of uniform sub-networks
+
+
+def run_search(run: Run, folder: Path, rng: np.random.Generator) -> None:
+    """Finds the best sub-network within the budget, on rows that nothing has trained on."""
+    recipe = run.recipe
+    ofa, tokenizer = run.supernet()
+    rows = run.search_examples(tokenizer)
+    part = rows.take(stratified(_strata(rows.labels), min(recipe.search_part, len(rows))))
+    directory = run.checkpoints("search")
+    shape = [1, recipe.latency_length]
+    config = SearchConfig(
+        candidates=recipe.search_candidates, survivors=recipe.search_survivors, multiple_of=recipe.multiple_of,
+        screen=search_score(run, part) if len(part) < len(rows) else None, seed=recipe.seed, directory=directory,
+        input_shapes=[shape, shape], input_dtypes=["int64", "int64"], winners=0,
+    )  # fmt: skip
+    result = ofa.search(search_score(run, rows), {str(cost): most for cost, most in recipe.budget.items()}, config)
+    if not result.complete:
+        raise StoppedError("search: stopped; what it scored is kept, the same command goes on", signal.SIGINT)
+    for name in ("report.md", "report.json", "pareto.png", "winner.png"):
+        shutil.copyfile(directory / name, folder / name)
+    best = result.best
+    found = {"config": dict(best.config), "costs": dict(best.costs), "metrics": dict(best.metrics)}
+    LOG.info("search: %d sub-networks scored; the best within the budget: %s", len(result.points), best.metrics)
+    write_json(folder / RESULTS, found)
+
+
+def search_score(run: Run, examples: Examples) -> Callable[[Any], dict[str, float]]:
+    """Scores for a search: the mean probability of the right label, which depends less on luck; then the metrics."""
+
+    def score(ofa: Any) -> dict[str, float]:
+        logits, labels = predicted(ofa.model, Batches(examples, run.recipe.eval_batch_size))
+        metrics = run.task.score(logits, labels)
+        if run.task.regression:
+            return metrics
+        chances = np.exp(logits - logits.max(-1, keepdims=True))
+        right = chances[np.arange(len(labels)), labels] / chances.sum(-1)
+        return {"probability": float(right.mean()), **metrics}
+
+    return score
+
+
+def _strata(labels: np.ndarray) -> np.ndarray:
+    """Classes, or for regression ten groups of values."""
+    if np.issubdtype(labels.dtype, np.integer):
+        return labels
+    return np.digitize(labels, np.quantile(labels, np.linspace(0.1, 0.9, 9)))
+
+
+def run_formats(run: Run, folder: Path, rng: np.random.Generator) -> None:
+    """Writes the original, the uniform and the searched sub-network; scores all files; times all models in turns.
+
+    The original and the searched one are written in every format of the recipe, uniform ones for Paddle and Paddle
+    Inference.
+    """
+    recipe = run.recipe
+    original, tokenizer = run.classifier("finetune")
+    train, dev = run.examples(tokenizer)
+    writer = _Writer(run, folder, tokenizer, train, dev)
+    writer.write(ORIGINAL, original, [*recipe.formats, INFERENCE], original)
+    ofa, _ = run.supernet()
+    searched = SubnetConfig(read_json(run.folder / "search" / RESULTS)["config"])
+    uniform = {subnet_name(width, depth): (width, depth) for width, depth in run.subnets()}
+    also = {subnet_name(width, 1.0): (width, 1.0) for width in recipe.format_widths}
+    configs = {name: ofa.subnet_config(dynabert_config(ofa, *sizes)) for name, sizes in {**uniform, **also}.items()}
+    layers: dict[str, int] = {}
+    embeddings: dict[str, Any] | None = None
+    for name, config in {**configs, SEARCHED: searched}.items():
+        LOG.info("formats: writing %s", name)
+        with ofa.subnet(config):
+            plain, reference = ofa.export(config=config), ofa.model
+            layers[name] = len(plain.bert.encoder.layers)
+            if name == SEARCHED and recipe.embedding_rank is not None:
+                # The written model no longer computes what the supernet does: it is scored as it is.
+                counts = token_counts(train, original.config.vocab_size) + 1
+                (factorised,) = factorise_embeddings(plain, recipe.embedding_rank, frequencies=counts)
+                LOG.info("formats: %s", factorised)
+                embeddings = factorised.to_dict()
+                reference = plain
+            forms = ["plain", INFERENCE] if name in uniform else []
+            if name in also or name == SEARCHED:
+                forms = [*recipe.formats, *forms]
+            writer.write(name, plain, forms, reference, config)
+    times = writer.timed([random_tokens(original.config.vocab_size, recipe.latency_length, rng, n) for n in (1, 32)])
+    subnets = []
+    for name, (width, depth) in uniform.items():
+        record = writer.records[name]
+        opened = Opened(folder / name / INFERENCE)
+        scores = {part: score_arrays(opened, rows, run.task, recipe.eval_batch_size) for part, rows in dev.items()}
+        (latency_ms, *_) = (time["median"] for time in times[name, INFERENCE].values())
+        LOG.info("%s exported: %s, %.2f ms", name, describe(scores), latency_ms)
+        subnets.append(
+            {
+                "width": width,
+                "depth_mult": depth,
+                "layers": layers[name],
+                "parameters": record["parameters"],
+                "megabytes": record["formats"][INFERENCE]["files"]["model.pdiparams"]["bytes"] / 1e6,
+                "scores": scores,
+                "latency_ms": latency_ms,
+            }
+        )
+    rows = [
+        {"model": name, "format": form, "parameters": writer.records[name]["parameters"]}
+        | {key: writer.records[name]["formats"][form][key] for key in ("score", "bytes", "difference", "latency_ms")}
+        for name in (ORIGINAL, *also, SEARCHED)
+        for form in recipe.formats
+    ]
+    (original_ms, *_) = (time["median"] for time in times[ORIGINAL, INFERENCE].values())
+    write_json(
+        folder / RESULTS,
+        {"metric": run.task.metrics[0], "config": dict(searched), "embeddings": embeddings, "rows": rows,
+         "original_latency_ms": original_ms, "subnets": subnets},
+    )  # fmt: skip
+
+
+class _Writer:
+    """Writes models into the folder of a stage.
+
+    Args:
+        run: the run.
+        folder: of the stage.
+        tokenizer: its files are put beside every model.
+        train: rows that static quantisation measures ranges on.
+        dev: the rows to score on, by the name of the set.
+
+    Attributes:
+        records: the content of each model's ``export.json``, by the model's name.
+    """
+
+    def __init__(self, run: Run, folder: Path, tokenizer: Any, train: Examples, dev: Mapping[str, Examples]) -> None:
+        self._run = run
+        self._folder = folder
+        self._examples = next(iter(dev.values()))
+        self._calibration = _spread(train)
+        task = TextTask(run.task.name, run.task.labels, run.recipe.max_length, run.task.pairs)
+        self._shared = {
+            "samples": _spread(self._examples) + self._calibration, "calibration": self._calibration,
+            "tolerance": run.recipe.tolerance, "tokenizer": tokenizer, "task": task.to_dict(),
+        }  # fmt: skip
+        self.records: dict[str, dict[str, Any]] = {}
+
+    def write(
+        self,
+        name: str,
+        model: nn.Layer,
+        formats: Sequence[str],
+        reference: nn.Layer,
+        config: SubnetConfig | None = None,
+    ) -> None:
+        """Writes a model; it is scored in each format if it is written in those of the recipe."""
+        every = set(self._run.recipe.formats) <= set(formats)
+        self.records[name] = write_formats(
+            model, self._folder / name, formats=list(dict.fromkeys(formats)), reference=reference, config=config,
+            score=self._score if every else None, **self._shared,
+        )  # fmt: skip
+
+    def _score(self, model: Any) -> float:
+        task = self._run.task
+        return score_arrays(model, self._examples, task, self._run.recipe.eval_batch_size)[task.metrics[0]]
+
+    def timed(self, inputs: Sequence[dict[str, np.ndarray]]) -> dict[tuple[str, str], dict[str, dict[str, Any]]]:
+        """The times of all models in all their formats, in turns; they are put into the records too."""
+        rounds = self._run.recipe.latency_rounds
+        paths = {
+            (name, form): self._folder / name / form
+            for name, record in self.records.items()
+            for form in record["formats"]
+            if form == INFERENCE or "score" in record["formats"][form]
+        }
+        LOG.info("formats: timing %d models in turns", len(paths))
+        times = time_models(paths, inputs, replace(SERVED, least=min(SERVED.least, rounds), most=rounds))
+        for name, record in self.records.items():
+            for form, entry in record["formats"].items():
+                entry["latency_ms"] = times.get((name, form), {})
+            write_json(self._folder / name / "export.json", record)
+        return times
+
+
+def _spread(examples: Examples, rows: int = 96, size: int = 16) -> list[dict[str, np.ndarray]]:
+    """Batches of several lengths, with padding."""
+    chosen = examples.take(np.arange(len(examples))[:rows])
+    return [arrays(batch) for batch in Batches(chosen, size)]

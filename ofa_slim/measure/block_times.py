@@ -1,0 +1,129 @@
+"""Measured times of blocks, and the conditions under which they hold."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from ofa_slim.base.threads import threads
+from ofa_slim.measure.blocks import Block
+from ofa_slim.measure.programs import version_of
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """The conditions under which measured times hold.
+
+    Attributes:
+        device: the processor's name.
+        threads: that Paddle was told to use.
+        engine: a name in `ENGINES`.
+        version: of Paddle, and of the engine where that is not Paddle's.
+        model: a hash of the model's structure: its layers and shapes, not its weights.
+        inputs: the shape and dtype of each input.
+        measured: the day.
+    """
+
+    device: str
+    threads: int
+    engine: str
+    version: str
+    model: str
+    inputs: str
+    measured: str = field(default="", compare=False)
+
+    @classmethod
+    def here(cls, model: nn.Layer, tensors: Sequence[paddle.Tensor], engine: str) -> Conditions:
+        """The conditions on this machine, for a supernet and its inputs."""
+        shapes = ", ".join(f"{_dtype(tensor)} {list(tensor.shape)}" for tensor in tensors)
+        today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+        return cls(_device(), threads(), engine, version_of(engine), _structure(model), shapes, today)
+
+
+@dataclass(frozen=True)
+class Times:
+    """The milliseconds of one kind of block.
+
+    Attributes:
+        grid: the sizes at which it was measured, ascending, by dimension.
+        values: milliseconds: where `additive`, at each size of a dimension with the others in their middle, one row per
+            dimension; else one row, at every combination of sizes, the last dimension running fastest.
+        base: milliseconds with all dimensions in their middle; 0 where not `additive`.
+        additive: whether the dimensions' times add up.
+    """
+
+    grid: tuple[tuple[int, ...], ...]
+    values: tuple[tuple[float, ...], ...]
+    base: float
+    additive: bool
+
+    def __call__(self, sizes: Sequence[int]) -> float:
+        """Milliseconds at some sizes, those between measured ones on the straight line."""
+        if self.additive:
+            lines = zip(sizes, self.grid, self.values, strict=True)
+            return self.base + sum(float(np.interp(size, grid, values)) - self.base for size, grid, values in lines)
+        table = np.reshape(np.array(self.values[0]), [len(grid) for grid in self.grid])
+        for size, grid in zip(sizes, self.grid, strict=True):
+            place = int(np.clip(np.searchsorted(grid, size) - 1, 0, max(0, len(grid) - 2)))
+            if len(grid) == 1:
+                table = table[0]
+                continue
+            share = (size - grid[place]) / (grid[place + 1] - grid[place])
+            table = table[place] * (1 - share) + table[place + 1] * share
+        return float(table)
+
+
+class BlockTimes:
+    """The milliseconds of all blocks of a sub-network.
+
+    Args:
+        blocks: the blocks of the model.
+        times: by kind of block.
+    """
+
+    def __init__(self, blocks: Iterable[Block], times: Mapping[str, Times]) -> None:
+        self.blocks = tuple(blocks)
+        self.times = dict(times)
+        self._known: dict[tuple[str, tuple[int, ...]], float] = {}
+
+    def __call__(self, config: Mapping[str, int]) -> float:
+        """The sum over the blocks that a config keeps."""
+        shares = ((block, block.share(config)) for block in self.blocks)
+        return sum(share * self._block_ms(block, block.sizes(config)) for block, share in shares if share)
+
+    def _block_ms(self, block: Block, sizes: tuple[int, ...]) -> float:
+        key = (block.kind, sizes)
+        if key not in self._known:
+            self._known[key] = self.times[block.kind](sizes)
+        return self._known[key]
+
+
+def _dtype(tensor: paddle.Tensor) -> str:
+    return str(tensor.dtype).replace("paddle.", "")
+
+
+def _structure(model: nn.Layer) -> str:
+    layers = [f"{path} {type(layer).__name__}" for path, layer in model.named_sublayers(include_self=True)]
+    shapes = [f"{key} {list(value.shape)}" for key, value in model.state_dict().items()]
+    return blake2b("\n".join([*layers, *shapes]).encode(), digest_size=8).hexdigest()
+
+
+def _device() -> str:
+    """The name of the processor, and how many of its cores this process may use."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                name = line.partition(":")[2].strip()
+                break
+    return f"{name}, {len(os.sched_getaffinity(0))} cores"
