@@ -114,4 +114,4 @@ def _served(folder: Path, file: Path) -> Iterator[_Worker]:
         finally:
             if process.stdin is not None:
                 process.stdin.close()
-            process.terminate()
+            process.kill()  # Paddle handles SIGTERM with code that can deadlock in a process that is about to end
