@@ -13,6 +13,8 @@ from ofa_slim.export.formats import write_formats
 
 pytest.importorskip("onnxruntime")
 
+pytestmark = pytest.mark.usefixtures("forked_models")
+
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_format_computes_what_the_supernet_does(name: str, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from paddle import nn
 from paddle.vision import models
 
+import forked
 from models import VOCABULARY, Tagger, bert, labels, ofa_of
 from ofa_slim import OFA, Convert, dynabert_config, factorise_embeddings, load_subnet, supernet
 from ofa_slim.errors import ExportError
@@ -22,6 +23,9 @@ from ofa_slim.export.formats import FORMATS, Opened, time_models, write_formats
 from ofa_slim.export.formats import reader as reader_file
 
 pytest.importorskip("onnxruntime")
+
+# But for the model of `written`, which is read in processes that are new.
+pytestmark = pytest.mark.usefixtures("forked_models")
 
 TEXT = ("plain", "inference", "onnx", "onnx-int8")
 
@@ -54,7 +58,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
     config = ofa.subnet_config(dynabert_config(ofa, 0.5, 2 / 3))
     plain = ofa.export(config=config)
     folder = tmp_path_factory.mktemp("formats") / "half"
-    with ofa.subnet(config):
+    with ofa.subnet(config), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "Popen", forked.Popen)
         record = write_formats(
             plain, folder, texts(), TEXT, reference=ofa.model, config=config, timed=[texts()[0]], task={"a": 1}
         )

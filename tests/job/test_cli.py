@@ -24,7 +24,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(tmp_path_factory: pytest.TempPathFactory, forked_models: None) -> Path:
     """The folder of a recipe that ran to its end; tests leave it as it is."""
     folder = tmp_path_factory.mktemp("cli")
     assert main(["compress", str(recipe_file(folder))]) == 0

@@ -131,6 +131,7 @@ def test_mixed_precision_that_the_device_has_not_is_refused(
     assert not (recipe.parent / "out").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_trains(recipe: Path) -> None:
     stages = ["--stages", "finetune,importance,reorder,train,evaluate"]
     one, two = recipe.parent / "one", recipe.parent / "two"

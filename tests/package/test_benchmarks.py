@@ -107,6 +107,7 @@ def test_batches_in_random_order_are_padded_to_their_longest_row() -> None:
     assert max(found) == 10
 
 
+@pytest.mark.slow
 def test_a_worker_answers_with_seconds_and_its_death_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("paddleslim_env.SETTLE_SECONDS", 0.0)
     with Worker([sys.executable, "-c", HALVES]) as worker:
