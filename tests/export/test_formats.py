@@ -148,7 +148,7 @@ def test_the_plain_model_trains_on(written: tuple[Path, dict[str, Any], nn.Layer
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_a_model_of_ones_own_around_an_encoder(tmp_path: Path) -> None:
+def test_a_users_own_model_around_an_encoder(tmp_path: Path) -> None:
     model = tagger()
     record = write_formats(model, tmp_path / "out", texts(("ids",)), list(FORMATS), build=tagger, score=lambda run: 0.0)
     assert list(record["formats"]) == list(FORMATS)

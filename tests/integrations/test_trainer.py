@@ -247,7 +247,7 @@ def test_predict_runs_one_sub_network(tmp_path: Path) -> None:
         assert np.abs(run.predict(data).predictions - logits).max() > 0.01
 
 
-def test_a_model_of_ones_own_names_its_task(tmp_path: Path) -> None:
+def test_a_users_own_model_names_its_task(tmp_path: Path) -> None:
     """Positional inputs by name, no config, no loss of its own, no token that pads."""
     data = [{"ids": np.arange(5) + row, "labels": np.arange(5) % 5} for row in range(8)]
     run = OFATrainer(

@@ -42,7 +42,7 @@ def test_the_arguments_come_from_a_command_line(tmp_path: Path) -> None:
         ({"mapped_layers": []}, r"mapped_layers \[\] is not a list"),
     ],
 )
-def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         OFAArguments(**settings)
 

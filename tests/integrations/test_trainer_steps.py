@@ -88,7 +88,7 @@ def test_heads_and_neurons_are_put_in_order_once(tmp_path: Path) -> None:
     assert same(weights(kept), before)
 
 
-def test_losses_and_metrics_of_ones_own(tmp_path: Path) -> None:
+def test_losses_and_metrics_of_the_user(tmp_path: Path) -> None:
     """The criterion scores importance and trains beside the teacher; the distillation replaces the kind's."""
     criterion_calls, distill_calls = [], []
 

@@ -57,7 +57,7 @@ def test_fine_tuning_and_the_supernet_learn() -> None:
     assert trained > 0.75
 
 
-def test_a_loss_that_is_no_number_stops_the_training() -> None:
+def test_a_loss_that_is_not_a_number_stops_the_training() -> None:
     model = bert(classes=2)
     model.classifier.bias.set_value(model.classifier.bias * float("nan"))
     with pytest.raises(DivergedError, match=r"fine-tuning: the loss became nan at step 1, of the model\. A lower"):

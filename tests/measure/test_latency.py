@@ -156,7 +156,7 @@ def test_a_table_holds_for_one_model_and_one_shape(saved: tuple[OFA, Path]) -> N
 
 
 @pytest.mark.parametrize("text", ["", "no JSON", "[]", '{"format": 1}', '{"format": 2}'])
-def test_a_file_that_is_no_table_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_table_is_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "table.json"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(LatencyError, match="latency table"):

@@ -30,7 +30,7 @@ def test_configs_that_run_the_same_are_the_same() -> None:
     assert choices.config(numbers) != choices.config({**numbers, "encoder.0.heads": 2})
 
 
-def test_a_size_that_is_no_choice_is_refused() -> None:
+def test_a_size_that_is_not_a_choice_is_refused() -> None:
     with pytest.raises(IllegalSubnetError, match=r"'encoder.0.ffn': size 7 is not one of"):
         Choices(SPACE).numbers(SPACE.complete({"encoder.0.ffn": 7}))
 

@@ -35,7 +35,7 @@ from search_runs import QUICK, closeness, encoder, found
         (7, "condition is a int"),
     ],
 )
-def test_a_condition_that_means_nothing_is_refused(condition: Any, said: str) -> None:
+def test_an_invalid_condition_is_refused(condition: Any, said: str) -> None:
     with pytest.raises(SearchError, match=said):
         Budget.of(condition)
 
@@ -47,7 +47,7 @@ def test_a_condition_that_means_nothing_is_refused(condition: Any, said: str) ->
         {"multiple_of": 0}, {"algorithm": "annealing"}, {"screen": 7}, {"latency": "table.json"}, {"winners": -1},
     ],
 )  # fmt: skip
-def test_a_search_config_that_means_nothing_is_refused(wrong: Mapping[str, Any]) -> None:
+def test_an_invalid_search_config_is_refused(wrong: Mapping[str, Any]) -> None:
     with pytest.raises(SearchError, match=next(iter(wrong))):
         SearchConfig(**wrong)
 
@@ -196,7 +196,7 @@ def test_one_of_several_scores_counts() -> None:
 @pytest.mark.parametrize(
     ("answer", "said"), [("good", "returned a str"), ({}, "no score"), (float("nan"), "nan as 'score' for sub-network")]
 )
-def test_a_score_that_is_none_is_an_error_and_the_search_goes_on_later(answer: Any, said: str, tmp_path: Path) -> None:
+def test_an_invalid_score_is_an_error_and_the_search_goes_on_later(answer: Any, said: str, tmp_path: Path) -> None:
     ofa = encoder()
     with pytest.raises(SearchError, match=said):
         found(ofa, None, lambda ofa_model: answer, directory=tmp_path, candidates=3)

@@ -219,13 +219,13 @@ def test_an_optimizer_needs_its_parameters_beside_it(tmp_path: Path) -> None:
         (lambda path: CheckpointManager(path).save(0, {"x": [1]}), "part 'x': '0' is a int, not a tensor"),
     ],
 )
-def test_values_that_cannot_mean_anything_are_refused(call: Any, message: str, tmp_path: Path) -> None:
+def test_invalid_values_are_refused(call: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=message):
         call(tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
-def test_a_random_state_of_a_device_that_is_not_in_use_is_said(
+def test_a_random_state_of_an_unused_device_is_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from ofa_slim.train.checkpoint import manager as module

@@ -68,7 +68,7 @@ def test_gradients_meet_once_per_step_whatever_the_number_of_sub_networks(alone:
     assert alone["sgd/sent"] == [[]] * parallel_training.STEPS
 
 
-def test_a_parameter_that_nobody_used_keeps_no_gradient(ranks: list[Found]) -> None:
+def test_a_parameter_that_no_process_used_has_no_gradient(ranks: list[Found]) -> None:
     for found in ranks:
         unused = under(found, "nobody/gradients/body.layers.0.")
         assert len(unused) == 16

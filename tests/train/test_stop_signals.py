@@ -38,7 +38,7 @@ def test_the_first_signal_sets_a_flag_and_the_second_acts(number: signal.Signals
 
 
 @pytest.mark.usefixtures("_handlers")
-def test_handlers_are_back_behind_an_error_and_ignored_signals_stay_ignored() -> None:
+def test_handlers_are_restored_after_an_error_and_ignored_signals_stay_ignored() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

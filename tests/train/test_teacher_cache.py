@@ -272,7 +272,7 @@ def test_the_fast_engines_are_cached_too(tmp_path: Path) -> None:
         ({"pad_token_id": "0"}, "pad_token_id '0' is not a whole number or None"),
     ],
 )
-def test_values_that_mean_nothing_are_refused(given: Any, message: str) -> None:
+def test_invalid_values_are_refused(given: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         TeacherCache(**{"directory": "cache", "rows": 5, **given})
 
