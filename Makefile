@@ -9,7 +9,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 # Workers of the tests; each of them holds Paddle. Files stay whole, as their tests share what they build.
-TOGETHER := --numprocesses=auto --maxprocesses=4 --dist=loadfile
+TOGETHER := --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 # Tools run as `python -m tool`: the scripts in .venv/bin stop working when the folder is moved.
 CODE := ofa_slim tests examples benchmarks

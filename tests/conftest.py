@@ -47,7 +47,28 @@ def pytest_configure(config: pytest.Config) -> None:
 STARTS_PROCESSES = {"forked_models", "ranks", "small_disk"}
 
 
+# Files that take longest start first, so that no worker has one of them left when the other is done.
+LONGEST = (
+    "test_family_formats.py",
+    "test_formats.py",
+    "test_cli.py",
+    "test_compat.py",
+    "test_latency.py",
+    "test_hidden.py",
+    "test_search_processes.py",
+    "test_killed_training.py",
+    "test_example_training.py",
+    "test_example_stages.py",
+    "test_readme.py",
+    "test_search.py",
+    "test_families.py",
+    "test_trainer.py",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
     for item in items:
         if STARTS_PROCESSES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)

@@ -16,7 +16,7 @@ from paddle.io import IterableDataset
 from paddle.nn import functional as F
 
 import trainer_parallel
-from families import FAMILIES, inputs, outputs
+from families import FAMILIES, each_family, inputs, outputs
 from launching import launched
 from models import Tagger
 from ofa_slim import load_subnet
@@ -82,6 +82,7 @@ def test_every_width_is_scored_and_its_best_is_kept(kind: str, tmp_path: Path) -
     assert same(weights(saved), weights(run.model))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
     """With dropout, from the middle of the second epoch and from its beginning."""
 
@@ -117,6 +118,7 @@ def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
         assert last[0]["eval_width_0.5_depth_0.5_loss"] == last[1]["eval_width_0.5_depth_0.5_loss"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_knows_what_was_best(tmp_path: Path) -> None:
     with paddle.utils.unique_name.guard():
         trainer("sequence", tmp_path, evaluation_strategy="epoch", save_strategy="epoch").train()
@@ -189,6 +191,7 @@ def test_two_processes_end_where_one_does(tmp_path: Path) -> None:
     assert load_subnet(tmp_path / "two" / "width_0.5").ernie.encoder.layers[0].linear1.weight.shape == [16, 12]
 
 
+@pytest.mark.slow
 def test_the_checkpoint_with_the_best_mean_is_loaded_at_the_end(tmp_path: Path) -> None:
     run = trainer(
         "sequence",
@@ -266,7 +269,7 @@ def test_a_users_own_model_names_its_task(tmp_path: Path) -> None:
         OFATrainer(Tagger(), args=arguments(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["gpt-lm", "electra", "nezha", "albert", "mpnet"])
+@each_family(["gpt-lm", "electra", "nezha", "albert", "mpnet"])
 def test_other_families_train_with_it(name: str, tmp_path: Path) -> None:
     """PaddleNLP's GPT takes labels that are the next tokens already; the rest classify rows."""
     rng = np.random.default_rng(0)

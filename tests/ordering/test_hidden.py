@@ -12,7 +12,7 @@ import paddle.nn.functional as F
 import pytest
 from paddle import nn
 
-from families import FAMILIES, HIDDEN, inputs, outputs
+from families import FAMILIES, HIDDEN, each_family, inputs, outputs
 from models import batch, bert, difference, labels
 from ofa_slim import OFA, Convert, DistillConfig, RunConfig, dynabert_config, load_subnet, save_subnet, supernet
 from ofa_slim.errors import ConfigError, ConvertError, ImportanceError, LatencyError
@@ -37,7 +37,7 @@ def converted(model: nn.Layer, run: RunConfig | None = None, **more: object) -> 
     return OFA(Convert(supernet(expand_ratio=[1.0, 0.5], hidden_size=CHOICES)).convert(model), run, **more)
 
 
-@pytest.mark.parametrize("name", MOST)
+@each_family(MOST)
 def test_a_smaller_hidden_size_is_cut_in_every_layer(name: str, tmp_path: Path) -> None:
     model, given = family(name), inputs(name)
     expected = outputs(model, given)
@@ -67,7 +67,7 @@ def test_a_smaller_hidden_size_is_cut_in_every_layer(name: str, tmp_path: Path) 
     assert {layer.weight.shape[0] for layer in heads} <= {hidden, 8, 3 * hidden} | set(UNUSED.get(name, ()))
 
 
-@pytest.mark.parametrize("name", ["bert", "electra", "mpnet", "gpt", "albert"])
+@each_family(["bert", "electra", "mpnet", "gpt", "albert"], quick=["bert"])
 def test_reordering_hidden_channels_does_not_change_what_the_model_computes(name: str) -> None:
     model, given = family(name), inputs(name)
     expected = outputs(model, given)
@@ -146,6 +146,7 @@ def test_it_learns_from_a_wider_teacher_through_a_projection() -> None:
     assert all(parameter.grad is not None for parameter in ofa.netAs_param)
 
 
+@pytest.mark.slow
 def test_a_search_has_hidden_sizes_among_its_candidates(tmp_path: Path) -> None:
     ofa = converted(bert())
     config = SearchConfig(

@@ -110,6 +110,7 @@ def check(result: SearchResult, limit: float) -> None:
     assert all(point.within for point in searched), "what is over the budget is not scored"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["nsga2", "tpe", "random"])
 def test_a_search_finds_the_best_within_its_budget(algorithm: str) -> None:
     ofa = encoder()
@@ -130,6 +131,7 @@ def test_a_search_finds_the_best_within_its_budget(algorithm: str) -> None:
     assert winner.point == result.best
 
 
+@pytest.mark.slow
 def test_the_published_two_arguments_are_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     ofa = ofa_of(bert(layers=1), ratios=[1.0, 0.5])
@@ -193,6 +195,7 @@ def test_one_of_several_scores_counts() -> None:
         found(encoder(), None, both, metric="accuracy")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "said"), [("good", "returned a str"), ({}, "no score"), (float("nan"), "nan as 'score' for sub-network")]
 )
@@ -205,6 +208,7 @@ def test_an_invalid_score_is_an_error_and_the_search_goes_on_later(answer: Any, 
     assert result.points[0].config == ofa.search_space.largest()
 
 
+@pytest.mark.slow
 def test_a_directory_holds_the_report_and_the_winner(tmp_path: Path) -> None:
     ofa = encoder()
     result = found(ofa, {"params_ratio": 0.8}, directory=tmp_path / "found")
@@ -223,6 +227,7 @@ def test_a_directory_holds_the_report_and_the_winner(tmp_path: Path) -> None:
     assert again.points == result.points
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -244,6 +249,7 @@ def test_another_search_in_the_same_place_is_refused(change: dict[str, Any], sai
     assert said in str(error.value)
 
 
+@pytest.mark.slow
 def test_more_candidates_go_on_from_those_that_are_there(tmp_path: Path) -> None:
     ofa = encoder()
     few = found(ofa, None, directory=tmp_path, candidates=10, winners=0)
@@ -257,6 +263,7 @@ def test_a_storage_that_cannot_be_opened_is_named() -> None:
         found(encoder(), None, never, storage="sqlite:////no/such/folder/x.db")
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_returns_what_was_found_and_goes_on(tmp_path: Path) -> None:
     ofa = encoder()
     whole = found(ofa, None, directory=tmp_path / "whole", winners=0)

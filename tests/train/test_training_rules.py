@@ -45,7 +45,7 @@ def converted(ratios: Any = (0.25, 0.5, 1.0), kernels: Any = (3, 5, 7)) -> Tower
     return model
 
 
-def offered(ofa: OFA, count: int = 30) -> dict[str, set[int]]:
+def offered(ofa: OFA, count: int = 20) -> dict[str, set[int]]:
     """The sizes that forwards draw, by task."""
     seen = []
     for _ in range(count):
