@@ -267,7 +267,7 @@ class TestRunsThatAreThere:
         ("arguments", "message"),
         [
             (["compress", "{done}/recipe.yaml", "--epochs", "3"], "epochs (2 there, 3 now)"),
-            (["search", "{done}/recipe.yaml", "--budget", "params=5000"], "budget ("),
+            (["search", "{done}/recipe.yaml", "--budget", "params=5000"], "budget.params (only now: 5000.0)"),
             (["predict", "{done}/nowhere", "good"], "nowhere: no such directory"),
             (["predict", "{done}/out/formats/searched", "good"], "holds the formats onnx-int8, plain: name one"),
             (["predict", "{done}/out/train", "good"], "format.json is not there"),
