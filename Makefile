@@ -9,7 +9,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 # Workers of the tests; each of them holds Paddle. Files stay whole, as their tests share what they build.
-TOGETHER := --numprocesses=auto --maxprocesses=4 --dist=loadfile
+TOGETHER := --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 # Tools run as `python -m tool`: the scripts in .venv/bin stop working when the folder is moved.
 CODE := ofa_slim tests examples benchmarks
@@ -23,7 +23,7 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_inf
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test matrix lint check style demo examples bench clean
+.PHONY: help setup test quick matrix lint check style demo examples bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -33,13 +33,17 @@ setup: $(STAMP) ## make the virtual environment and install into it
 test: $(STAMP) ## run the tests, a file per core at a time
 	$(PY) -m pytest $(TOGETHER) $(ARGS)
 
+quick: $(STAMP) ## run the tests that start no processes and take no long time
+	$(PY) -m pytest $(TOGETHER) -m 'not slow' $(ARGS)
+
 matrix: ## run the tests on every supported release of Paddle, in environments of their own (2 GB each)
 	$(PYTHON) tests/matrix.py $(ARGS)
 
-lint: $(STAMP) ## ruff and mypy, changing nothing
+lint: $(STAMP) ## ruff, mypy and import-linter, changing nothing
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(PY) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 
 check: lint test ## lint, then the tests
 

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import multiprocessing.process
 import os
+import subprocess
 import sys
+from collections.abc import Generator, Iterator
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 
@@ -40,9 +43,64 @@ def pytest_configure(config: pytest.Config) -> None:
         sys.meta_path.insert(0, _WithoutPaddleNLP())
 
 
+# Fixtures that start processes.
+STARTS_PROCESSES = {"forked_models", "ranks", "small_disk"}
+
+
+# Files that take longest start first, so that no worker has one of them left when the other is done.
+LONGEST = (
+    "test_family_formats.py",
+    "test_formats.py",
+    "test_cli.py",
+    "test_compat.py",
+    "test_latency.py",
+    "test_hidden.py",
+    "test_search_processes.py",
+    "test_killed_training.py",
+    "test_example_training.py",
+    "test_example_stages.py",
+    "test_readme.py",
+    "test_search.py",
+    "test_families.py",
+    "test_trainer.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+    for item in items:
+        if STARTS_PROCESSES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Only tests that are marked slow start processes, so that `make quick` starts none."""
+
+    def refused(*command: object, **options: object) -> None:
+        pytest.fail("a test that starts a process is marked slow: @pytest.mark.slow")
+
+    with pytest.MonkeyPatch.context() as patch:
+        if item.get_closest_marker("slow") is None:
+            patch.setattr(subprocess.Popen, "__init__", refused)
+            patch.setattr(multiprocessing.process.BaseProcess, "start", refused)
+        return (yield)
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     paddle.seed(0)
+
+
+@pytest.fixture(scope="module")
+def forked_models() -> Iterator[None]:
+    """Written models run in processes that are forked, where nothing depends on the process being a new one."""
+    import forked
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "Popen", forked.popen)
+        yield
 
 
 @pytest.fixture

@@ -1,38 +1,50 @@
-"""The metrics of rows with one label each, as shares or correlations (not percent)."""
+"""The metrics of rows with one label each, as shares or correlations (not percent).
+
+scipy and scikit-learn are imported by the functions that need them: importing both takes longer than importing Paddle,
+and every process that loads a sub-network imports this file.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import numpy as np
-from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
 
 
 def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
     """The share of rows that are right."""
+    from sklearn.metrics import accuracy_score
+
     return float(accuracy_score(labels, predictions))
 
 
 def f1(labels: np.ndarray, predictions: np.ndarray) -> float:
     """The F1 score of class 1."""
+    from sklearn.metrics import f1_score
+
     return float(f1_score(labels, predictions, zero_division=0))
 
 
 def matthews(labels: np.ndarray, predictions: np.ndarray) -> float:
     """Matthews correlation coefficient; 0 where all predictions are the same."""
+    from sklearn.metrics import matthews_corrcoef
+
     return float(matthews_corrcoef(labels, predictions))
 
 
 def pearson(labels: np.ndarray, predictions: np.ndarray) -> float:
     """Pearson correlation; 0 where either side is constant."""
+    from scipy.stats import pearsonr
+
     return 0.0 if _constant(labels, predictions) else float(pearsonr(labels, predictions)[0])
 
 
 def spearman(labels: np.ndarray, predictions: np.ndarray) -> float:
     """Spearman rank correlation; 0 where either side is constant."""
+    from scipy.stats import spearmanr
+
     return 0.0 if _constant(labels, predictions) else float(spearmanr(labels, predictions)[0])
 
 

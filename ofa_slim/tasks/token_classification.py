@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import paddle
-from seqeval.metrics import f1_score, precision_score, recall_score
 
 from ofa_slim.errors import ConfigError
 from ofa_slim.tasks.losses import IGNORED, Mask, cross_entropy, intersection, label_mask, soft_cross_entropy
@@ -47,6 +46,8 @@ class TokenClassification(TaskKind):
         counted = wanted != IGNORED
         found = {"accuracy": accuracy(wanted[counted], classes[counted])}
         if self.tags:
+            from seqeval.metrics import f1_score, precision_score, recall_score  # it imports scikit-learn
+
             names = np.array(self.tags, dtype=object)
             gold = [list(names[row[kept]]) for row, kept in zip(wanted, counted, strict=True)]
             said = [list(names[row[kept]]) for row, kept in zip(classes, counted, strict=True)]

@@ -30,6 +30,7 @@ def test_names_that_never_were_are_not_found() -> None:
         importlib.import_module("ofa_slim.latencies")
 
 
+@pytest.mark.slow
 def test_former_paths_come_first_in_a_fresh_process() -> None:
     code = "import ofa_slim.cost as one, ofa_slim.measure.cost as other; assert one is other"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -116,7 +116,7 @@ def test_a_name_of_the_hub_needs_consent_before_anything_is_fetched() -> None:
         load_sequence_classifier("bert-base-uncased", 2)
 
 
-def test_what_is_no_pickle_is_not_taken_for_one(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_pickle_is_not_taken_for_one(tmp_path: Path) -> None:
     save_file(bert().state_dict(), str(tmp_path / "model.safetensors"))
     (tmp_path / "vocab.txt").write_text("film\n", encoding="utf-8")
     (tmp_path / "empty").write_bytes(b"")

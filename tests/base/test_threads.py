@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -27,6 +29,7 @@ print(before, [get() for get, _ in _counts()])
 """
 
 
+@pytest.mark.slow
 def test_the_process_keeps_its_threads(tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(tmp_path / "out")]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parents[1]
+SUPPORT = Path(__file__).parents[1] / "support"
 
 TOGETHER = (
     "ordinary_calls_are_as_before",
@@ -63,10 +63,11 @@ def run(*command: str) -> list[str]:
 def outcomes(names: tuple[str, ...]) -> dict[str, str | None]:
     """What each check of one process raised; a check that ended the process is not there."""
     with tempfile.TemporaryDirectory() as directory:
-        lines = run(str(HERE / "compat_checks.py"), *names, directory)
+        lines = run(str(SUPPORT / "compat_checks.py"), *names, directory)
     return dict(json.loads(line) for line in lines if line.startswith("["))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "process"), [pytest.param(name, process, id=name) for process in PROCESSES for name in process]
 )
@@ -78,13 +79,14 @@ def test_the_bridge(name: str, process: tuple[str, ...]) -> None:
     assert found[name] is None, found[name]
 
 
+@pytest.mark.slow
 def test_a_script_runs_with_one_import_more() -> None:
     importlib.util.find_spec("paddlenlp")
-    assert run(str(HERE / "paddleslim_tutorial.py"))[-1] == "done"
+    assert run(str(SUPPORT / "paddleslim_tutorial.py"))[-1] == "done"
 
 
 def test_nothing_else_imports_the_bridge() -> None:
-    package = HERE.parent / "ofa_slim"
+    package = SUPPORT.parents[1] / "ofa_slim"
     texts = {path: path.read_text() for path in package.rglob("*.py") if "compat" not in path.parts}
     assert texts
     assert not [path for path, text in texts.items() if "ofa_slim.compat" in text]

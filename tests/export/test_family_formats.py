@@ -7,14 +7,16 @@ from pathlib import Path
 import paddle
 import pytest
 
-from families import FAMILIES, inputs
+from families import FAMILIES, each_family, inputs
 from ofa_slim import OFA, Convert, dynabert_config, supernet
 from ofa_slim.export.formats import write_formats
 
 pytest.importorskip("onnxruntime")
 
+pytestmark = pytest.mark.usefixtures("forked_models")
 
-@pytest.mark.parametrize("name", FAMILIES)
+
+@each_family()
 def test_every_format_computes_what_the_supernet_does(name: str, tmp_path: Path) -> None:
     ofa = OFA(Convert(supernet(expand_ratio=[1.0, 0.5])).convert(FAMILIES[name]()))
     ofa.eval()

@@ -16,6 +16,7 @@ import pytest
 from paddle import nn
 from paddle.vision import models
 
+import forked
 from models import VOCABULARY, Tagger, bert, labels, ofa_of
 from ofa_slim import OFA, Convert, dynabert_config, factorise_embeddings, load_subnet, supernet
 from ofa_slim.base.clock import Rule
@@ -24,6 +25,9 @@ from ofa_slim.export.formats import FORMATS, Opened, processes, time_models, wri
 from ofa_slim.export.formats import reader as reader_file
 
 pytest.importorskip("onnxruntime")
+
+# But for the model of `written`, which is read in processes that are new.
+pytestmark = pytest.mark.usefixtures("forked_models")
 
 TEXT = ("plain", "inference", "onnx", "onnx-int8")
 
@@ -58,6 +62,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
     folder = tmp_path_factory.mktemp("formats") / "half"
     with ofa.subnet(config), pytest.MonkeyPatch.context() as patch:
         patch.setattr(time_models, "__defaults__", (Rule(warm_up=0, most=1, runs=2), 1))
+        patch.setattr(subprocess, "Popen", forked.Popen)
         record = write_formats(
             plain, folder, texts(), TEXT, reference=ofa.model, config=config, timed=[texts()[0]], task={"a": 1}
         )
@@ -149,7 +154,7 @@ def test_the_plain_model_trains_on(written: tuple[Path, dict[str, Any], nn.Layer
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_a_model_of_ones_own_around_an_encoder(tmp_path: Path) -> None:
+def test_a_users_own_model_around_an_encoder(tmp_path: Path) -> None:
     model = tagger()
     record = write_formats(model, tmp_path / "out", texts(("ids",)), list(FORMATS), build=tagger, score=lambda run: 0.0)
     assert list(record["formats"]) == list(FORMATS)

@@ -1,11 +1,10 @@
-"""The supernet trainer on PaddleNLP's loop: small ERNIEs on generated rows."""
+"""Trainings with the supernet trainer on PaddleNLP's loop: what is scored, kept, resumed and exported."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +14,18 @@ import pytest
 from paddle import nn
 from paddle.io import IterableDataset
 from paddle.nn import functional as F
-from paddlenlp.trainer import PdArgumentParser, TrainingArguments
 
 import trainer_parallel
-from families import FAMILIES, inputs, outputs
+from families import FAMILIES, each_family, inputs, outputs
 from launching import launched
-from models import Tagger, difference
+from models import Tagger
 from ofa_slim import load_subnet
-from ofa_slim.errors import ConfigError, DistillError
-from ofa_slim.integrations.trainer import OFAArguments, OFATrainer
+from ofa_slim.errors import ConfigError
+from ofa_slim.integrations.trainer import OFATrainer
 from ofa_slim.tasks import LanguageModelling, SpanScoring, TokenClassification
-from ofa_slim.train.stack_layers import block_importance
-from trainer_runs import CLASS_OF, Weights, arguments, collate, ernie, rows, trainer, weights
+from trainer_runs import CLASS_OF, WIDTHS, arguments, collate, ernie, plain, rows, same, trainer, weights
 
-WIDTHS = {"width_1.0": (4, 24), "width_0.75": (3, 18), "width_0.5": (2, 12)}  # heads and neurons
 METRIC = {"sequence": "accuracy", "token": "accuracy", "qa": "f1"}
-
-
-def plain(**more: Any) -> OFAArguments:
-    """Settings whose teacher answers exactly what it computes."""
-    return OFAArguments(**{"teacher_engine": "dygraph", **more})
-
-
-def same(one: Weights, other: Weights) -> bool:
-    return one.keys() == other.keys() and all(np.array_equal(one[key], other[key]) for key in one)
 
 
 def scores(run: OFATrainer, model: nn.Layer) -> dict[str, float]:
@@ -95,6 +82,7 @@ def test_every_width_is_scored_and_its_best_is_kept(kind: str, tmp_path: Path) -
     assert same(weights(saved), weights(run.model))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
     """With dropout, from the middle of the second epoch and from its beginning."""
 
@@ -130,6 +118,7 @@ def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
         assert last[0]["eval_width_0.5_depth_0.5_loss"] == last[1]["eval_width_0.5_depth_0.5_loss"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_knows_what_was_best(tmp_path: Path) -> None:
     with paddle.utils.unique_name.guard():
         trainer("sequence", tmp_path, evaluation_strategy="epoch", save_strategy="epoch").train()
@@ -145,127 +134,6 @@ def test_a_resumed_run_knows_what_was_best(tmp_path: Path) -> None:
     # A new run does not believe an old one.
     trainer("sequence", tmp_path, evaluation_strategy="epoch").train()
     assert json.loads((tmp_path / "width_0.5" / "metrics.json").read_text())["step"] > 0
-
-
-def test_accumulated_batches_are_one_larger_batch(tmp_path: Path) -> None:
-    data = [row for row in rows("token", 90) if len(row["input_ids"]) == 9][:16]
-    found = []
-    for size in (16, 4):
-        run = trainer(
-            "token",
-            tmp_path / str(size),
-            train_dataset=data,
-            ofa_args=plain(strategy="sampled", subnets=2),
-            per_device_train_batch_size=size,
-            gradient_accumulation_steps=16 // size,
-            num_train_epochs=2,
-            logging_steps=1,
-        )
-        run.train()
-        losses = [entry["loss"] for entry in run.state.log_history if "loss" in entry]
-        assert len(losses) == 2
-        found.append((losses, weights(run.model)))
-    (one, larger), (other, smaller) = found
-    assert one == pytest.approx(other, rel=1e-4)
-    for key, value in larger.items():
-        assert np.abs(value - smaller[key]).max() < 1e-3, key  # of steps of 5e-3
-
-
-@pytest.mark.parametrize("kind", CLASS_OF)
-def test_padding_changes_neither_losses_nor_gradients(kind: str, tmp_path: Path) -> None:
-    run = trainer(kind, tmp_path, ofa_args=plain(lambda_task=0.5))
-    batch = rows(kind, 8)
-    found = []
-    for length in (9, 20):
-        loss = run.training_step(run.model, collate(batch, length))
-        grads = {name: one.grad.numpy().copy() for name, one in run.model.named_parameters() if one.grad is not None}
-        found.append((float(loss), grads))
-        run.model.clear_gradients()
-    (one, grads), (other, others) = found
-    assert one == pytest.approx(other, rel=1e-5)
-    for name, grad in grads.items():
-        assert np.abs(grad - others[name]).max() < 1e-5 * max(1.0, float(np.abs(grad).max())), name
-
-
-@pytest.mark.parametrize("kind", CLASS_OF)
-def test_padding_changes_no_importance(kind: str, tmp_path: Path) -> None:
-    kept: list[Any] = []
-    run = trainer(kind, tmp_path)
-    for length in (9, 20):
-        loader = [collate(rows(kind, 8, seed), length) for seed in range(3)]
-        kept.append(block_importance(run.model, run._losses, loader, "", limit=2))
-    (heads, neurons), (other, others) = kept
-    assert float(heads.min()) > 0
-    for one, two in zip([heads, *neurons], [other, *others], strict=True):
-        assert difference(one, two) < 1e-5 * float(one.max())
-
-
-def test_heads_and_neurons_are_put_in_order_once(tmp_path: Path) -> None:
-    model = ernie("sequence")
-    before = weights(model)
-    run = trainer("sequence", tmp_path, model, learning_rate=0.0, max_steps=1)
-    run.train()
-    after = weights(model)
-    name = "ernie.encoder.layers.0.linear1.weight"
-    assert not np.array_equal(before[name], after[name])
-    assert np.array_equal(np.sort(before[name], axis=1), np.sort(after[name], axis=1))
-    run.train()
-    assert same(weights(model), after)
-    kept = ernie("sequence")
-    trainer("sequence", tmp_path, kept, learning_rate=0.0, max_steps=1, ofa_args=plain(importance=False)).train()
-    assert same(weights(kept), before)
-
-
-def test_losses_and_metrics_of_ones_own(tmp_path: Path) -> None:
-    """The criterion scores importance and trains beside the teacher; the distillation replaces the kind's."""
-    criterion_calls, distill_calls = [], []
-
-    def criterion(output: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
-        criterion_calls.append(labels.shape)
-        return F.cross_entropy(output, labels)
-
-    def distill_loss(student: paddle.Tensor, teacher: paddle.Tensor, batch: dict[str, Any]) -> paddle.Tensor:
-        distill_calls.append(sorted(batch))
-        return F.mse_loss(student, teacher)
-
-    def compute_metrics(prediction: Any) -> dict[str, float]:
-        return {"lowest": float(prediction.predictions.min())}
-
-    run = trainer(
-        "sequence",
-        tmp_path,
-        criterion=criterion,
-        distill_loss=distill_loss,
-        compute_metrics=compute_metrics,
-        ofa_args=plain(lambda_task=0.5, lambda_distill=0.0, importance_batches=2),
-        evaluation_strategy="epoch",
-        metric_for_best_model="eval_lowest",
-        greater_is_better=False,
-        num_train_epochs=1,
-    )
-    run.train()
-    # two batches of importance, three batches of three sub-networks, three evaluations of three batches
-    assert len(criterion_calls) == 2 + 9 + 9
-    assert distill_calls == [["input_ids", "labels"]] * 9
-    about = json.loads((tmp_path / "width_0.5" / "metrics.json").read_text())
-    assert about["metric"] == "lowest"
-    assert about["value"] == run.state.log_history[-2]["eval_width_0.5_lowest"]
-
-
-def test_the_loss_is_what_the_settings_say(tmp_path: Path) -> None:
-    run = trainer("sequence", tmp_path, ofa_args=plain(widths=[0.5], lambda_logit=2.0, lambda_distill=0.0))
-    batch = collate(rows("sequence", 8))
-    inputs = {"input_ids": batch["input_ids"]}
-    loss = float(run.training_step(run.model, dict(batch)))
-    teacher = ernie("sequence")
-    teacher.eval()
-    with run.ofa.subnet(run.subnets["width_0.5"]):
-        student = run.model(**inputs)
-    soft = F.cross_entropy(student, F.softmax(teacher(**inputs)), soft_label=True)
-    assert loss == pytest.approx(2 * float(soft), rel=1e-5)
-    alone = trainer("sequence", tmp_path, ofa_args=plain(widths=[0.5], teacher="none"))
-    task = float(F.cross_entropy(student, batch["labels"]))
-    assert float(alone.training_step(alone.model, dict(batch))) == pytest.approx(task, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -311,39 +179,10 @@ def test_the_first_of_several_evaluation_sets_decides(tmp_path: Path) -> None:
     assert about["value"] == value
 
 
-def test_every_sub_network_runs_in_mixed_precision_with_a_scaled_loss(tmp_path: Path) -> None:
-    """With stand-ins, as Paddle has no mixed precision on CPUs."""
-    run = trainer("sequence", tmp_path)
-    batch = collate(rows("sequence", 8))
-    run.training_step(run.model, dict(batch))
-    grads = {name: one.grad.numpy().copy() for name, one in run.model.named_parameters() if one.grad is not None}
-    run.model.clear_gradients()
-
-    class Scaler:
-        def scale(self, loss: paddle.Tensor) -> paddle.Tensor:
-            return loss * 8.0
-
-    inside: list[bool] = []
-    cast = [False]
-
-    @contextmanager
-    def autocast() -> Iterator[None]:
-        cast[0] = True
-        yield
-        cast[0] = False
-
-    run.do_grad_scaling, run.scaler, run.autocast_smart_context_manager = True, Scaler(), autocast
-    run.model.ernie.register_forward_pre_hook(lambda layer, given: inside.append(cast[0]))
-    run.training_step(run.model, dict(batch))
-    assert inside == [True] * 3
-    for name, one in run.model.named_parameters():
-        if one.grad is not None:
-            np.testing.assert_allclose(one.grad.numpy(), 8 * grads[name], rtol=1e-3, atol=1e-5)
-
-
+@pytest.mark.slow
 def test_two_processes_end_where_one_does(tmp_path: Path) -> None:
     (tmp_path / "two").mkdir()
-    one, two = launched(Path(trainer_parallel.__file__), tmp_path / "two")
+    one, two = launched(trainer_parallel.main, tmp_path / "two")
     assert same(one, two)
     for important in (False, True):
         for key, value in trainer_parallel.run(tmp_path / "one", important).items():
@@ -352,6 +191,7 @@ def test_two_processes_end_where_one_does(tmp_path: Path) -> None:
     assert load_subnet(tmp_path / "two" / "width_0.5").ernie.encoder.layers[0].linear1.weight.shape == [16, 12]
 
 
+@pytest.mark.slow
 def test_the_checkpoint_with_the_best_mean_is_loaded_at_the_end(tmp_path: Path) -> None:
     run = trainer(
         "sequence",
@@ -410,7 +250,7 @@ def test_predict_runs_one_sub_network(tmp_path: Path) -> None:
         assert np.abs(run.predict(data).predictions - logits).max() > 0.01
 
 
-def test_a_model_of_ones_own_names_its_task(tmp_path: Path) -> None:
+def test_a_users_own_model_names_its_task(tmp_path: Path) -> None:
     """Positional inputs by name, no config, no loss of its own, no token that pads."""
     data = [{"ids": np.arange(5) + row, "labels": np.arange(5) % 5} for row in range(8)]
     run = OFATrainer(
@@ -429,73 +269,7 @@ def test_a_model_of_ones_own_names_its_task(tmp_path: Path) -> None:
         OFATrainer(Tagger(), args=arguments(tmp_path))
 
 
-def test_the_arguments_come_from_a_command_line(tmp_path: Path) -> None:
-    parser = PdArgumentParser((TrainingArguments, OFAArguments))
-    given = ["--output_dir", str(tmp_path), "--widths", "1.0", "0.5", "--strategy", "sandwich", "--importance", "false"]
-    _, settings = parser.parse_args_into_dataclasses([*given, "--mapped_layers", "embeddings", "1"])
-    assert settings == OFAArguments(
-        widths=[1.0, 0.5], strategy="sandwich", importance=False, mapped_layers=["embeddings", "1"]
-    )
-    _, default = parser.parse_args_into_dataclasses(given[:2])
-    assert default == OFAArguments()
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"widths": []}, r"widths \[\] is not a list"),
-        ({"widths": [1.5]}, r"widths: 1.5 is not a share above 0"),
-        ({"widths": [0.5, 0.5]}, r"names a share twice"),
-        ({"depths": ["half"]}, r"depths: 'half' is not a number"),
-        ({"strategy": "sandwhich"}, r"strategy 'sandwhich' is not one of .*mean 'sandwich'"),
-        ({"teacher": "me"}, r"teacher 'me' is not one of original, self, none"),
-        ({"lambda_task": -1}, r"lambda_task: -1 is not"),
-        ({"temperature": 0.0}, r"temperature 0 would divide by zero"),
-        ({"subnets": 0.5}, r"subnets 0.5 is not a whole number"),
-        ({"lambda_logit": 0.0, "lambda_distill": 0.0}, r"nothing would be learnt"),
-        ({"mapped_layers": ["all", "1"]}, r"'all' and 'none' stand alone"),
-        ({"mapped_layers": []}, r"mapped_layers \[\] is not a list"),
-    ],
-)
-def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        OFAArguments(**settings)
-
-
-@pytest.mark.parametrize(
-    ("kind", "more", "message"),
-    [
-        ("uie", {"ofa_args": plain(temperature=2.0)}, r"temperature 2.0: the outputs of span scoring are not logits"),
-        ("token", {"ofa_args": plain(mapped_layers=["7"])}, r"mapped_layers: '7' is not a layer of this ErnieFor"),
-        ("token", {"ofa_args": plain(lambda_logit=0.0, mapped_layers=["none"])}, r"nothing would be learnt"),
-        ("token", {"ofa_args": plain(strategy="sampled", subnets=0)}, r"count 0 is not a whole number"),
-        ("token", {"teacher": nn.Linear(1, 1), "ofa_args": plain(teacher="none")}, r"a teacher was given, but"),
-        ("token", {"to_static": True}, r"not to_static"),
-    ],
-)
-def test_settings_that_do_not_fit_are_refused(kind: str, more: dict[str, Any], message: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=message):
-        trainer(kind, tmp_path, **more)
-
-
-def test_what_a_run_lacks_is_named(tmp_path: Path) -> None:
-    run = trainer("sequence", tmp_path)
-    with pytest.raises(ConfigError, match="holds no checkpoint"):
-        run.train(resume_from_checkpoint=True)
-    run.eval_dataset = [{"input_ids": row["input_ids"]} for row in rows("sequence")]
-    with pytest.raises(ConfigError, match=r"importance needs labels \(labels\), but a batch has only input_ids"):
-        run.train()
-    unlabelled = {"input_ids": collate(rows("sequence", 4))["input_ids"]}
-    assert float(run.training_step(run.model, dict(unlabelled))) > 0  # the teacher says what to learn
-    alone = trainer("sequence", tmp_path, ofa_args=plain(teacher="none"))
-    with pytest.raises(DistillError, match=r"needs labels \(labels\), but a batch has only input_ids"):
-        alone.training_step(alone.model, unlabelled)
-    wrong = trainer("sequence", tmp_path, evaluation_strategy="epoch", metric_for_best_model="f2", num_train_epochs=1)
-    with pytest.raises(ConfigError, match=r"no metric 'f2' of width_1.0; there are loss, accuracy"):
-        wrong.train()
-
-
-@pytest.mark.parametrize("name", ["gpt-lm", "electra", "nezha", "albert", "mpnet"])
+@each_family(["gpt-lm", "electra", "nezha", "albert", "mpnet"])
 def test_other_families_train_with_it(name: str, tmp_path: Path) -> None:
     """PaddleNLP's GPT takes labels that are the next tokens already; the rest classify rows."""
     rng = np.random.default_rng(0)
@@ -544,18 +318,6 @@ def test_a_model_that_needs_more_than_token_ids_trains_with_it(tmp_path: Path) -
     right = outputs(small, batch)[0].argmax(-1).numpy() == data_labels(data)
     about = json.loads((tmp_path / "width_0.5" / "metrics.json").read_text())
     assert about["value"] == pytest.approx(float(right.mean()))
-
-
-def test_the_teacher_is_whole_whatever_ran_before(tmp_path: Path) -> None:
-    model = ernie("sequence")
-    ids = collate(rows("sequence"))["input_ids"]
-    model.eval()
-    expected = model(ids)
-    first = trainer("sequence", tmp_path, model)
-    first.ofa.set_net_config(first.ofa.search_space.smallest())
-    again = trainer("sequence", tmp_path, model, ofa_args=OFAArguments(importance=False, teacher_engine="dygraph"))
-    again.ofa.eval()
-    assert difference(again.ofa(ids)[1], expected) == 0
 
 
 def data_labels(data: list[dict[str, Any]]) -> np.ndarray:

@@ -51,6 +51,6 @@ def test_every_word_of_a_sentence_is_one_token_with_a_tag(tmp_path: Path) -> Non
     assert all(slot in "".join(TAGS) for template in TEMPLATES for slot in re.findall(r"\{(\w+)\}", template))
 
 
-def test_what_cannot_be_is_said_without_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_printed_without_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert trainer_token_cls.main([*TINY, "--output_dir", str(tmp_path), "--widths", "1.5"]) == 1
     assert "error: widths: 1.5 is not a share" in capsys.readouterr().err

@@ -24,7 +24,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(tmp_path_factory: pytest.TempPathFactory, forked_models: None) -> Path:
     """The folder of a recipe that ran to its end; tests leave it as it is."""
     folder = tmp_path_factory.mktemp("cli")
     assert main(["compress", str(recipe_file(folder))]) == 0
@@ -267,7 +267,7 @@ class TestRunsThatAreThere:
         ("arguments", "message"),
         [
             (["compress", "{done}/recipe.yaml", "--epochs", "3"], "epochs (2 there, 3 now)"),
-            (["search", "{done}/recipe.yaml", "--budget", "params=5000"], "budget ("),
+            (["search", "{done}/recipe.yaml", "--budget", "params=5000"], "budget.params (only now: 5000.0)"),
             (["predict", "{done}/nowhere", "good"], "nowhere: no such directory"),
             (
                 ["predict", "{done}/out/formats/searched", "good"],

@@ -14,6 +14,7 @@ from ofa_slim import load_subnet
 STAGES = ("finetune", "importance", "reorder", "train", "evaluate", "search", "formats")
 
 
+@pytest.mark.usefixtures("forked_models")
 def test_all_stages_leave_their_output_and_are_skipped_the_next_time(
     recipe: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -52,12 +52,15 @@ def use_clock(monkeypatch: pytest.MonkeyPatch, clock: Callable[[], float]) -> No
     monkeypatch.setattr(one_turn, "__defaults__", (1, clock))
 
 
+def use(machine: Machine, patch: pytest.MonkeyPatch) -> Machine:
+    patch.setitem(programs.ENGINES, "counted", machine.make)
+    use_clock(patch, machine.clock)
+    return machine
+
+
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    machine = Machine()
-    monkeypatch.setitem(programs.ENGINES, "counted", machine.make)
-    use_clock(monkeypatch, machine.clock)
-    return machine
+    return use(Machine(), monkeypatch)
 
 
 def encoder_of(layers: int = 3) -> OFA:
@@ -65,7 +68,19 @@ def encoder_of(layers: int = 3) -> OFA:
 
 
 def built(ofa: OFA, shapes: Any = SHAPES, **more: Any) -> LatencyTable:
-    return LatencyTable.build(ofa, input_shapes=shapes, engine="counted", progress=False, **more)
+    # A program of such an engine takes the same time in every round.
+    rule = Rule(warm_up=0, least=2, most=2)
+    return LatencyTable.build(ofa, input_shapes=shapes, engine="counted", progress=False, rule=rule, **more)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[OFA, Path]:
+    """A supernet and the file of its table; tests leave both as they are."""
+    ofa, file = encoder_of(), tmp_path_factory.mktemp("latency") / "table.json"
+    with pytest.MonkeyPatch.context() as patch:
+        use(Machine(), patch)
+        built(ofa).save(file)
+    return ofa, file
 
 
 def test_where_time_is_the_sum_of_the_weights_every_prediction_is_right(machine: Machine) -> None:
@@ -127,17 +142,17 @@ def test_a_table_is_the_same_when_read_back(machine: Machine, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", ["device", "threads", "version", "model", "inputs"])
-def test_a_table_of_anything_else_is_refused_with_the_reason(machine: Machine, name: str) -> None:
-    ofa = encoder_of()
-    table = built(ofa)
+def test_a_table_of_anything_else_is_refused_with_the_reason(saved: tuple[OFA, Path], name: str) -> None:
+    ofa, file = saved
+    table = LatencyTable.load(file)
     table.about = replace(table.about, **{name: 7 if name == "threads" else "another"})
     with pytest.raises(LatencyError, match=f"another {name}.*(7|another).* here"):
         table.check(ofa, SHAPES)
 
 
-def test_a_table_holds_for_one_model_and_one_shape(machine: Machine) -> None:
-    ofa = encoder_of()
-    table = built(ofa)
+def test_a_table_holds_for_one_model_and_one_shape(saved: tuple[OFA, Path]) -> None:
+    ofa, file = saved
+    table = LatencyTable.load(file)
     with pytest.raises(LatencyError, match=r"another inputs.*\[1, 8\].*\[2, 8\]"):
         table.check(ofa, [[2, 8], [2, 8]])
     with pytest.raises(LatencyError, match="another model"):
@@ -145,7 +160,7 @@ def test_a_table_holds_for_one_model_and_one_shape(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "no JSON", "[]", '{"format": 1}', '{"format": 2}'])
-def test_a_file_that_is_no_table_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_table_is_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "table.json"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(LatencyError, match="latency table"):
@@ -154,10 +169,9 @@ def test_a_file_that_is_no_table_is_refused(tmp_path: Path, text: str) -> None:
         LatencyTable.load(tmp_path / "none.json")
 
 
-def test_a_damaged_table_is_refused(machine: Machine, tmp_path: Path) -> None:
+def test_a_damaged_table_is_refused(saved: tuple[OFA, Path], tmp_path: Path) -> None:
+    content = json.loads(saved[1].read_text(encoding="utf-8"))
     file = tmp_path / "table.json"
-    built(encoder_of()).save(file)
-    content = json.loads(file.read_text(encoding="utf-8"))
     for key in ("kinds", "blocks", "about", "fixed_ms"):
         file.write_text(json.dumps({**content, key: [{"odd": 1}]}), encoding="utf-8")
         with pytest.raises(LatencyError, match="damaged latency table"):
@@ -182,7 +196,7 @@ def test_blocks_that_share_an_axis_are_predicted(machine: Machine) -> None:
 
 def test_blocks_that_are_fed_what_their_axis_cuts_are_predicted(machine: Machine) -> None:
     """An MPNet's biases for places have a column per head, and go into each block."""
-    ofa = OFA(Convert(supernet(expand_ratio=[0.5, 1.0])).convert(FAMILIES["mpnet"]()))
+    ofa = OFA(Convert(supernet(expand_ratio=[0.5, 1.0])).convert(FAMILIES["mpnet"](num_hidden_layers=2)))
     table, rng = built(ofa, [1, 6]), np.random.default_rng(0)
     for config in [ofa.search_space.sample(rng) for _ in range(4)]:
         plain = ofa.export(config=config, input_shapes=[1, 6])
@@ -285,6 +299,7 @@ def test_programs_are_loaded_more_than_once() -> None:
     assert Latency.of(rounds["some"]).median == 1000.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["inference", "onnx"])
 def test_exported_models_are_timed_by_the_engine(engine: str) -> None:
     if engine == "onnx":

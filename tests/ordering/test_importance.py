@@ -213,7 +213,7 @@ def test_reordering_moves_bits_and_makes_no_new_parameters() -> None:
 
 
 @pytest.mark.parametrize("index", [[0, 1, 2], [0, 1, 2, 2], [1, 2, 3, 4], [0.0, 1.0, 2.0, 3.0], []])
-def test_an_index_that_is_no_permutation_is_refused(index: list[int]) -> None:
+def test_an_index_that_is_not_a_permutation_is_refused(index: list[int]) -> None:
     model = encoder(1)
     before = model.layers[0].self_attn.q_proj.weight.numpy()
     with pytest.raises(ImportanceError, match="not a permutation of 0 to 3"):

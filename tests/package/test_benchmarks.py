@@ -82,7 +82,7 @@ def test_two_good_scores_in_a_row_are_needed(history: list[dict[float, float]], 
     assert steady(history, GOALS) is expected
 
 
-def test_the_stopwatch_stands_while_scores_are_taken_and_keeps_the_first_time_that_was_good_enough() -> None:
+def test_the_stopwatch_stops_while_scores_are_taken_and_keeps_the_first_good_time() -> None:
     now = 0.0
     scores = iter([BAD, GOOD, GOOD, BAD, GOOD])
 
@@ -107,6 +107,7 @@ def test_batches_in_random_order_are_padded_to_their_longest_row() -> None:
     assert max(found) == 10
 
 
+@pytest.mark.slow
 def test_a_worker_answers_with_seconds_and_its_death_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("paddleslim_env.SETTLE_SECONDS", 0.0)
     with Worker([sys.executable, "-c", HALVES]) as worker:

@@ -50,6 +50,7 @@ def test_the_ten_lines_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert load_subnet("small").bert.encoder.layers[0].linear1.weight.shape[1] == 4
 
 
+@pytest.mark.usefixtures("forked_models")
 def test_the_training_script_and_the_configs_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert len([line for line in SCRIPT.splitlines() if line]) <= 30
@@ -86,6 +87,7 @@ def test_the_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert names["small"].ernie.encoder.layers[0].linear1.weight.shape[1] == 12
 
 
+@pytest.mark.slow
 def test_the_bridge_is_one_import() -> None:
     """In a process of its own, which it changes."""
     code = f"{BRIDGE}\nfrom paddleslim.nas.ofa import OFA\nprint(OFA.__module__)"
@@ -99,6 +101,7 @@ def test_the_readme_opens_with_the_two_commands() -> None:
     assert len(readme.splitlines()) <= 160
 
 
+@pytest.mark.slow
 def test_the_tutorial_on_families_runs(tmp_path: Path) -> None:
     """In a process of its own: it adds to the tables."""
     code = blocks("docs/a-family-of-your-own.md")

@@ -1,11 +1,8 @@
-"""The search: budgets, choices, fronts, proposals, and whole searches that are killed, shared and read back."""
+"""Budgets, proposals, and whole searches that are interrupted, continued and read back."""
 
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,111 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paddle import nn
 
-import search_runs
 from models import batch, bert, ofa_of
-from ofa_slim import OFA, Convert, RunConfig, SearchSpace, load_subnet, supernet
-from ofa_slim.errors import IllegalSubnetError, SearchError
+from ofa_slim import OFA, Convert, RunConfig, load_subnet, supernet
+from ofa_slim.errors import SearchError
 from ofa_slim.search import SearchConfig, SearchResult, stratified
 from ofa_slim.search.budget import Budget
-from ofa_slim.search.choices import Choices, rounded
-from ofa_slim.search.front import hypervolume, ranks, spread
 from ofa_slim.search.regressor import ScoreRegressor
 from ofa_slim.search.result import Point
-from search_runs import closeness, encoder
-
-QUICK: dict[str, Any] = {"progress": False, "candidates": 24, "warm_up": 10}
-
-
-def found(ofa: OFA, condition: Any = None, score: Any = None, **settings: Any) -> SearchResult:
-    return ofa.search(score or closeness(ofa), condition, SearchConfig(**{**QUICK, "directory": None, **settings}))
-
-
-# fronts
-
-
-def dominated(one: tuple[float, float], others: list[tuple[float, float]]) -> bool:
-    return any(s >= one[0] and c <= one[1] and (s, c) != one for s, c in others)
-
-
-pairs = st.lists(st.tuples(st.integers(0, 6).map(float), st.integers(0, 6).map(float)), max_size=12)
-
-
-@given(some=pairs)
-def test_the_first_front_is_what_nothing_dominates(some: list[tuple[float, float]]) -> None:
-    order = ranks(some)
-    assert [rank == 0 for rank in order] == [not dominated(one, some) for one in some]
-    left = [(one, rank) for one, rank in zip(some, order, strict=True) if rank > 0]
-    inner = ranks([one for one, _ in left])
-    assert [rank - 1 for _, rank in left] == inner
-
-
-@given(some=pairs)
-def test_the_hypervolume_is_the_area_that_is_dominated(some: list[tuple[float, float]]) -> None:
-    cells = sum(any(s >= x + 1 and c <= y for s, c in some) for x in range(7) for y in range(7))
-    assert hypervolume(some, (0.0, 7.0)) == cells
-
-
-def test_a_spread_keeps_both_ends() -> None:
-    costs = [(0.0, float(cost)) for cost in (5, 1, 3, 2, 4)]
-    assert spread(range(5), costs, 3) == [1, 2, 0]
-    assert spread(range(5), costs, 9) == list(range(5))
-
-
-# choices
-
-
-def space_of(depths: tuple[int, ...] = (2, 3)) -> SearchSpace:
-    return encoder(depths=depths).search_space
-
-
-@given(seed=st.integers(0, 1000))
-def test_numbers_and_configs_are_two_ways_to_say_the_same(seed: int) -> None:
-    choices = Choices(SPACE)
-    config = choices.config(choices.sample(np.random.default_rng(seed)))
-    assert choices.config(choices.numbers(config)) == config
-    assert all(config[axis.name] in axis.choices for axis in SPACE.axes)
-
-
-SPACE = space_of()
-
-
-def test_configs_that_run_the_same_are_the_same() -> None:
-    choices = Choices(SPACE)
-    numbers = {axis.name: 1 for axis in choices.axes} | {"encoder.depth": 0}
-    other = {**numbers, "encoder.1.heads": 2, "encoder.1.ffn": 0}  # of three layers, two keep the first and the last
-    assert choices.config(numbers) == choices.config(other)
-    assert choices.config(numbers) != choices.config({**numbers, "encoder.0.heads": 2})
-
-
-def test_a_size_that_is_no_choice_is_refused() -> None:
-    with pytest.raises(IllegalSubnetError, match=r"'encoder.0.ffn': size 7 is not one of"):
-        Choices(SPACE).numbers(SPACE.complete({"encoder.0.ffn": 7}))
-
-
-def test_uniform_configs_have_one_share() -> None:
-    shares = [
-        {
-            round(config[axis.name] / axis.full, 6)
-            for axis in SPACE.axes
-            if axis.task == "width" and ".1." not in axis.name
-        }
-        for config in Choices(SPACE).uniform()
-    ]
-    assert all(len(share) == 1 for share in shares)
-    assert len(shares) == 4 * 2
-    assert next(Choices(SPACE).uniform()) == SPACE.largest()
-
-
-@pytest.mark.parametrize("multiple", [1, 4, 8, 100])
-def test_widths_can_be_multiples(multiple: int) -> None:
-    for axis in rounded(SPACE, multiple).axes:
-        if axis.task == "width" and multiple <= axis.size * axis.slots[0].unit:
-            assert all(size * axis.slots[0].unit % multiple == 0 or size == axis.size for size in axis.choices)
-        else:
-            assert axis.choices == SPACE[axis.name].choices
-
-
-# budgets
+from search_runs import QUICK, closeness, encoder, found
 
 
 @pytest.mark.parametrize(
@@ -135,7 +35,7 @@ def test_widths_can_be_multiples(multiple: int) -> None:
         (7, "condition is a int"),
     ],
 )
-def test_a_condition_that_means_nothing_is_refused(condition: Any, said: str) -> None:
+def test_an_invalid_condition_is_refused(condition: Any, said: str) -> None:
     with pytest.raises(SearchError, match=said):
         Budget.of(condition)
 
@@ -147,7 +47,7 @@ def test_a_condition_that_means_nothing_is_refused(condition: Any, said: str) ->
         {"multiple_of": 0}, {"algorithm": "annealing"}, {"screen": 7}, {"latency": "table.json"}, {"winners": -1},
     ],
 )  # fmt: skip
-def test_a_search_config_that_means_nothing_is_refused(wrong: Mapping[str, Any]) -> None:
+def test_an_invalid_search_config_is_refused(wrong: Mapping[str, Any]) -> None:
     with pytest.raises(SearchError, match=next(iter(wrong))):
         SearchConfig(**wrong)
 
@@ -167,9 +67,6 @@ def test_an_impossible_budget_is_refused_before_anything_is_scored(condition: An
 def test_nothing_to_choose_from_is_an_error() -> None:
     with pytest.raises(SearchError, match="nothing to search"):
         found(ofa_of(bert(), ratios=[1.0]), None, never)
-
-
-# the regressor and the helper for rows
 
 
 def test_the_regressor_learns_which_axes_matter() -> None:
@@ -200,9 +97,6 @@ def test_more_rows_than_there_are_is_an_error() -> None:
         stratified([0, 1, 1], 4)
 
 
-# whole searches
-
-
 def check(result: SearchResult, limit: float) -> None:
     configs = [point.config for point in result.points]
     assert len(set(configs)) == len(configs)
@@ -216,12 +110,13 @@ def check(result: SearchResult, limit: float) -> None:
     assert all(point.within for point in searched), "what is over the budget is not scored"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["nsga2", "tpe", "random"])
 def test_a_search_finds_the_best_within_its_budget(algorithm: str) -> None:
     ofa = encoder()
-    result = found(ofa, {"params_ratio": 0.75}, algorithm=algorithm, candidates=40)
+    result = found(ofa, {"params_ratio": 0.75}, algorithm=algorithm, candidates=24)
     check(result, 0.75)
-    assert len(result.points) == 40
+    assert len(result.points) == 24
     assert result.original is not None
     assert result.original.config == ofa.search_space.original()
     uniform = [point for point in result.uniform if point.within]
@@ -236,6 +131,7 @@ def test_a_search_finds_the_best_within_its_budget(algorithm: str) -> None:
     assert winner.point == result.best
 
 
+@pytest.mark.slow
 def test_the_published_two_arguments_are_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     ofa = ofa_of(bert(layers=1), ratios=[1.0, 0.5])
@@ -276,8 +172,8 @@ def test_survivors_of_a_screening_are_scored_in_full() -> None:
 
     result = found(ofa, {"params_ratio": 0.8}, full, screen=rough, survivors=5)
     final = [point for point in result.points if point.final]
-    assert len(screened) == 24
-    assert 5 <= len(final) < 24
+    assert len(screened) == QUICK["candidates"]
+    assert 5 <= len(final) < QUICK["candidates"]
     assert all(point.screened == pytest.approx(point.score - 1) for point in final)
     assert all(point.screened == point.score for point in result.points if not point.final)
     assert result.best in final
@@ -299,18 +195,20 @@ def test_one_of_several_scores_counts() -> None:
         found(encoder(), None, both, metric="accuracy")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "said"), [("good", "returned a str"), ({}, "no score"), (float("nan"), "nan as 'score' for sub-network")]
 )
-def test_a_score_that_is_none_is_an_error_and_the_search_goes_on_later(answer: Any, said: str, tmp_path: Path) -> None:
+def test_an_invalid_score_is_an_error_and_the_search_goes_on_later(answer: Any, said: str, tmp_path: Path) -> None:
     ofa = encoder()
     with pytest.raises(SearchError, match=said):
-        found(ofa, None, lambda ofa_model: answer, directory=tmp_path)
-    result = found(ofa, None, directory=tmp_path, winners=0)
-    assert len(result.points) == 24
+        found(ofa, None, lambda ofa_model: answer, directory=tmp_path, candidates=3)
+    result = found(ofa, None, directory=tmp_path, candidates=3, winners=0)
+    assert len(result.points) == 3
     assert result.points[0].config == ofa.search_space.largest()
 
 
+@pytest.mark.slow
 def test_a_directory_holds_the_report_and_the_winner(tmp_path: Path) -> None:
     ofa = encoder()
     result = found(ofa, {"params_ratio": 0.8}, directory=tmp_path / "found")
@@ -318,7 +216,7 @@ def test_a_directory_holds_the_report_and_the_winner(tmp_path: Path) -> None:
     assert files == {"search.db", "search.db.lock", "report.md", "report.json", "pareto.png", "winner.png", "winners"}
     data = json.loads((tmp_path / "found" / "report.json").read_text(encoding="utf-8"))
     assert data["best"]["config"] == dict(result.config)
-    assert len(data["points"]) == 24
+    assert len(data["points"]) == QUICK["candidates"]
     page = (tmp_path / "found" / "report.md").read_text(encoding="utf-8")
     assert f"`{result.config.to_json()}`" in page
     winner = load_subnet(tmp_path / "found" / "winners" / "1")
@@ -329,6 +227,7 @@ def test_a_directory_holds_the_report_and_the_winner(tmp_path: Path) -> None:
     assert again.points == result.points
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -350,12 +249,13 @@ def test_another_search_in_the_same_place_is_refused(change: dict[str, Any], sai
     assert said in str(error.value)
 
 
+@pytest.mark.slow
 def test_more_candidates_go_on_from_those_that_are_there(tmp_path: Path) -> None:
     ofa = encoder()
-    few = found(ofa, None, directory=tmp_path, candidates=12, winners=0)
-    many = found(ofa, None, directory=tmp_path, candidates=20, winners=0)
-    assert list(many.points[:12]) == list(few.points)
-    assert len(many.points) == 20
+    few = found(ofa, None, directory=tmp_path, candidates=10, winners=0)
+    many = found(ofa, None, directory=tmp_path, candidates=14, winners=0)
+    assert list(many.points[:10]) == list(few.points)
+    assert len(many.points) == 14
 
 
 def test_a_storage_that_cannot_be_opened_is_named() -> None:
@@ -363,6 +263,7 @@ def test_a_storage_that_cannot_be_opened_is_named() -> None:
         found(encoder(), None, never, storage="sqlite:////no/such/folder/x.db")
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_returns_what_was_found_and_goes_on(tmp_path: Path) -> None:
     ofa = encoder()
     whole = found(ofa, None, directory=tmp_path / "whole", winners=0)
@@ -381,43 +282,6 @@ def test_an_interrupted_search_returns_what_was_found_and_goes_on(tmp_path: Path
     rest = found(ofa, None, interrupted, directory=tmp_path / "part", winners=0)
     assert rest.complete
     assert rest.points == whole.points
-
-
-def run(folder: Path, *arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-W", "ignore", search_runs.__file__, str(folder), *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def test_a_killed_search_ends_as_one_that_was_not(tmp_path: Path) -> None:
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "killed").mkdir()
-    whole = run(tmp_path / "whole")
-    deaths = 0
-    for count in (6, 17, 26):
-        killed = run(tmp_path / "killed", count)
-        _, errors = killed.communicate()
-        assert killed.returncode == -signal.SIGKILL, errors
-        deaths += 1
-    last = run(tmp_path / "killed")
-    expected, found_points = whole.communicate(), last.communicate()
-    assert deaths == 3
-    assert last.returncode == whole.returncode == 0, found_points[1]
-    assert json.loads(found_points[0].splitlines()[-1]) == json.loads(expected[0].splitlines()[-1])
-
-
-def test_two_processes_finish_one_search_with_no_point_lost_or_doubled(tmp_path: Path) -> None:
-    workers = [run(tmp_path), run(tmp_path)]
-    results = [worker.communicate() for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], results
-    first, second = (json.loads(out.splitlines()[-1]) for out, _ in results)
-    assert first == second, "both read the same result"
-    configs = [json.dumps(config, sort_keys=True) for config, _ in first]
-    assert len(configs) == len(set(configs)) == 30
-    scored = [json.loads(file.read_text(encoding="utf-8")) for file in tmp_path.glob("scored-*.json")]
-    assert len(scored) == 2
-    both = [config for names in scored for config in names]
-    assert sorted(both) == sorted(configs), "each was scored once, by one of them"
-    assert all(names for names in scored), "both worked"
 
 
 class Small(nn.Layer):
@@ -452,7 +316,7 @@ def test_a_convolutional_network_is_searched_with_its_statistics_estimated() -> 
 
 
 def test_what_was_not_scored_within_the_budget_has_no_best() -> None:
-    point = Point(SPACE.largest(), 1.0, {"params": 5.0}, "original", within=False)
+    point = Point(encoder().search_space.largest(), 1.0, {"params": 5.0}, "original", within=False)
     result = SearchResult([point], Budget({"params": 4}), "params", "score")
     assert result.front == []
     with pytest.raises(SearchError, match="nothing with params <= 4 has been scored yet"):

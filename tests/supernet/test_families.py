@@ -14,7 +14,7 @@ import paddle.nn.functional as F
 import pytest
 from paddle import nn
 
-from families import FAMILIES, HEADS, HIDDEN, LAYERS, NEURONS, inputs, outputs
+from families import FAMILIES, HEADS, HIDDEN, LAYERS, NEURONS, each_family, inputs, outputs
 from models import difference
 from ofa_slim import OFA, Convert, DistillConfig, RunConfig, dynabert_config, load_subnet, save_subnet, supernet
 from ofa_slim.errors import ConfigError, ExportError, ImportanceError
@@ -23,7 +23,7 @@ from ofa_slim.measure.cost import CostModel
 from ofa_slim.supernet.layers import ElasticLayer
 
 CLOSE = 1e-4
-every_family = pytest.mark.parametrize("name", FAMILIES)
+every_family = each_family()
 
 
 def converted(name: str) -> OFA:
@@ -246,7 +246,7 @@ def pickled(model: nn.Layer) -> nn.Layer:
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, pickled])
-@pytest.mark.parametrize("name", ["nezha", "albert", "ernie-layout", "gpt", "bert"])
+@each_family(["nezha", "albert", "ernie-layout", "gpt", "bert"])
 def test_supernets_are_copied_as_they_run(name: str, copied: Callable[[nn.Layer], nn.Layer]) -> None:
     ofa, batch = converted(name), inputs(name)
     with ofa.subnet(ofa.search_space.smallest()):

@@ -158,6 +158,7 @@ def test_nothing_outside_the_model_is_patched(tmp_path: Any) -> None:
     assert difference(other(*inputs), expected) == 0
 
 
+@pytest.mark.slow
 def test_importing_patches_nothing_and_leaves_paddlenlp_out() -> None:
     code = """
 import sys, paddle

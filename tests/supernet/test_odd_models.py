@@ -170,7 +170,7 @@ def test_each_works_or_says_what_stands_in_the_way(case: tuple[nn.Layer, Any, se
         assert reasons[layer].startswith(reason)
     with ofa.subnet(space.largest()):
         assert worst(ofa(*inputs), expected) < 1e-6
-    for config in [space.smallest(), *(space.sample(np.random.default_rng(seed)) for seed in range(10))]:
+    for config in [space.smallest(), *(space.sample(np.random.default_rng(seed)) for seed in range(4))]:
         ofa.set_net_config(config)
         ofa.train()
         sum(output.mean() for output in tensors_in(ofa(*inputs))).backward()

@@ -1,14 +1,16 @@
-"""Scripts for the published API run here with only the import changed, each in a fresh process."""
+"""Scripts for the published API run here with only the import changed, in processes of their own."""
 
 from __future__ import annotations
 
 import functools
 import json
-import subprocess
-import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+
+import published_samples
+from forked import run
 
 # What goes by full names, which count from the start of a process, comes first in one.
 PROCESSES = (
@@ -38,13 +40,13 @@ PROCESSES = (
 @functools.cache
 def outcomes(names: tuple[str, ...]) -> dict[str, str | None]:
     """What each sample of one process raised; a sample that ended the process is not there."""
-    script = Path(__file__).parents[1] / "published_samples.py"
-    done = subprocess.run(
-        [sys.executable, str(script), *names], capture_output=True, text=True, timeout=300, check=False
-    )
-    return dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith("["))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "outcomes"
+        run(published_samples.main, names, file)
+        return dict(json.loads(line) for line in file.read_text().splitlines())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "process"), [pytest.param(name, process, id=name) for process in PROCESSES for name in process]
 )

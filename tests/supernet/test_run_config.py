@@ -91,7 +91,7 @@ def test_elastic_depth_gives_the_layer_counts_that_are_sampled() -> None:
         ({"ofa_layers": ["a"]}, "is not a dictionary of layer names"),
     ],
 )
-def test_values_that_cannot_mean_anything_are_refused_when_made(given: dict[str, Any], message: str) -> None:
+def test_invalid_values_are_refused_when_made(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         RunConfig(**given)
 

@@ -40,7 +40,7 @@ def test_configs_survive_json(sizes: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[1]", '{"x": 0}', '{"x": 1.5}', '{"x": true}', "{'x': 1}"])
-def test_json_of_no_config_is_refused(text: str) -> None:
+def test_json_that_is_not_a_config_is_refused(text: str) -> None:
     with pytest.raises(IllegalSubnetError):
         SubnetConfig.from_json(text)
 

@@ -170,7 +170,7 @@ def test_a_loss_without_layers_or_before_a_forward_is_named() -> None:
         ),
     ],
 )
-def test_values_that_cannot_mean_anything_are_refused_when_made(given: dict[str, Any], message: str) -> None:
+def test_invalid_values_are_refused_when_made(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         DistillConfig(**given)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,6 @@ import parallel_training
 from launching import launched
 from ofa_slim.errors import ConfigError
 from ofa_slim.train.parallel import own_rows, training_rows
-
-TESTS = Path(__file__).parents[1]
 
 Found = dict[str, Any]
 
@@ -34,7 +31,7 @@ def alone() -> Found:
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
     """What each of two processes found."""
     folder = tmp_path_factory.mktemp("ranks")
-    return launched(TESTS / "parallel_training.py", folder)
+    return launched(parallel_training.main, folder)
 
 
 def under(found: Found, prefix: str) -> Found:
@@ -71,7 +68,7 @@ def test_gradients_meet_once_per_step_whatever_the_number_of_sub_networks(alone:
     assert alone["sgd/sent"] == [[]] * parallel_training.STEPS
 
 
-def test_a_parameter_that_nobody_used_keeps_no_gradient(ranks: list[Found]) -> None:
+def test_a_parameter_that_no_process_used_has_no_gradient(ranks: list[Found]) -> None:
     for found in ranks:
         unused = under(found, "nobody/gradients/body.layers.0.")
         assert len(unused) == 16

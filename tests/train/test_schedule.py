@@ -12,7 +12,7 @@ ORDER = ["kernel_size", "width", "depth"]
     ("epoch", "expected"),
     [(0, (0, 0)), (1, (1, 0)), (2, (1, 1)), (3, (2, 0)), (4, (2, 1)), (5, (2, 1)), (99, (2, 1))],
 )
-def test_an_epoch_belongs_to_the_first_phase_that_ends_behind_it(epoch: int, expected: tuple[int, int]) -> None:
+def test_an_epoch_belongs_to_the_first_phase_that_ends_after_it(epoch: int, expected: tuple[int, int]) -> None:
     assert phase_at(BOUNDS, epoch) == expected
 
 

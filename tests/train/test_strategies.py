@@ -47,12 +47,12 @@ def test_the_same_generator_state_gives_the_same_sub_networks(ofa: OFA) -> None:
 
 
 @pytest.mark.parametrize("count", [0, -1, 1.5, True])
-def test_a_count_that_is_none_is_refused(ofa: OFA, count: int) -> None:
+def test_an_invalid_count_is_refused(ofa: OFA, count: int) -> None:
     with pytest.raises(ConfigError, match="count"):
         Sampled(ofa.search_space, count)
 
 
 @pytest.mark.parametrize("count", [-1, None, 0.5])
-def test_a_sandwich_of_no_count_is_refused(ofa: OFA, count: int) -> None:
+def test_a_sandwich_with_an_invalid_count_is_refused(ofa: OFA, count: int) -> None:
     with pytest.raises(ConfigError, match="at least 0"):
         Sandwich(ofa.search_space, count)

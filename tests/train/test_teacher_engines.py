@@ -86,7 +86,7 @@ def taught_by(teacher: nn.Layer, engine: str) -> OFA:
 
 
 @pytest.mark.parametrize("make", [Reading, Counting])
-def test_a_teacher_that_is_no_program_runs_layer_by_layer_and_says_so(
+def test_a_teacher_that_cannot_be_a_program_runs_layer_by_layer_and_says_so(
     make: type[nn.Layer], caplog: pytest.LogCaptureFixture
 ) -> None:
     ids = batch()[0]
@@ -100,7 +100,7 @@ def test_a_teacher_that_is_no_program_runs_layer_by_layer_and_says_so(
         strict(ids)
 
 
-def test_an_engine_that_is_none_is_named() -> None:
+def test_an_unknown_engine_is_named() -> None:
     with pytest.raises(ConfigError, match=r"teacher_engine 'statik' is not one of .*; did you mean 'static'"):
         DistillConfig(teacher_model=Tagger(), teacher_engine="statik")
     with pytest.raises(ConfigError, match="teacher_engine 'static' was given without a teacher_model of its own"):

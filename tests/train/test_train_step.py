@@ -95,7 +95,7 @@ def test_a_tensor_alone_and_no_teacher() -> None:
     assert losses[0].stop_gradient
 
 
-def test_the_supernet_runs_behind_a_step_as_before_it() -> None:
+def test_the_supernet_runs_after_a_step_as_before_it() -> None:
     ofa, inputs = learning(), batch()
     ofa.set_net_config(ofa.search_space.smallest())
     before = ofa(*inputs)[0]

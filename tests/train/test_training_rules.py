@@ -45,7 +45,7 @@ def converted(ratios: Any = (0.25, 0.5, 1.0), kernels: Any = (3, 5, 7)) -> Tower
     return model
 
 
-def offered(ofa: OFA, count: int = 30) -> dict[str, set[int]]:
+def offered(ofa: OFA, count: int = 20) -> dict[str, set[int]]:
     """The sizes that forwards draw, by task."""
     seen = []
     for _ in range(count):
@@ -72,7 +72,7 @@ def test_tasks_join_in_order_and_each_begins_with_its_largest_choices(order: tup
             assert seen[task] == set(CHOICES[task][-kept:])
 
 
-def test_a_list_of_another_length_than_the_tasks_is_refused_before_and_behind_the_first_batch() -> None:
+def test_a_list_of_another_length_than_the_tasks_is_refused_before_and_after_the_first_batch() -> None:
     for example in (None, X):
         for given in ({"n_epochs": [[1], [2]]}, {"dynamic_batch_size": [1, 1]}, {"init_learning_rate": [[0.1], [0.2]]}):
             (name,) = given
@@ -134,7 +134,7 @@ def test_limits_of_the_search_space_go_by_names_of_layers(ratios: tuple[float, .
         listed(ofa_layers={"stemm": {"kernel_size": (3, 5)}})
 
 
-def test_a_layer_that_is_held_at_the_size_of_the_model_may_be_skipped() -> None:
+def test_a_layer_fixed_at_the_size_of_the_model_may_be_skipped() -> None:
     model, x = DataDependent(), paddle.ones([2, 6])
     model.eval()
     expected = model(x)

@@ -1,18 +1,15 @@
-"""A supernet training that is killed at random moments and resumed; started by `test_killed_training.py`.
+"""A supernet training that is killed at random moments and resumed; `main` is for a process of its own.
 
-    python killed_training.py FOLDER KILLS RANKS
-
-Each run is a process of its own, forked before Paddle has computed anything. Prints how many were killed, how many
-kills cut a save short, and a hash of all weights at the end.
+Each run is again a process, forked before Paddle has computed anything.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import signal
-import socket
 import sys
 import threading
 import time
@@ -22,6 +19,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from launching import become_rank, free_port
 from ofa_slim import OFA, Convert, DistillConfig, RunConfig, parallel, supernet
 from ofa_slim.job.glue import TASKS
 from ofa_slim.train.batches import Examples
@@ -97,16 +95,7 @@ def fork(folder: Path, rank: int, ranks: int, port: int, kill_at: int | None, de
     status = 1
     try:
         if ranks > 1:
-            ends = ",".join(f"127.0.0.1:{port + 1 + number}" for number in range(ranks))
-            os.environ.update(
-                PADDLE_MASTER=f"127.0.0.1:{port}",
-                PADDLE_TRAINER_ENDPOINTS=ends,
-                PADDLE_CURRENT_ENDPOINT=ends.split(",")[rank],
-                PADDLE_TRAINER_ID=str(rank),
-                PADDLE_TRAINERS_NUM=str(ranks),
-                PADDLE_RANK_IN_NODE=str(rank),
-                PADDLE_DISTRI_BACKEND="gloo",
-            )
+            become_rank(rank, ranks, port)
         run(folder, kill_at, delay)
         status = 0
     except BaseException as error:
@@ -116,16 +105,14 @@ def fork(folder: Path, rank: int, ranks: int, port: int, kill_at: int | None, de
         os._exit(status)
 
 
-def main() -> None:
-    folder, kills, ranks = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+def main(folder: Path, kills: int, ranks: int) -> None:
+    """Writes how many runs were killed, how many kills cut a save short, and a hash of all weights at the end."""
     folder.mkdir()
     rng = random.Random(kills + ranks)
     moments = sorted(rng.randrange(1, STEPS - 20) for _ in range(kills))
     cut_short = killed = 0
     for kill_at in [*moments, None]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         # Of several processes one is killed; the others then fail, as their launcher would end them.
         victim = rng.randrange(ranks)
         delay = rng.uniform(0, 0.06)
@@ -146,8 +133,4 @@ def main() -> None:
             {path.name for path in (folder / "checkpoints").iterdir()} if (folder / "checkpoints").is_dir() else set()
         )
         cut_short += any(not name.startswith("step-") for name in left)
-    print(killed, cut_short, (folder / "hash").read_text(encoding="utf-8"))
-
-
-if __name__ == "__main__":
-    main()
+    (folder / "outcome.json").write_text(json.dumps([killed, cut_short, (folder / "hash").read_text()]))

@@ -1,11 +1,10 @@
-"""A search in a process of its own, for tests that kill it: ``python search_runs.py FOLDER [KILLED AFTER SO MANY]``."""
+"""Searches of a small supernet; `main` is for a process of its own, which tests kill."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +13,12 @@ from typing import Any
 import numpy as np
 import paddle
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 from models import batch, bert, ofa_of
 from ofa_slim import OFA, RunConfig
-from ofa_slim.search import SearchConfig
+from ofa_slim.search import SearchConfig, SearchResult
+
+# The original and the uniform sub-networks are 8 of them; the regressor proposes some of the last.
+QUICK: dict[str, Any] = {"progress": False, "candidates": 16, "warm_up": 10}
 
 
 def encoder(depths: tuple[int, ...] = (2, 3)) -> OFA:
@@ -39,24 +39,30 @@ def closeness(ofa: OFA) -> Callable[[Any], dict[str, float]]:
     return score
 
 
-def main(folder: Path, killed_after: int | None) -> None:
+def found(ofa: OFA, condition: Any = None, score: Any = None, **settings: Any) -> SearchResult:
+    return ofa.search(score or closeness(ofa), condition, SearchConfig(**{**QUICK, "directory": None, **settings}))
+
+
+def main(folder: Path, killed_after: int | None, result: str, slow: bool = False) -> None:
+    """Searches to the end, or until so many were scored; writes ``<result>.json`` and what this process scored.
+
+    Args:
+        slow: whether each score takes a while, so that two processes overlap.
+    """
     ofa = encoder()
     score, scored = closeness(ofa), []
 
     def noted(ofa_model: Any) -> dict[str, float]:
         if killed_after is not None and len(list(folder.glob("*.scored"))) == killed_after:
             os.kill(os.getpid(), signal.SIGKILL)
-        found = score(ofa_model)
-        time.sleep(0.05)  # so that two processes overlap
+        values = score(ofa_model)
+        if slow:
+            time.sleep(0.05)
         scored.append(ofa_model.net_config.to_json())
         (folder / f"{os.getpid()}-{len(scored)}.scored").touch()
-        return found
+        return values
 
-    config = SearchConfig(candidates=30, warm_up=10, directory=folder / "search", winners=0, progress=False)
-    result = ofa.search(noted, {"params_ratio": 0.8}, config)
+    answer = found(ofa, {"params_ratio": 0.8}, noted, directory=folder / "search", candidates=20, winners=0)
     (folder / f"scored-{os.getpid()}.json").write_text(json.dumps(scored), encoding="utf-8")
-    print(json.dumps([[dict(point.config), np.float64(point.score).hex()] for point in result.points]))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)
+    points = [[dict(point.config), np.float64(point.score).hex()] for point in answer.points]
+    (folder / f"{result}.json").write_text(json.dumps(points), encoding="utf-8")

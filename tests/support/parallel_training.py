@@ -1,12 +1,11 @@
 """What every process does in the tests of data-parallel training; what it found comes out as arrays by name.
 
-As a script it is for ``paddle.distributed.launch`` and writes ``rank<number>.npz`` to the folder that it is given. The
-tests call `run` as well: one process on its own is the reference.
+`main` is for one of several processes and writes ``rank<number>.npz`` to a folder. The tests call `run` as well: one
+process on its own is the reference.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -210,6 +209,6 @@ def failure(action: Callable[[], Any]) -> str:
     return ""
 
 
-if __name__ == "__main__":
+def main(folder: Path) -> None:
     outcome = run()
-    np.savez(Path(sys.argv[1]) / f"rank{distributed.get_rank()}.npz", **outcome)
+    np.savez(folder / f"rank{distributed.get_rank()}.npz", **outcome)

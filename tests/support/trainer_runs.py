@@ -30,6 +30,8 @@ CLASS_OF = {
     "uie": UIE,
 }
 
+WIDTHS = {"width_1.0": (4, 24), "width_0.75": (3, 18), "width_0.5": (2, 12)}  # heads and neurons
+
 Row = dict[str, Any]
 Weights = dict[str, np.ndarray]
 
@@ -135,3 +137,12 @@ def trainer(kind: str, folder: Path, model: nn.Layer | None = None, **more: Any)
 def weights(model: nn.Layer) -> Weights:
     """A copy of what a model's state dict holds."""
     return {key: value.numpy().copy() for key, value in model.state_dict().items()}
+
+
+def plain(**more: Any) -> OFAArguments:
+    """Settings whose teacher answers exactly what it computes."""
+    return OFAArguments(**{"teacher_engine": "dygraph", **more})
+
+
+def same(one: Weights, other: Weights) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(one[key], other[key]) for key in one)

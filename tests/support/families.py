@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import paddle
 import paddlenlp.transformers as nlp
+import pytest
 from paddle import nn
 
 VOCABULARY = 50
@@ -87,6 +88,15 @@ FAMILIES: dict[str, Make] = {
     "gpt": _maker("GPT"),
     "gpt-lm": _maker("GPT", "ForCausalLM"),
 }
+
+
+QUICK = ("bert", "electra")
+
+
+def each_family(names: Iterable[str] = FAMILIES, quick: Iterable[str] = QUICK) -> pytest.MarkDecorator:
+    """Runs a test for each of some families; `make quick` runs it for a few."""
+    marks = {name: () if name in quick else pytest.mark.slow for name in names}
+    return pytest.mark.parametrize("name", [pytest.param(name, marks=mark) for name, mark in marks.items()])
 
 
 def tokens(rows: int = 3, length: int = 9, seed: int = 0) -> paddle.Tensor:

@@ -1,16 +1,15 @@
 """What scripts for the published API do, each as a function of its own.
 
-`python published_samples.py NAME ...` runs some in this process, in order, and writes one line of JSON for each:
-its name and what it raised, or null. Full names of layers (`conv2d_0`) count from the start of the process, so a
-sample that goes by them must be the first.
+`main` runs some in this process, in order, and writes one line of JSON for each: its name and what it raised, or null.
+Full names of layers (`conv2d_0`) count from the start of the process, so a sample that goes by them must be the first.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-import sys
 import traceback
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -367,16 +366,13 @@ def elastic_layers_by_their_own_names() -> None:
         assert ofa.subnet_config({name: {"channel": 4}})["0.fn"] == 4
 
 
-def main(names: list[str]) -> None:
+def main(names: tuple[str, ...], file: Path) -> None:
     paddle.seed(0)
-    for name in names:
-        error = None
-        try:
-            globals()[name]()
-        except Exception:
-            error = traceback.format_exc()
-        print(json.dumps([name, error]), flush=True)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+    with file.open("w") as lines:
+        for name in names:
+            error = None
+            try:
+                globals()[name]()
+            except Exception:
+                error = traceback.format_exc()
+            print(json.dumps([name, error]), file=lines, flush=True)

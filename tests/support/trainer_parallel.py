@@ -1,12 +1,11 @@
 """What every process does in the test of the supernet trainer on several; the weights come out as arrays by name.
 
-As a script it is for ``paddle.distributed.launch`` and writes ``rank<number>.npz`` to the folder that it is given. The
-test calls `run` as well: one process on its own is the reference.
+`main` is for one of several processes and writes ``rank<number>.npz`` to a folder. The test calls `run` as well: one
+process on its own is the reference.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -42,9 +41,8 @@ def run(folder: Path, importance: bool) -> Weights:
     return weights(model)
 
 
-if __name__ == "__main__":
-    target = Path(sys.argv[1])
+def main(folder: Path) -> None:
     found = {
-        f"{important}/{key}": value for important in (False, True) for key, value in run(target, important).items()
+        f"{important}/{key}": value for important in (False, True) for key, value in run(folder, important).items()
     }
-    np.savez(target / f"rank{distributed.get_rank()}.npz", **found)
+    np.savez(folder / f"rank{distributed.get_rank()}.npz", **found)

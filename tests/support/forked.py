@@ -1,0 +1,116 @@
+"""Processes that have their imports already: each is forked from one that has imported much and computed nothing.
+
+Importing Paddle and PaddleNLP takes seconds, far longer than what most processes of the tests do.
+"""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import IO, Any
+
+FORKED = multiprocessing.get_context("forkserver")
+FORKED.set_forkserver_preload(["paddle", "paddlenlp.transformers", "onnxruntime", "optuna", "sklearn.gaussian_process"])
+
+# Scripts of the library that run a written model.
+SCRIPTS = ("reader.py", "worker.py")
+
+Popen = subprocess.Popen
+
+
+def run(target: Callable[..., None], *arguments: object) -> int | None:
+    """The exit status of a process that calls a function."""
+    process = FORKED.Process(target=target, args=arguments)
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def popen(command: Sequence[str], **options: Any) -> Any:
+    """Stands for `subprocess.Popen`: processes that run a written model are forked, others start as ever."""
+    script = next((number for number, part in enumerate(command) if Path(part).name in SCRIPTS), None)
+    return Popen(command, **options) if script is None else ForkedScript(command, script, **options)
+
+
+class ForkedScript:
+    """A script in a forked process, as far as `subprocess.run` and the library use `subprocess.Popen`."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        script: int,
+        stdin: int | None = None,
+        stdout: int | None = None,
+        stderr: int | IO[str] | None = None,
+        env: dict[str, str] | None = None,
+        text: bool = True,
+        errors: str | None = None,
+    ) -> None:
+        self.args = command
+        own: list[IO[str] | None] = []
+        its: dict[int, Connection] = {}
+        for number, target in enumerate((stdin, stdout, stderr)):
+            own.append(None)
+            if target == subprocess.PIPE:
+                ends = os.pipe()
+                mine, other = ends[::-1] if number == 0 else ends
+                own[number] = open(mine, "w" if number == 0 else "r", errors=errors)
+                its[number] = Connection(other)
+            elif target is not None:
+                assert isinstance(target, io.TextIOBase)
+                its[number] = Connection(os.dup(target.fileno()))
+        self.stdin, self.stdout, self.stderr = own
+        self._process = FORKED.Process(target=_run_script, args=(list(command[script:]), its, env))
+        self._process.start()
+        for end in its.values():
+            end.close()
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def __enter__(self) -> ForkedScript:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for file in (self.stdin, self.stdout, self.stderr):
+            if file is not None:
+                file.close()
+        self.wait()
+
+    def communicate(self, input: None = None, timeout: float | None = None) -> tuple[str, str]:
+        with ThreadPoolExecutor(2) as pool:
+            out, err = pool.map(lambda file: "" if file is None else file.read(), (self.stdout, self.stderr))
+        self.wait(timeout)
+        return out, err
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        self._process.join(timeout)
+        return self.returncode
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    terminate = kill
+
+
+def _run_script(arguments: list[str], files: dict[int, Connection], environment: dict[str, str] | None) -> None:
+    for number, file in files.items():
+        os.dup2(file.fileno(), number)
+        file.close()
+    if 0 in files:
+        sys.stdin = open(0)  # multiprocessing has put an empty one there
+    os.environ.update(environment or {})
+    sys.argv = arguments
+    runpy.run_path(arguments[0], run_name="__main__")
