@@ -44,6 +44,7 @@ def compute_neuron_head_importance(
     loss_fct: Callable[..., paddle.Tensor] | None = None,
     intermediate_name: str = _INTERMEDIATE,
     output_name: str = _OUTPUT,
+    accumulate: bool = False,
 ) -> tuple[paddle.Tensor, list[paddle.Tensor]]:
     """Scores every head and every feed-forward neuron of a model on some batches.
 
@@ -62,6 +63,7 @@ def compute_neuron_head_importance(
         loss_fct: ``loss_fct(model output, labels)`` -> scalar; cross entropy by default.
         intermediate_name: path in a block of the first feed-forward layer; the default is that of the model's family.
         output_name: path in a block of the second, likewise.
+        accumulate: scores each batch by the summed gradients of all batches so far, as PaddleSlim does.
 
     Returns: float32 ``[num_layers, num_heads]`` and, per layer, float32 ``[neurons]``; in units of the
         loss, at least 0.
@@ -75,15 +77,19 @@ def compute_neuron_head_importance(
     weights = [weight for part in parts for weight in part.weights]
     heads: list[paddle.Tensor] = []
     neurons: list[paddle.Tensor] = []
+    gathered: list[paddle.Tensor] = []
     batches = 0
     with full_size(network), scoring(network, weights):
         for batch in tqdm(data_loader, desc=f"importance {task_name}".strip(), leave=False):
             args, kwargs, labels = split_batch(batch)
             loss = loss_fct(network(*args, **kwargs), labels)
-            grads = iter(paddle.grad(loss, weights))
+            grads = paddle.grad(loss, weights)
             # The sums must not remember what they were made from: that is every gradient of every batch.
             with paddle.no_grad():
-                scores = [part.scores([next(grads) for _ in part.weights]) for part in parts]
+                if accumulate:
+                    grads = gathered = _added(gathered, grads)
+                left = iter(grads)
+                scores = [part.scores([next(left) for _ in part.weights]) for part in parts]
                 heads = _added(heads, [head for head, _ in scores])
                 neurons = _added(neurons, [neuron for _, neuron in scores])
             batches += 1
