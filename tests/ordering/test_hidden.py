@@ -219,7 +219,7 @@ def untouched() -> OFA:
             "no axis 'hidden_size'",
         ),
         (lambda: compute_hidden_importance(untouched(), []), ImportanceError, "no batch"),
-        (lambda: reorder_hidden(untouched(), [1.0] * 3), ImportanceError, r"shape \[3\], expected are \[16\]"),
+        (lambda: reorder_hidden(untouched(), [1.0] * 3), ImportanceError, r"shape \[3\], expected \[16\]"),
         (lambda: reorder_hidden(untouched(), [float("nan")] * 16), ImportanceError, "16.* finite numbers"),
         (lambda: compute_hidden_importance(bert(), []), ConfigError, "this is a BertForSequenceClassification"),
     ],

@@ -16,7 +16,7 @@ from paddle.static import InputSpec
 
 from models import difference
 from ofa_slim import OFA, Convert, RunConfig, load_subnet, save_subnet, supernet, to_static
-from ofa_slim.errors import ConfigError, ConvertError, ExportError, IllegalSubnetError
+from ofa_slim.errors import ConfigError, ConvertError, ExportError
 from ofa_slim.supernet.layers import ElasticLayer
 
 CLOSE = 1e-5
@@ -188,21 +188,6 @@ def test_statistics_are_re_estimated_for_one_sub_network() -> None:
     assert model.norm._momentum == 0.9
     with pytest.raises(ConfigError, match="the loader gave no batch"):
         ofa.export(config=config, input_shapes=SHAPE, loader=[])
-
-
-def test_tokens_number_every_choice_and_lead_back() -> None:
-    ofa = ofa_of(net(), expand_ratio=[0.5, 1.0], kernel_size=(3, 5))
-    numbers = ofa.tokenize()
-    assert [number for entry in numbers for number in entry] == list(range(sum(map(len, numbers))))
-    token = [entry[0] for entry in numbers]
-    dictionary = ofa.decode_token(token)
-    assert dictionary["stem"] == {"kernel_size": 3, "expand_ratio": 0.5}
-    ofa(X)
-    assert ofa.subnet_config(ofa.current_config or {}) == ofa.search_space.smallest()
-    with pytest.raises(IllegalSubnetError, match=r"token has 1 numbers; there are \d+ entries"):
-        ofa.decode_token([0])
-    with pytest.raises(IllegalSubnetError, match="token: 99 is not one of"):
-        ofa.decode_token([99, *token[1:]])
 
 
 def test_what_keeps_its_kernel_is_explained() -> None:

@@ -15,7 +15,7 @@ from forked import run
 # What goes by full names, which count from the start of a process, comes first in one.
 PROCESSES = (
     ("sub_networks_by_full_name",),
-    ("widths_of_named_layers", "tokens", "distillation_of_mapped_layers", "progressive_shrinking"),
+    ("widths_of_named_layers", "distillation_of_mapped_layers", "progressive_shrinking"),
     (
         "elastic_layers_by_their_own_names",
         "conv2d",

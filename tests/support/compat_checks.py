@@ -268,7 +268,7 @@ def masks_that_cannot_be_are_refused() -> None:
     bridge()
     x, model = noise(3, 5, 16), encoder()
     for masks, said in (
-        ([None], r"has to be \[mask, head_mask\]; this one has 1"),
+        ([None], r"must be \[mask, head_mask\]; this one has 1"),
         ([None, noise(3, 4)], "not for 2 layers"),
         ([None, noise(2, 3)], "for 4 heads"),
         ([None, noise(2, 1, 4, 5, 5)], "neither"),

@@ -275,22 +275,6 @@ def distillation_of_mapped_layers() -> None:
         assert losses[-1] < losses[0]
 
 
-def tokens() -> None:
-    ofa = OFA(Convert(supernet(expand_ratio=[0.5, 1.0], kernel_size=(3, 5))).convert(TwoConvs(4)))
-    x = noise(2, 3, 6, 6)
-    ofa(x)
-    numbers = ofa.tokenize()
-    assert numbers == [[0, 1], [2, 3], [4, 5], [6, 7]]
-    config = ofa.decode_token([0, 3, 5, 6])
-    assert config == {
-        "conv1": {"kernel_size": 3, "expand_ratio": 1.0},
-        "models.0": {"kernel_size": 5, "expand_ratio": 0.5},
-    }
-    ofa.set_net_config(config)
-    ofa(x)
-    assert {name: ofa.current_config[name] for name in config} == config
-
-
 def a_whole_training_of_a_bert() -> None:
     from models import batch, bert, labels
 

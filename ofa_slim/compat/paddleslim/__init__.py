@@ -5,25 +5,25 @@ Import this before anything of PaddleSlim, and nothing else in the script has to
     import ofa_slim.compat.paddleslim
 
 Where PaddleSlim is absent, or its import fails, ``paddleslim.nas.ofa`` is then this library, and Paddle's transformer
-encoder, its layers and its attention take ``[mask, head_mask]`` in place of a mask. Every other call of theirs is as it
-was. `uninstall` takes all of it back.
+encoder, its layers and its attention accept ``[mask, head_mask]`` as their mask. All other calls work as before.
+`uninstall` takes everything back.
 
 What is different on purpose:
 
-- Importance scores each batch for itself, in full and in eval mode, and leaves no gradients behind. The published pass
-  never cleared them, so that the first of n batches counted n times. `accumulate_gradients`, or the argument
-  ``accumulate=True`` of ``compute_neuron_head_importance``, brings those numbers back.
-- Attention keeps its scale, ``head_dim ** -0.5``, which the published replacement of it had lost.
-- A head mask that differs between the positions of a row is refused: it is of heads.
-- The layers are not wrapped in blocks: ``layer.fn`` is the layer, and no key of a state dict has ``.fn`` in it. Keys of
-  old state dicts that have it are understood by ``set_state_dict``.
-- The number of heads is that of the sub-network. Scripts may set it, as they had to, and change nothing by it.
-- The teacher is no part of the supernet, always in eval mode, and runs once per batch however many widths there are.
-- ``set_task("width")`` samples widths; it used to sample the largest sub-network alone, as only ``"expand_ratio"`` was
-  the name of a choice.
+- Importance scores each batch by its own gradients, in full and in eval mode, and leaves no gradients behind. The
+  published function never cleared them, so that the first of n batches counted n times. `accumulate_gradients`, or the
+  argument ``accumulate=True`` of ``compute_neuron_head_importance``, brings those scores back.
+- Attention keeps its scale, ``head_dim ** -0.5``, which the published replacement had lost.
+- A head mask that differs between the positions of a row is refused: it belongs to heads.
+- The layers are not wrapped in blocks: ``layer.fn`` is the layer itself, and no key of a state dict has ``.fn`` in it.
+  ``set_state_dict`` understands the keys of old state dicts that have it.
+- The number of heads is that of the sub-network. Scripts may set it, as they had to, but that changes nothing.
+- The teacher is not part of the supernet, is always in eval mode, and runs once per batch for all widths together.
+- ``set_task("width")`` samples widths; the published one then ran the largest sub-network only, because it knew the
+  choices as ``"expand_ratio"`` alone.
 - ``"depth"`` of ``dynabert_config`` is a number of layers, not a share.
-- Convolutions with elastic kernels keep the output's size as it was, and do not take on "same" padding.
-- ``export`` checks that its result computes what the supernet does; without an ``origin_model`` it cuts a copy.
+- Convolutions with elastic kernels keep their output size and do not get "same" padding.
+- ``export`` checks that its result computes what the supernet computes; without an ``origin_model`` it cuts a copy.
 - A ``teacher_model_path`` that is a pickle needs ``DistillConfig(allow_pickle=True)``.
 """
 
@@ -43,19 +43,19 @@ _kept: dict[str, ModuleType] | None = None
 
 
 def installed() -> bool:
-    """Whether `paddleslim` is this library now."""
+    """Whether `paddleslim` is this library."""
     return _kept is not None
 
 
 def install(force: bool = False) -> bool:
-    """Makes `paddleslim.nas.ofa` this library, and Paddle's encoder take ``[mask, head_mask]``.
+    """Makes `paddleslim.nas.ofa` this library, and lets Paddle's encoder accept ``[mask, head_mask]``.
 
-    Importing the package does it. One log line says what was done.
+    Importing this package calls it. It logs one line about what it did.
 
     Args:
-        force: also where PaddleSlim itself is installed and works.
+        force: do so also where PaddleSlim itself is installed and works.
 
-    Returns: whether `paddleslim` is this library now.
+    Returns: whether `paddleslim` is this library.
     """
     global _kept
     if _kept is not None:
@@ -75,9 +75,9 @@ def install(force: bool = False) -> bool:
 
 
 def uninstall() -> None:
-    """Takes everything back: the modules, the forwards of Paddle's classes, the watch for PaddleNLP.
+    """Restores the modules, the forwards of Paddle's classes, and what was adapted in PaddleNLP.
 
-    Models that were made meanwhile go on working.
+    Models that were made before keep working.
     """
     global _kept
     if _kept is None:

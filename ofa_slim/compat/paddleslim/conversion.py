@@ -23,19 +23,19 @@ class supernet(plain_supernet):
 
 
 class Convert(PlainConvert):
-    """`ofa_slim.Convert` whose layers answer to the published names.
+    """`ofa_slim.Convert` whose layers have the published attributes.
 
-    The width of the last layer with weights is never elastic, and layers become elastic ones even where nothing is
-    asked for.
+    The width of the last layer with weights is never elastic. Layers are converted even where the context has no
+    choices for them.
 
     Args:
-        context: what is to be elastic.
+        context: the choices.
     """
 
     def _convert(self, network: nn.Layer) -> None:
         plain_attention(network)
-        asked = (self.context.kernel_size, self.context.expand_ratio, self.context.channel, self.context.hidden_size)
-        if any(choices is not None for choices in asked):
+        given = (self.context.kernel_size, self.context.expand_ratio, self.context.channel, self.context.hidden_size)
+        if any(choices is not None for choices in given):
             super()._convert(network)
             _keep_last_width(network)
         else:

@@ -26,15 +26,15 @@ _NUMBERS = itertools.count(1)
 
 
 def counter() -> int:
-    """A number that was not given before."""
+    """A number that this function has not returned before."""
     return next(_NUMBERS)
 
 
 class BaseBlock(nn.Layer):
-    """What every published block derives from.
+    """The base class of all published blocks.
 
     Args:
-        key: its name in configs; made up if None.
+        key: its name in configs; generated if None.
     """
 
     def __init__(self, key: str | None = None) -> None:
@@ -42,7 +42,7 @@ class BaseBlock(nn.Layer):
         self._key = f"{type(self).__name__}{counter()}" if key is None else str(key)
 
     def set_supernet(self, owner: nn.Layer) -> None:
-        """Makes a supernet the block's `supernet`, without making it a part of the block."""
+        """Sets the block's `supernet`, without making that a sub-layer of the block."""
         vars(self)["supernet"] = owner
 
     @property
@@ -52,7 +52,7 @@ class BaseBlock(nn.Layer):
 
 
 class Block(PlainBlock, BaseBlock):  # type: ignore[misc]  # here every block has a key
-    """`ofa_slim.supernet.Block`, which is also what published scripts look for by `BaseBlock`."""
+    """`ofa_slim.supernet.Block` as an instance of `BaseBlock`, which published scripts look for."""
 
     def __init__(self, fn: nn.Layer, fixed: bool = False, key: str | None = None) -> None:
         BaseBlock.__init__(self, key)
@@ -61,11 +61,11 @@ class Block(PlainBlock, BaseBlock):  # type: ignore[misc]  # here every block ha
 
 
 class Published:
-    """What goes before an elastic layer in the bases of its published form."""
+    """Mixin that goes before an elastic layer in the bases of its published form."""
 
     @property
     def fn(self) -> Any:
-        """The elastic layer, which is this one."""
+        """The elastic layer: the layer itself."""
         return self._own("fn", self)
 
     @property
@@ -75,18 +75,18 @@ class Published:
 
     @property
     def fixed(self) -> Any:
-        """Whether the layer always runs in full: never, unless a `Block` around it says so."""
+        """Whether the layer always runs in full. False; only a `Block` around it can fix it."""
         return self._own("fixed", False)
 
     def _own(self, name: str, published: Any) -> Any:
-        """The published value, but where the layer has a part of that name (an attention's `key`)."""
+        """The published value, or the layer's own sub-layer of that name (an attention's `key`)."""
         return dict(self.named_children()).get(name, published)  # type: ignore[attr-defined]
 
     @property
     def cur_config(self) -> dict[str, Any]:
-        """What runs now: ``expand_ratio``, ``kernel_size`` and so on, where the layer has such, and ``prune_dim``.
+        """The active sizes: ``expand_ratio``, ``kernel_size`` and so on, where the layer has them, and ``prune_dim``.
 
-        ``prune_dim`` is the shape of the weight that takes part, or the number of channels of a norm.
+        ``prune_dim`` is the shape of the active part of the weight, or the number of active channels of a norm.
         """
         layer: Any = self
         spec = spec_of(layer)
@@ -119,17 +119,17 @@ def _weight(layer: nn.Layer) -> tuple[Any, Any]:
 class PublishedAttention(Published, SuperMultiHeadAttention):
     """Elastic attention whose number of heads is that of the sub-network, whatever a script sets it to.
 
-    The published attention did not know how many of its heads ran, so that scripts cut the number by themselves.
+    The published attention did not know how many of its heads ran, so scripts set the number themselves.
     """
 
     def activate(self, sizes: Sizes) -> None:
-        """Runs from now on with ``sizes["heads"]`` heads."""
+        """Runs with ``sizes["heads"]`` heads from now on."""
         super().activate(sizes)
         vars(self)["num_heads"] = length(self.active_sizes["heads"])
 
     @property
     def num_heads(self) -> int:
-        """How many heads run."""
+        """The number of active heads."""
         return vars(self)["num_heads"]
 
     @num_heads.setter
@@ -143,7 +143,7 @@ class ExportedAttention(nn.MultiHeadAttention):
 
     @property
     def num_heads(self) -> int:
-        """How many heads the projections are wide."""
+        """The number of heads that the projections have."""
         return self.q_proj.weight.shape[1] // self.head_dim
 
     @num_heads.setter
@@ -153,7 +153,7 @@ class ExportedAttention(nn.MultiHeadAttention):
 
 @functools.cache
 def published_class(elastic: type[nn.Layer]) -> type[nn.Layer]:
-    """The published form of a class of elastic layers, with the row of that class in the table of layers."""
+    """The published form of an elastic class, registered in the table of layers with the row of that class."""
     if elastic is SuperMultiHeadAttention:
         return _registered(PublishedAttention, elastic)
     members: dict[str, Any] = {"__doc__": elastic.__doc__, "__module__": __name__}
@@ -163,7 +163,7 @@ def published_class(elastic: type[nn.Layer]) -> type[nn.Layer]:
 
 
 def publish(model: nn.Layer) -> None:
-    """Gives every elastic layer of a model its published form, in place."""
+    """Turns every elastic layer of a model into its published form, in place."""
     for layer in model.sublayers(include_self=True):
         if isinstance(layer, ElasticLayer) and not isinstance(layer, Published):
             elastic: Any = type(layer)
@@ -171,14 +171,14 @@ def publish(model: nn.Layer) -> None:
 
 
 def export_attention(model: nn.Layer) -> None:
-    """Makes every plain attention of an exported model one whose heads cannot be cut once more."""
+    """Protects the plain attentions of an exported model from scripts that cut their heads a second time."""
     for layer in model.sublayers(include_self=True):
         if type(layer) is nn.MultiHeadAttention:
             _swap(layer, ExportedAttention)
 
 
 def plain_attention(model: nn.Layer) -> None:
-    """Takes `export_attention` back."""
+    """Reverts `export_attention`."""
     for layer in model.sublayers(include_self=True):
         if isinstance(layer, ExportedAttention):
             vars(layer)["num_heads"] = layer.num_heads
@@ -192,7 +192,7 @@ def _swap(layer: nn.Layer, layer_class: type[nn.Layer]) -> None:
 def _forward_of(elastic: type[nn.Layer]) -> Any:
     """The forward of an elastic class, for a subclass of it."""
 
-    # paddle.jit translates super() as that of the object's own class, which would lead back to the same forward.
+    # paddle.jit takes super() for that of the object's own class, which would call the same forward again.
     @paddle.jit.not_to_static
     def forward(self: nn.Layer, *inputs: Any, **kwargs: Any) -> Any:
         return elastic.forward(self, *inputs, **kwargs)
@@ -203,8 +203,8 @@ def _forward_of(elastic: type[nn.Layer]) -> Any:
 
 
 def _registered(layer_class: type[nn.Layer], like: type[nn.Layer]) -> type[nn.Layer]:
-    """The class, with the row of another one."""
-    spec: Any = spec_of(like.__new__(like))  # which looks at the class alone
+    """The class, registered with the row of another one."""
+    spec: Any = spec_of(like.__new__(like))  # spec_of looks at the class only
     if layer_class not in spec.variants:
         register(replace(spec, variants=(*spec.variants, layer_class)))
     return layer_class
@@ -212,24 +212,13 @@ def _registered(layer_class: type[nn.Layer], like: type[nn.Layer]) -> type[nn.La
 
 _registered(ExportedAttention, nn.MultiHeadAttention)
 
-PUBLISHED_NAMES = (
-    "SuperConv2D",
-    "SuperConv2DTranspose",
-    "SuperSeparableConv2D",
-    "SuperBatchNorm2D",
-    "SuperLinear",
-    "SuperInstanceNorm2D",
-    "SuperGroupConv2D",
-    "SuperDepthwiseConv2D",
-    "SuperGroupConv2DTranspose",
-    "SuperDepthwiseConv2DTranspose",
-    "SuperLayerNorm",
-    "SuperEmbedding",
-    "SuperSyncBatchNorm",
+_KINDS = (
+    *("Conv2D", "Conv2DTranspose", "SeparableConv2D", "GroupConv2D", "DepthwiseConv2D", "GroupConv2DTranspose"),
+    *("DepthwiseConv2DTranspose", "BatchNorm2D", "SyncBatchNorm", "InstanceNorm2D", "LayerNorm", "Linear", "Embedding"),
 )
 
 
 def published_layers() -> dict[str, type[nn.Layer]]:
     """The classes of the published module of layers, by name."""
-    found = {name: getattr(elastic_layers, name) for name in PUBLISHED_NAMES}
+    found = {f"Super{kind}": getattr(elastic_layers, f"Super{kind}") for kind in _KINDS}
     return {name: published_class(one) if issubclass(one, ElasticLayer) else one for name, one in found.items()}

@@ -1,4 +1,4 @@
-"""The published tree of modules, and putting it in the place of a missing one."""
+"""The published tree of modules, put into `sys.modules` in place of a missing or broken PaddleSlim."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def failure() -> str | None:
 
 
 def put() -> dict[str, ModuleType]:
-    """Puts the tree into `sys.modules`; returns what was there of that name."""
+    """Puts the tree into `sys.modules`; returns the modules of those names that it replaces."""
     kept = _entries()
     for name in kept:
         del sys.modules[name]
@@ -39,7 +39,7 @@ def put() -> dict[str, ModuleType]:
 
 
 def take_out(kept: Mapping[str, ModuleType]) -> None:
-    """Takes the tree out of `sys.modules` and puts back what was there."""
+    """Removes the tree from `sys.modules` and restores the modules that it replaced."""
     for name in _entries():
         del sys.modules[name]
     sys.modules.update(kept)
@@ -100,10 +100,10 @@ _SCORES = ("compute_neuron_head_importance", "reorder_head", "reorder_neuron", "
 
 
 def _module(name: str, public: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> ModuleType:
-    """A module of some names, of which a star import takes the public ones."""
+    """A module with some names; a star import takes the public ones."""
     full = f"{ROOT}.{name}".rstrip(".")
     module = ModuleType(full, "A stand-in by `ofa_slim.compat.paddleslim`.")
-    # Every module may have others below it, so that what is missing there is named as such.
+    # As a package, so that importing a missing module below it raises an error that names that module.
     module.__spec__ = ModuleSpec(full, None, origin="ofa_slim.compat.paddleslim", is_package=True)
     module.__path__ = []
     module.__package__ = full

@@ -47,10 +47,10 @@ class DistillConfig(PlainDistillConfig):
 
 
 class OFA(plain.OFA):
-    """`ofa_slim.OFA` with the published attributes, and as lenient with configs as the published one.
+    """`ofa_slim.OFA` with the published attributes, as lenient with configs as the published class.
 
     Attributes:
-        task, phase: what `set_task` was last called with.
+        task, phase: the last arguments of `set_task`.
         token_map: ``{task: {layer: {token: choice}}}``, made by `tokenize`.
         search_cands: the tokens of each of these layers.
     """
@@ -78,7 +78,7 @@ class OFA(plain.OFA):
     # What is sampled.
 
     def _tasks(self, present: Sequence[str]) -> list[str]:
-        """The tasks in the order they join; those that the model has nothing for are left out."""
+        """The tasks in the order they join, without those that the model has no choices for."""
         given = self._elastic_order
         order = [task for task in _ORDER if task in present]
         if given is not None:
@@ -88,7 +88,7 @@ class OFA(plain.OFA):
         return order
 
     def set_task(self, task: str | Sequence[str], phase: int | None = None) -> None:
-        """Chooses by hand what is sampled; a task that the model has nothing for changes nothing."""
+        """Sets by hand what is sampled; tasks that the model has no choices for are ignored."""
         self.task, self.phase = task, phase
         present = self.search_space.tasks() if self._known else possible_tasks(unwrap(self.model), self.run_config)
         kept = present_tasks(named(task), present)
@@ -109,7 +109,7 @@ class OFA(plain.OFA):
 
         Returns: `search_cands`.
 
-        Raises: ConfigError where no task was set, or several, or a layer has no choices of it.
+        Raises: ConfigError unless exactly one task was set and every elastic layer has choices of it.
         """
         found = tokens_of(self._ofa_layers, self.task)
         self.token_map[named(self.task)[0]] = found
@@ -121,7 +121,7 @@ class OFA(plain.OFA):
 
         Returns: ``{layer: choice}`` of the task that was set.
 
-        Raises: ConfigError before `tokenize`; IllegalSubnetError for numbers that are not there.
+        Raises: ConfigError before `tokenize`; IllegalSubnetError for numbers that are not in `search_cands`.
         """
         found = self.token_map.get(named(self.task)[0]) if self.task else None
         if found is None:
@@ -139,7 +139,7 @@ class OFA(plain.OFA):
     # The search space.
 
     def _clear_search_space(self, *inputs: Any, input_spec: Any = None, **kwargs: Any) -> None:
-        """Finds which widths must agree, from inputs or specs of them; does nothing where that is known."""
+        """Finds which widths must agree, from inputs or their specs; does nothing where that is known."""
         if self._known is None:
             example = Example(inputs, kwargs) if input_spec is None else example_of(self.model, None, input_spec)
             self._discover(example)
@@ -178,7 +178,7 @@ class OFA(plain.OFA):
 
     @property
     def ofa_teacher_model(self) -> SimpleNamespace | None:
-        """Something with the teacher as its `model`; None without one."""
+        """An object with the teacher as its `model`; None without a teacher."""
         teacher = None if self.distill_config is None else self.distill_config.teacher_model
         return SimpleNamespace(model=teacher) if isinstance(teacher, nn.Layer) else None
 
@@ -186,7 +186,7 @@ class OFA(plain.OFA):
 
     @property
     def net_config(self) -> Any:
-        """The config as it was given to `set_net_config`; None while every forward samples."""
+        """The config that was passed to `set_net_config`; None while every forward samples."""
         return self._given
 
     @net_config.setter
@@ -196,8 +196,8 @@ class OFA(plain.OFA):
     def set_net_config(self, config: Mapping[str, Any] | None) -> None:
         """Runs one sub-network from now on; None returns to sampling.
 
-        What a dictionary says of names that are no layer's and of widths and kernels that are fixed is ignored with a
-        warning; of layers whose widths must agree the first one named counts.
+        Entries of a dictionary for unknown layers and for fixed widths and kernels are ignored with a warning. Where
+        the widths of several layers must agree, the entry of the first one counts.
         """
         super().set_net_config(config)
         self._given = config
@@ -209,7 +209,7 @@ class OFA(plain.OFA):
         return super().subnet_config(config)
 
     def _legal(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """What of a per-layer dictionary this model can have."""
+        """The part of a per-layer dictionary that this model can have."""
         dictionaries = self.supernet.codec
         kept: dict[str, Any] = {}
         first: dict[str, str] = {}
@@ -239,7 +239,7 @@ class OFA(plain.OFA):
         return True
 
     def _warn(self, said: str) -> None:
-        """Warns of something once, however many steps it is met in."""
+        """Logs a warning the first time."""
         if said not in self._warned:
             self._warned.add(said)
             logger.warning("%s", said)
@@ -247,8 +247,8 @@ class OFA(plain.OFA):
     def export(self, *args: Any, **kwargs: Any) -> nn.Layer:
         """Cuts a plain model out of the supernet, as `ofa_slim.OFA.export` does.
 
-        Its attention layers follow the number of heads that their weights have, so a script that cuts the number of
-        heads after the export, as published ones have to, cuts nothing twice.
+        The attention layers of the result take their number of heads from their weights: published scripts set that
+        number after an export, which then does not cut the heads twice.
         """
         for given in (*args, *kwargs.values()):
             if isinstance(given, nn.Layer):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
@@ -14,8 +14,7 @@ import ofa_slim.ordering.scores as plain
 from ofa_slim.base.modes import forward_signature
 from ofa_slim.base.unwrap import unwrap
 from ofa_slim.errors import ImportanceError
-from ofa_slim.ordering.scores import block_parts, reorder_neuron_head, scoring
-from ofa_slim.supernet.handle import full_size
+from ofa_slim.ordering.scores import reorder_head, reorder_neuron_head
 
 __all__ = [
     "accumulate_gradients",
@@ -30,10 +29,10 @@ _accumulating = False
 
 
 def accumulate_gradients(on: bool = True) -> None:
-    """Whether gradients add up over the batches of an importance pass, as they did in the published library.
+    """Lets gradients add up over the batches of an importance pass, as they did in the published library.
 
-    The score of batch k is then that of the sum of the first k batches' gradients. False, as at first, scores each
-    batch for itself. An argument of `compute_neuron_head_importance` goes before it.
+    The score of batch k is then that of the sum of the first k batches' gradients. With False, the default, each batch
+    is scored by its own gradients. The argument `accumulate` of `compute_neuron_head_importance` takes precedence.
     """
     global _accumulating
     _accumulating = on
@@ -50,54 +49,38 @@ def compute_neuron_head_importance(
     output_name: str = "linear2",
     accumulate: bool | None = None,
 ) -> tuple[paddle.Tensor, list[np.ndarray]]:
-    """`ofa_slim.ordering.scores.compute_neuron_head_importance` for published scripts.
+    """`ofa_slim.importance.compute_neuron_head_importance` with the published batches and return types.
 
     Args:
-        task_name: name of the task; for ``"mnli"`` the loader may be a list of loaders, one after the other.
+        task_name: name of the task; for ``"mnli"`` the loader may be a list of loaders, used one after the other.
         model: a plain model, a supernet or an `OFA`.
-        data_loader: batches ``(input_ids, token_type_ids, labels)``, or dictionaries with these. A model that takes
-            ``attention_mask=[mask, head_mask]`` is given ``[None, None]``.
+        data_loader: batches ``(input_ids, token_type_ids, labels)``, or dictionaries that hold these. A model that
+            takes ``attention_mask=[mask, head_mask]`` is given ``[None, None]``.
         num_layers: how many blocks the model has.
         num_heads: how many heads each block has.
         loss_fct: ``loss_fct(model output, labels)`` -> scalar; cross entropy by default.
         intermediate_name: name of the first feed-forward layer in a block.
         output_name: name of the second.
-        accumulate: whether gradients add up over the batches; None: as `accumulate_gradients` said.
+        accumulate: whether gradients add up over the batches; None: as set by `accumulate_gradients`.
 
     Returns: float32 ``[num_layers, num_heads]`` and, per layer, a NumPy array float32 ``[neurons]``; in units of the
         loss, at least 0.
 
     Raises: ImportanceError where the model has no such layers or counts, or there is no batch.
     """
-    network = unwrap(model)
-    loss_fct = nn.CrossEntropyLoss() if loss_fct is None else loss_fct
-    parts = block_parts(network, num_layers, num_heads, intermediate_name, output_name)
-    weights = [weight for part in parts for weight in part.weights]
-    heads, neurons = np.zeros([num_layers, num_heads], "float32"), [np.zeros(0, "float32")] * num_layers
-    kept: list[paddle.Tensor] = []
-    batches = 0
-    with full_size(network), scoring(network, weights):
-        for batch in _batches(task_name, data_loader):
-            *inputs, labels = _inputs(batch)
-            loss = loss_fct(network(*inputs, **_masks(network)), labels)
-            grads = paddle.grad(loss, weights)
-            with paddle.no_grad():
-                if _accumulating if accumulate is None else accumulate:
-                    grads = kept = [old + new for old, new in zip(kept, grads, strict=True)] if kept else grads
-                left = iter(grads)
-                for row, part in enumerate(parts):
-                    head, neuron = part.scores([next(left) for _ in part.weights])
-                    heads[row] += head.numpy()
-                    neurons[row] = neuron.numpy() + (neurons[row] if batches else 0)
-            batches += 1
-    if not batches:
-        raise ImportanceError("the data loader gave no batch")
-    return paddle.to_tensor(heads), neurons
-
-
-def reorder_head(layer: nn.Layer, index: Any) -> None:
-    """Reorders the heads of an attention layer in place; see `ofa_slim.ordering.scores.reorder_head`."""
-    plain.reorder_head(layer, index)
+    batches = _with_masks(unwrap(model), _chained(task_name, data_loader))
+    heads, neurons = plain.compute_neuron_head_importance(
+        task_name,
+        model,
+        batches,
+        num_layers,
+        num_heads,
+        loss_fct,
+        intermediate_name,
+        output_name,
+        accumulate=_accumulating if accumulate is None else accumulate,
+    )
+    return heads, [scores.numpy() for scores in neurons]
 
 
 def reorder_neuron(layer: nn.Layer, index: Any, dim: int = 0) -> None:
@@ -105,13 +88,13 @@ def reorder_neuron(layer: nn.Layer, index: Any, dim: int = 0) -> None:
 
     Args:
         layer: the layer, or a `Block` around it.
-        index: for each new place, the neuron that goes there.
+        index: for each new position, the neuron that moves there.
         dim: 0 reorders the inputs, 1 the outputs and the bias.
     """
     plain.reorder_neuron(getattr(layer, "fn", layer), index, dim)
 
 
-def _batches(task_name: str, data_loader: Iterable[Any]) -> Iterable[Any]:
+def _chained(task_name: str, data_loader: Iterable[Any]) -> Iterable[Any]:
     """The batches of a loader; MNLI has two development sets, so its scripts give a list of loaders."""
     if task_name.lower() != "mnli":
         return data_loader
@@ -124,23 +107,23 @@ def _is_batch(item: Any) -> bool:
     )
 
 
-def _inputs(batch: Any) -> tuple[Any, ...]:
-    """The inputs of a batch and its labels."""
-    if isinstance(batch, Mapping):
-        missing = [name for name in _INPUTS if name not in batch]
-        if missing:
-            raise ImportanceError(f"a batch has no {missing[0]!r}, only {', '.join(map(str, batch))}")
-        return tuple(batch[name] for name in _INPUTS)
-    return tuple(batch)
+def _with_masks(model: nn.Layer, batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches as ``(inputs, labels)``, or by name with ``[mask, head_mask]`` for a model that takes such a list."""
+    arguments = list(forward_signature(model).parameters)
+    takes_masks = any(_default_mask_is_a_list(layer) for layer in model.sublayers(include_self=True))
+    for batch in batches:
+        if isinstance(batch, Mapping):
+            missing = [name for name in _INPUTS if name not in batch]
+            if missing:
+                raise ImportanceError(f"a batch has no {missing[0]!r}, only {', '.join(map(str, batch))}")
+            batch = tuple(batch[name] for name in _INPUTS)
+        if takes_masks:
+            # Published forwards fill the list in: one that all calls share would keep the first batch's mask.
+            named = dict(zip(arguments, batch[:-1], strict=False))
+            batch = {**named, "attention_mask": [None, None], "labels": batch[-1]}
+        yield batch
 
 
-def _masks(model: nn.Layer) -> dict[str, Any]:
-    """A fresh ``[mask, head_mask]``, both open, where a forward in the model has such a list as its default.
-
-    Forwards of published scripts fill the list in, so one that is shared between calls keeps the first batch's mask.
-    """
-    for layer in model.sublayers(include_self=True):
-        mask = forward_signature(layer).parameters.get("attention_mask")
-        if mask is not None and isinstance(mask.default, list):
-            return {"attention_mask": [None, None]}
-    return {}
+def _default_mask_is_a_list(layer: nn.Layer) -> bool:
+    mask = forward_signature(layer).parameters.get("attention_mask")
+    return mask is not None and isinstance(mask.default, list)

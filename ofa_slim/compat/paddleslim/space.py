@@ -1,4 +1,4 @@
-"""The published picture of a search space: choices by layer, samples and tokens of them."""
+"""The published form of a search space: choices by layer, samples of them, and their tokens."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ofa_slim.supernet.run_config import RunConfig
 
 Choices = dict[str, Any]
 
-# What the choices of a layer are called, by what `set_task` may be called with.
+# The keys of a layer's choices, by the task names of `set_task`.
 _KEYS = {WIDTH: ("expand_ratio", "channel")}
 _TASKS = {"expand_ratio": WIDTH, "channel": WIDTH}
 
 
 def all_choices(layers: Mapping[str, Any], run: RunConfig) -> Choices:
-    """``{layer: {key: choices}}`` before anything is known of which widths must agree, and ``"depth"``.
+    """``{layer: {key: choices}}`` and ``"depth"``, before it is known which widths must agree.
 
     Args:
-        layers: the layers with a width, by whatever name is wanted.
+        layers: the layers with a width, by name.
         run: the limits.
     """
     found: Choices = {name: _sorted(layer.candidate_config) for name, layer in layers.items()}
@@ -50,12 +50,12 @@ def free_choices(
 def sampled(
     choices: Choices, task: str | Sequence[str] | None, sample_type: str, phase: int | None, rng: np.random.Generator
 ) -> Choices:
-    """One choice of each, for the tasks named; the largest of everything else.
+    """A random choice for each layer of the named tasks, and the largest choice for everything else.
 
     Args:
         choices: ``{layer: {key: choices}}``, and ``"depth"``.
-        task: what is chosen at random: ``"expand_ratio"``, ``"width"``, ``"kernel_size"``, ``"depth"``, or a list.
-        sample_type: ``"random"``; or ``"largest"`` or ``"smallest"``, of everything.
+        task: what is sampled: ``"expand_ratio"``, ``"width"``, ``"kernel_size"``, ``"depth"``, or a list.
+        sample_type: ``"random"``; or ``"largest"`` or ``"smallest"`` for everything.
         phase: of the last task only the ``phase + 2`` largest choices; None: all.
         rng: the source of randomness.
 
@@ -81,9 +81,9 @@ def sampled(
 
 
 def tokens_of(choices: Choices, task: str | Sequence[str] | None) -> dict[str, dict[int, float]]:
-    """``{layer: {token: choice}}`` of a task; a token is the choice's place among all choices of the task.
+    """``{layer: {token: choice}}`` of a task; a token is the index of the choice among all choices of the task.
 
-    Raises: ConfigError for no task, several, or one that a layer has no choices of.
+    Raises: ConfigError unless there is exactly one task and every layer has choices of it.
     """
     if len(named(task)) != 1:
         raise ConfigError(f"tokenize needs one task; set_task was called with {task!r}")
@@ -102,18 +102,18 @@ def tokens_of(choices: Choices, task: str | Sequence[str] | None) -> dict[str, d
 
 
 def key_of_task(task: str | Sequence[str] | None, found: Mapping[str, Any]) -> str:
-    """What a task is called among the choices of a layer."""
+    """The key of a task among the choices of a layer."""
     (name,) = named(task)
     return next(key for key in _KEYS.get(name, (name,)) if key in found)
 
 
 def named(task: str | Sequence[str] | None) -> list[str]:
-    """The tasks in what `set_task` was called with."""
+    """The task names that `set_task` was called with, as a list."""
     return [] if task is None else [task] if isinstance(task, str) else list(task)
 
 
 def present_tasks(tasks: Sequence[str], present: Sequence[str]) -> list[str]:
-    """Those of some tasks that a model has anything for; names that are no task stay, to be complained of."""
+    """The tasks that a model has choices for; names that are not tasks stay, for an error later on."""
     return [task for task in tasks if _TASKS.get(task, task) in present or _TASKS.get(task, task) not in _ALL]
 
 

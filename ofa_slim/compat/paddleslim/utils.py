@@ -1,4 +1,4 @@
-"""The published helpers: configs of uniform width, state dicts, kernels, schedules."""
+"""The published helpers: configs of one width, state dicts, inputs, kernels, schedules."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def dynabert_config(model: plain.OFA, width_mult: float, depth_mult: float = 1.0
 
     Args:
         model: the supernet.
-        width_mult: share of heads and feed-forward neurons, above 0 and at most 1; it need not be among the choices.
+        width_mult: share of heads and feed-forward neurons, above 0 and at most 1; not necessarily one of the choices.
         depth_mult: share of layers, above 0 and at most 1, rounded to the nearest count.
 
-    Returns: a fresh dictionary with an entry of its own for every layer with a width, 1.0 where that is fixed; with
-        ``"depth"``, a number of layers, where the supernet was given depths or another share than 1 is asked for.
+    Returns: a new dictionary with an entry for every layer with a width, 1.0 where that is fixed; with ``"depth"``, a
+        number of layers, where the supernet has elastic depth by `RunConfig` or `depth_mult` is not 1.
 
     Raises: IllegalSubnetError for a share that the model cannot have.
     """
@@ -43,14 +43,14 @@ def dynabert_config(model: plain.OFA, width_mult: float, depth_mult: float = 1.0
 
 
 def set_state_dict(model: nn.Layer, state_dict: Mapping[str, Any]) -> None:
-    """Loads an original model's weights, or those of a published supernet, into a supernet.
+    """Loads the weights of an original model or of a published supernet into a supernet.
 
     Args:
         model: the supernet.
         state_dict: ``{key: tensor or array}``, each as large as the model's or smaller; keys may have the ``.fn`` of
             the published library before the last part.
 
-    Raises: ConvertError where a tensor does not fit; nothing is loaded then.
+    Raises: ConvertError where a tensor does not fit; then nothing is loaded.
     """
     missing, _ = convert.set_state_dict(model, remove_model_fn(model, state_dict))
     for key in missing:
@@ -58,7 +58,7 @@ def set_state_dict(model: nn.Layer, state_dict: Mapping[str, Any]) -> None:
 
 
 def remove_model_fn(model: nn.Layer, state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """A state dict with the keys of a model, ``.fn`` before the last part taken out where the model has none."""
+    """The part of a state dict that a model has, without the ``.fn`` in keys where the model has none."""
     own = model.state_dict()
     found = {}
     for key, value in state_dict.items():
@@ -69,13 +69,13 @@ def remove_model_fn(model: nn.Layer, state_dict: Mapping[str, Any]) -> dict[str,
 
 
 def build_input(input_size: Any, dtypes: Any) -> Any:
-    """Random inputs of the shapes and dtypes given.
+    """Random inputs of some shapes and dtypes.
 
     Args:
-        input_size: a shape, ``{name: shape}``, or a list of these.
+        input_size: a shape, ``{name: shape}``, or a list of them.
         dtypes: a dtype, or a list of one for each.
 
-    Returns: a tensor, ``{name: tensor}``, or a list of these.
+    Returns: a tensor, ``{name: tensor}``, or a list of them.
     """
     dtype = dtypes[0] if isinstance(dtypes, (list, tuple)) else dtypes
     if isinstance(input_size, Mapping):
@@ -87,9 +87,9 @@ def build_input(input_size: Any, dtypes: Any) -> Any:
 
 
 def compute_start_end(kernel_size: int, sub_kernel_size: int) -> tuple[int, int]:
-    """Where the middle `sub_kernel_size` of `kernel_size` entries begin and end.
+    """Start and end of the middle `sub_kernel_size` of `kernel_size` entries.
 
-    Raises: ConfigError where they are more.
+    Raises: ConfigError where there are fewer.
     """
     start = kernel_size // 2 - sub_kernel_size // 2
     if start < 0 or sub_kernel_size > kernel_size:
@@ -98,9 +98,9 @@ def compute_start_end(kernel_size: int, sub_kernel_size: int) -> tuple[int, int]
 
 
 def get_same_padding(kernel_size: int) -> int:
-    """The padding with which a kernel keeps the size of its input.
+    """The padding with which a convolution keeps the size of its input.
 
-    Raises: ConfigError for a size that is even or no whole number.
+    Raises: ConfigError for a size that is not an odd whole number.
     """
     if not isinstance(kernel_size, int) or kernel_size % 2 == 0:
         raise ConfigError(f"kernel_size {kernel_size!r} is not an odd whole number")
@@ -113,7 +113,7 @@ def convert_to_list(value: Any, n: int) -> list[Any]:
 
 
 def search_idx(num: int, sorted_nestlist: Sequence[Sequence[int]]) -> tuple[int, int]:
-    """The places, in a nested list that ascends, of the first entry of at least `num`; the last ones if none is."""
+    """The indices, in an ascending nested list, of the first entry of at least `num`, or else of the last entry."""
     for outer, entries in enumerate(sorted_nestlist):
         for inner, entry in enumerate(entries):
             if num <= entry:
@@ -122,5 +122,5 @@ def search_idx(num: int, sorted_nestlist: Sequence[Sequence[int]]) -> tuple[int,
 
 
 def get_paddle_version() -> int:
-    """200: the published number of every Paddle from 2.0 on."""
+    """200, which the published library returns for every Paddle since 2.0."""
     return 200

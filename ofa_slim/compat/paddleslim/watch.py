@@ -1,4 +1,4 @@
-"""What the bridge does when PaddleNLP is imported, be it before or after the bridge."""
+"""Adapts PaddleNLP, whether it is imported before or after the bridge."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _COMPRESS = "paddlenlp.trainer.trainer_compress"
 
 
 def begin() -> None:
-    """Adapts what is imported already, and from now on what will be."""
+    """Adapts the modules that are imported already, and others when they are imported."""
     sys.meta_path.insert(0, _WATCH)
     for name, adapt in _ADAPT.items():
         if name in sys.modules:
@@ -27,7 +27,7 @@ def begin() -> None:
 
 
 def end() -> None:
-    """Takes it back."""
+    """Undoes `begin`."""
     sys.meta_path.remove(_WATCH)
     module = sys.modules.get(_COMPRESS)
     if module is not None:
@@ -36,7 +36,7 @@ def end() -> None:
 
 
 class _Watch(MetaPathFinder):
-    """Calls a function with a module of a name once that has been imported.
+    """Calls a function with a module as soon as it has been imported.
 
     Args:
         adapt: ``{full name: function}``.
@@ -48,7 +48,7 @@ class _Watch(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The module's own spec, with a loader that goes on to the function."""
+        """The module's own spec, with a loader that then calls the function."""
         if fullname not in self._adapt:
             return None
         others = (finder.find_spec(fullname, path, target) for finder in sys.meta_path if finder is not self)
@@ -71,7 +71,7 @@ def _wrap_forwards(module: ModuleType) -> None:
 
 
 def _make_compress_run(module: ModuleType) -> None:
-    """Puts what runs on today's Paddle and NumPy in the place of what does not, for `Trainer.compress` alone."""
+    """Replaces what fails on current versions of Paddle and NumPy, for `Trainer.compress` only."""
     _BEFORE.update({name: vars(module)[name] for name in ("export_model", "ChunkEvaluator")})
     vars(module).update(
         export_model=_keeping_forwards(module.export_model), ChunkEvaluator=_counting_numbers(module.ChunkEvaluator)
@@ -79,10 +79,10 @@ def _make_compress_run(module: ModuleType) -> None:
 
 
 def _keeping_forwards(export: Callable[..., Any]) -> Callable[..., Any]:
-    """Exports, and leaves the model as it was.
+    """An export that leaves the model as it was.
 
-    `Trainer.compress` cuts, exports and cuts again one and the same model. From Paddle 3 on an export leaves the traced
-    forward in the model, which tells nobody its arguments and would write the first width again.
+    Since Paddle 3 an export leaves the traced forward in the model, which hides its arguments from a later export and
+    would write the first width again.
     """
 
     @functools.wraps(export)
@@ -94,7 +94,7 @@ def _keeping_forwards(export: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _counting_numbers(evaluator: type[Any]) -> type[Any]:
-    """Counts chunks in plain numbers: NumPy 2.4 makes no number of the arrays with one entry that PaddleNLP sums."""
+    """Counts chunks as plain numbers: NumPy 2.4 does not convert the one-entry arrays that PaddleNLP sums."""
 
     class ChunkEvaluator(evaluator):
         def update(self, *counts: Any) -> None:
@@ -103,7 +103,7 @@ def _counting_numbers(evaluator: type[Any]) -> type[Any]:
     return ChunkEvaluator
 
 
-# What `end` puts back.
+# What `end` restores.
 _BEFORE: dict[str, Any] = {}
 _ADAPT = {"paddlenlp.transformers.model_outputs": _wrap_forwards, _COMPRESS: _make_compress_run}
 _WATCH = _Watch(_ADAPT)
