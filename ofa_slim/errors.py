@@ -26,6 +26,10 @@ class ImportanceError(OfaSlimError, ValueError):
     """Importance cannot be computed, or an order is not a permutation."""
 
 
+class CalibrationError(OfaSlimError, ValueError):
+    """Calibration rows, or a model, that no closed form can be computed from."""
+
+
 class DistillError(OfaSlimError, ValueError):
     """A distillation loss that cannot be formed."""
 

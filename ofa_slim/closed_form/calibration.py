@@ -1,0 +1,117 @@
+"""Unlabelled rows that closed forms are computed from."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import paddle
+from paddle import nn
+
+from ofa_slim.base.examples import Example
+from ofa_slim.errors import CalibrationError
+from ofa_slim.tasks.base import real_positions
+
+_LABELS = ("labels", "label")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch: a call of the model, and which of its positions are real.
+
+    Attributes:
+        example: the call.
+        real: bool [batch, length], false where there is padding; None where nothing says so.
+    """
+
+    example: Example
+    real: paddle.Tensor | None
+
+    @property
+    def rows(self) -> int:
+        """The number of rows, the first dimension of the first input."""
+        return int(self.example.tensors[0].shape[0])
+
+    def flat(self, values: paddle.Tensor) -> paddle.Tensor:
+        """The values at real positions, [positions, channels], of [batch, ..., channels]."""
+        if self.real is not None and list(values.shape[:2]) == list(self.real.shape) and values.ndim > 2:
+            values = values[self.real]
+        return values.reshape([-1, values.shape[-1]])
+
+
+class Calibration:
+    """Batches on which a model can be run again and again; no label is read.
+
+    Args:
+        model: a plain model, or a supernet that runs in full.
+        loader: batches: dictionaries of keyword inputs (``labels`` in them are left out), tuples or lists of inputs by
+            position, or the only input. A data loader that adds labels to tuples needs to be told apart first.
+        rows: how many rows to use at most; None: all.
+        pad_token_id: of ``input_ids``; by default the model's own. An ``attention_mask`` says it better.
+
+    Raises: CalibrationError where the loader gives no batch, or the model does not run on one.
+    """
+
+    def __init__(
+        self, model: nn.Layer, loader: Iterable[Any], rows: int | None = None, pad_token_id: int | None = None
+    ) -> None:
+        self.batches: list[Batch] = []
+        pad = _pad_token_id(model) if pad_token_id is None else pad_token_id
+        left = float("inf") if rows is None else rows
+        for values in loader:
+            if left <= 0:
+                break
+            batch = _batch(model, values, pad)
+            left -= batch.rows
+            self.batches.append(batch)
+        if not self.batches:
+            raise CalibrationError("the calibration loader gave no batch")
+        try:
+            self.batches[0].example.call(model)
+        except Exception as error:  # whatever the model's forward raises
+            raise CalibrationError(
+                f"{type(model).__name__} does not run on the calibration batches ({type(error).__name__}: {error}); "
+                "a batch holds the model's inputs without labels, in order or by name"
+            ) from error
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches, always in the same order."""
+        return iter(self.batches)
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+        return sum(batch.rows for batch in self.batches)
+
+    def part(self, rows: int, last: bool = False) -> Calibration:
+        """The first, or last, batches that hold at least so many rows; all of them where there are fewer."""
+        taken: list[Batch] = []
+        for batch in reversed(self.batches) if last else self.batches:
+            if sum(one.rows for one in taken) >= rows:
+                break
+            taken.append(batch)
+        found = object.__new__(Calibration)
+        found.batches = taken[::-1] if last else taken
+        return found
+
+
+def _batch(model: nn.Layer, values: Any, pad_token_id: int | None) -> Batch:
+    if isinstance(values, Mapping):
+        values = {name: value for name, value in values.items() if name not in _LABELS}
+    example = Example.of(model, values)
+    if not example.tensors:
+        raise CalibrationError(f"a calibration batch is a {type(values).__name__} without a tensor")
+    names = list(inspect.signature(model.forward).parameters)
+    inputs = {**dict(zip(names, example.args, strict=False)), **example.kwargs}
+    return Batch(example, real_positions(inputs, pad_token_id))
+
+
+def _pad_token_id(model: nn.Layer) -> int | None:
+    for layer in model.sublayers(include_self=True):
+        for holder in (layer, getattr(layer, "config", None)):
+            found = getattr(holder, "pad_token_id", None)
+            if isinstance(found, int):
+                return found
+    return None

@@ -1,0 +1,167 @@
+"""Least-squares repair of a smaller model, so that its residual stream is as close as possible to the original's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import paddle
+from paddle import nn
+
+from ofa_slim.closed_form.calibration import Calibration
+from ofa_slim.closed_form.moments import RIDGE, Moments
+from ofa_slim.closed_form.sub_layers import BlockRunner, Stream, SubLayer, residual_sums, sub_layers
+from ofa_slim.errors import CalibrationError
+from ofa_slim.supernet.families import find_stacks, layer_at
+from ofa_slim.supernet.handle import full_size
+from ofa_slim.supernet.layers.stack import kept_layers
+
+
+@dataclass(frozen=True)
+class SubLayerError:
+    """The error of the residual stream right after a sub-layer, per row of the stream.
+
+    Attributes:
+        matrix: path of the output matrix that was fitted, in the smaller model.
+        before, after: mean squared error, summed over channels, on the calibration rows.
+    """
+
+    matrix: str
+    before: float
+    after: float
+
+
+def repair(
+    model: nn.Layer,
+    original: nn.Layer,
+    loader: Iterable[Any] | Calibration,
+    rows: int | None = 2048,
+    ridge: float = RIDGE,
+) -> list[SubLayerError]:
+    """Refits the output matrix and bias of every sub-layer of a smaller model, in place, from unlabelled rows.
+
+    From the bottom up: the smaller model runs with what has been repaired so far, and the matrix is changed so that
+    the sum of residual and sub-layer comes closest to the original's at that place. So each sub-layer also corrects
+    what those before it have left. Only output matrices and their biases change.
+
+    Args:
+        model: a plain model cut out of `original` or of a supernet of it, its blocks in the same order.
+        original: what to come close to: a plain model, or a supernet, of which the whole runs.
+        loader: batches of inputs; see `Calibration`.
+        rows: how many rows to use at most.
+        ridge: on the change of a matrix, as a share of the mean diagonal of its inputs' second moment.
+
+    Returns: the errors of every sub-layer, bottom up.
+
+    Raises: CalibrationError for a loader without a batch or with other inputs, for models without known blocks, and
+        where the two models do not belong together; `model` is as before then.
+    """
+    calibration = loader if isinstance(loader, Calibration) else Calibration(original, loader, rows)
+    with full_size(original):
+        fit = _Fit(model, original, calibration, ridge)
+        before = [(parameter, parameter.clone()) for part in fit.parts for parameter in _parameters(model, part)]
+        try:
+            with paddle.no_grad():
+                return fit.run()
+        except BaseException:
+            for parameter, value in before:
+                parameter.set_value(value)
+            raise
+
+
+def _parameters(model: nn.Layer, part: SubLayer) -> list[paddle.Tensor]:
+    matrix = layer_at(model, part.matrix)
+    return [matrix.weight] if matrix.bias is None else [matrix.weight, matrix.bias]
+
+
+class _Fit:
+    """The smaller model and the original, run side by side block by block."""
+
+    def __init__(self, model: nn.Layer, original: nn.Layer, calibration: Calibration, ridge: float) -> None:
+        self.calibration, self.ridge = calibration, ridge
+        example = calibration.batches[0].example
+        self.small, self.large = BlockRunner(model, example), BlockRunner(original, example)
+        self.parts = sub_layers(model)
+        twins = _twins(model, original)
+        self.large_parts = {part.matrix: part for part in sub_layers(original)}
+        self.twin = {part.matrix: f"{twins[part.block]}{part.matrix[len(part.block) :]}" for part in self.parts}
+        sums = residual_sums(self.large, example, [self.large_parts[path] for path in self.twin.values()])
+        self.sums = {part.matrix: sums[self.twin[part.matrix]] for part in self.parts}
+        self.twin_block = twins
+
+    def run(self) -> list[SubLayerError]:
+        errors: list[SubLayerError] = []
+        streams = [(Stream(), Stream()) for _ in self.calibration]
+        at_small, at_large = 0, 0
+        for start, stop in _spans(self.small.calls):
+            block = self.small.calls[start]
+            parts = [part for part in self.parts if part.block == block]
+            twin = self.twin_block[block]
+            end = len(self.large.calls) - self.large.calls[::-1].index(twin)
+            wanted = list(dict.fromkeys(self.sums[part.matrix] for part in parts))
+            targets = []
+            for number, batch in enumerate(self.calibration):
+                _, after, seen = self.large.run(batch.example, streams[number][1], at_large, end, wanted)
+                streams[number] = streams[number][0], after
+                targets.append(seen)
+            for part in parts:
+                errors.append(self._fit(part, targets, streams, start, stop))
+            for number, batch in enumerate(self.calibration):
+                _, after, _ = self.small.run(batch.example, streams[number][0], start, stop)
+                streams[number] = after, streams[number][1]
+            at_large, at_small = end, stop
+        return errors
+
+    def _fit(
+        self, part: SubLayer, targets: list[Any], streams: list[tuple[Stream, Stream]], start: int, stop: int
+    ) -> SubLayerError:
+        matrix = layer_at(self.small.model, part.matrix)
+        moments = Moments(*matrix.weight.shape)
+        place, side = self.sums[part.matrix]
+        own = f"{part.block}{place[len(self.twin_block[part.block]) :]}", side
+        entering = (part.matrix, "input")
+        for batch, target, (stream, _) in zip(self.calibration, targets, streams, strict=True):
+            _, _, seen = self.small.run(batch.example, stream, start, stop, [own, entering])
+            for inputs, got, wanted in zip(seen[entering], seen[own], target[place, side], strict=True):
+                if wanted.shape != got.shape:
+                    raise CalibrationError(
+                        f"{part.block}: the residual stream has {got.shape[-1]} channels, the original's "
+                        f"{wanted.shape[-1]}"
+                    )
+                moments.add(batch.flat(inputs), batch.flat(wanted - got))
+        moments.reduce()
+        change, shift = moments.correction(matrix.bias is not None, self.ridge)
+        matrix.weight.set_value((matrix.weight.astype("float64") + paddle.to_tensor(change)).astype(matrix.weight.dtype))
+        if shift is not None:
+            matrix.bias.set_value((matrix.bias.astype("float64") + paddle.to_tensor(shift)).astype(matrix.bias.dtype))
+        return SubLayerError(
+            part.matrix, moments.squared / moments.rows, moments.squared_after(change, shift) / moments.rows
+        )
+
+
+def _twins(model: nn.Layer, original: nn.Layer) -> dict[str, str]:
+    """For the path of each block of the smaller model, that of the same block in the original."""
+    small, large = find_stacks(model), find_stacks(original)
+    if [stack.path for stack in small] != [stack.path for stack in large]:
+        raise CalibrationError("the smaller model and the original do not have the same stacks of blocks")
+    found = {}
+    for one, other in zip(small, large, strict=True):
+        paths = list(other.blocks)
+        if len(one.blocks) > len(paths):
+            raise CalibrationError(f"{one.path}: the smaller model has more blocks than the original")
+        for path, kept in zip(one.blocks, kept_layers(len(one.blocks), len(paths)), strict=True):
+            found[path] = paths[kept]
+    return found
+
+
+def _spans(calls: list[str]) -> list[tuple[int, int]]:
+    """Consecutive calls of one block, as (first, after last)."""
+    spans = [[0, 0]]
+    for number, path in enumerate(calls):
+        if path != calls[spans[-1][0]]:
+            spans.append([number, number])
+        spans[-1][1] = number + 1
+    if len({calls[start] for start, _ in spans}) < len(spans):
+        raise CalibrationError("blocks that take turns cannot be repaired one after the other")
+    return [(start, stop) for start, stop in spans]

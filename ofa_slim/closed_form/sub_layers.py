@@ -1,0 +1,224 @@
+"""The sub-layers of a model's blocks, and running a model from one block to another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from ofa_slim.base.examples import Example
+from ofa_slim.base.nested import first_tensor
+from ofa_slim.errors import CalibrationError
+from ofa_slim.supernet.families import find_stacks, layer_at, stack_axes
+from ofa_slim.supernet.space import Axis
+
+
+@dataclass(frozen=True)
+class SubLayer:
+    """An attention or a feed-forward part of a block, by the matrix that writes into the residual stream.
+
+    Attributes:
+        axis: the axis of its heads or neurons, at full size.
+        block: path of the block in the model.
+        matrix: path of the output matrix in the model, a Linear of weight [inputs, hidden size].
+        unit: inputs of the matrix per head or neuron.
+    """
+
+    axis: Axis
+    block: str
+    matrix: str
+    unit: int
+
+
+def sub_layers(model: nn.Layer) -> list[SubLayer]:
+    """The sub-layers of every block of a plain model, or of a supernet that runs in full, bottom up.
+
+    Raises: CalibrationError where there is no stack of a known family.
+    """
+    found = []
+    for stack in find_stacks(model):
+        axes = [axis for axis in stack_axes(model, stack) if isinstance(axis, Axis)]
+        for block in stack.blocks:
+            for axis in axes:
+                for slot in axis.slots:
+                    matrix = layer_at(model, slot.layer) if slot.layer.startswith(f"{block}.") else None
+                    if slot.role == "in" and isinstance(matrix, nn.Linear):
+                        found.append(SubLayer(axis, block, slot.layer, slot.unit))
+    if not found:
+        raise CalibrationError(
+            f"this {type(model).__name__} has no stack of blocks of a known family; register_family takes a table"
+        )
+    return found
+
+
+class _Reached(Exception):
+    """The last block that is of interest has run."""
+
+
+@dataclass
+class Stream:
+    """What the blocks before some call gave for one batch, so that they need not run again.
+
+    Attributes:
+        outputs: by stack, the output of its last call so far, whatever its form.
+    """
+
+    outputs: dict[int, Any] = field(default_factory=dict)
+
+
+class BlockRunner:
+    """Runs a model from one call of a block to another.
+
+    A model's own forward always runs, with the blocks before and after the part of interest left out, so masks and
+    other arguments are those of the model.
+
+    Args:
+        model: a plain model, or a supernet that runs in full.
+        example: for learning in which order the blocks are called.
+
+    Attributes:
+        calls: path of the block of every call, in order; a block that is called again and again is there as often.
+    """
+
+    def __init__(self, model: nn.Layer, example: Example) -> None:
+        self.model = model
+        self._blocks: dict[str, tuple[int, nn.Layer]] = {
+            path: (number, block)
+            for number, stack in enumerate(find_stacks(model))
+            for path, block in stack.blocks.items()
+        }
+        self.calls: list[str] = []
+        with self._forwards(lambda path, forward, *args, **kwargs: (self.calls.append(path), forward(*args, **kwargs))[1]):
+            example.call(model)
+
+    def run(
+        self,
+        example: Example,
+        stream: Stream,
+        start: int,
+        stop: int | None,
+        watched: Sequence[tuple[str, str]] = (),
+    ) -> tuple[Any, Stream, dict[tuple[str, str], list[paddle.Tensor]]]:
+        """Runs the calls from `start` to before `stop`.
+
+        Args:
+            example: the model's inputs.
+            stream: what the calls before `start` gave; it stays as it is.
+            start: number of the first call that runs.
+            stop: number of the call to stop before; None: run to the end.
+            watched: ``(path of a layer, "input" or "output")`` of what to return; the last call of each.
+
+        Returns: the model's output, None where it stopped before; the stream after the calls; what was watched, one
+            entry for each time that the layer ran.
+        """
+        after, count = Stream(dict(stream.outputs)), 0
+
+        def call(path: str, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            nonlocal count
+            number, count = count, count + 1
+            stack = self._blocks[path][0]
+            if number < start:
+                return stream.outputs[stack]
+            after.outputs[stack] = forward(*args, **kwargs)
+            if (path, "output") in seen:
+                seen[path, "output"].append(first_tensor(after.outputs[stack]))
+            if number + 1 == stop:
+                raise _Reached
+            return after.outputs[stack]
+
+        output = None
+        with self._watching(watched) as seen, self._forwards(call):
+            try:
+                output = example.call(self.model)
+            except _Reached:
+                pass
+        return output, after, seen
+
+    @contextmanager
+    def _forwards(self, call: Callable[..., Any]) -> Iterator[None]:
+        """Every block calls ``call(its path, its own forward, ...)`` inside the block of code."""
+        before = {path: vars(block).get("forward") for path, (_, block) in self._blocks.items()}
+        try:
+            for path, (_, block) in self._blocks.items():
+                vars(block)["forward"] = _bound(call, path, block.forward)
+            yield
+        finally:
+            for path, (_, block) in self._blocks.items():
+                if before[path] is None:
+                    vars(block).pop("forward", None)
+                else:
+                    vars(block)["forward"] = before[path]
+
+    @contextmanager
+    def _watching(self, watched: Sequence[tuple[str, str]]) -> Iterator[dict[tuple[str, str], list[paddle.Tensor]]]:
+        seen: dict[tuple[str, str], list[paddle.Tensor]] = {key: [] for key in watched}
+        hooks = []
+        try:
+            # Hooks on a block itself would not run where the call is the last one.
+            for path, side in (key for key in watched if key[0] not in self._blocks):
+                hooks.append(_watch(layer_at(self.model, path), side, seen[path, side]))
+            yield seen
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def _bound(call: Callable[..., Any], path: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args, **kwargs: call(path, forward, *args, **kwargs)
+
+
+def _watch(layer: nn.Layer, side: str, seen: list[paddle.Tensor]) -> Any:
+    if side == "input":
+        return layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0] if inputs else None))
+    return layer.register_forward_post_hook(lambda _, inputs, output: seen.append(first_tensor(output)))
+
+
+def residual_sums(runner: BlockRunner, example: Example, parts: Sequence[SubLayer]) -> Mapping[str, tuple[str, str]]:
+    """Where a model has the residual stream right after each sub-layer.
+
+    The output of each sub-layer is changed by random numbers: where just these numbers are added to what a layer of
+    the block reads, or to what the block returns, is the sum of residual and sub-layer.
+
+    Returns: for the path of each output matrix ``(path of a layer, "input" or "output")``, as in `BlockRunner.run`.
+
+    Raises: CalibrationError where a sub-layer's output is not added to a residual stream.
+    """
+    found, rng = {}, np.random.default_rng(0)
+    for part in parts:
+        block = layer_at(runner.model, part.block)
+        watched = [(f"{part.block}.{path}", "input") for path, _ in block.named_sublayers()]
+        # An attention gets its inputs by name from some models; only layers that read one tensor are watched.
+        watched = [key for key in watched if not isinstance(layer_at(runner.model, key[0]), nn.LayerList)]
+        watched.append((part.block, "output"))
+        start = runner.calls.index(part.block)
+        _, stream, _ = runner.run(example, Stream(), 0, start) if start else (None, Stream(), None)
+        own = (part.matrix, "output")
+        _, _, before = runner.run(example, stream, start, start + 1, [*watched, own])
+        output = before[own][0]
+        noise = paddle.to_tensor(rng.standard_normal(output.shape)).astype(output.dtype)
+        matrix = layer_at(runner.model, part.matrix)
+        hook = matrix.register_forward_post_hook(lambda _, inputs, output, noise=noise: output + noise)
+        try:
+            _, _, after = runner.run(example, stream, start, start + 1, watched)
+        finally:
+            hook.remove()
+        sums = [key for key in watched if before[key] and _added(before[key][0], after[key][0], noise, output)]
+        if not sums:
+            raise CalibrationError(f"the output of {part.matrix} is not added to a residual stream that can be seen")
+        found[part.matrix] = sums[0]
+    return found
+
+
+def _added(before: Any, after: Any, noise: paddle.Tensor, output: paddle.Tensor) -> bool:
+    if not isinstance(before, paddle.Tensor) or list(before.shape) != list(noise.shape):
+        return False
+    size = float(before.abs().max())
+    # Where it is the sub-layer's own output (of a dropout after it), nothing has been added yet.
+    return float((after - before - noise).abs().max()) < 1e-4 * max(size, 1.0) and (
+        float((before - output).abs().max()) > 1e-4 * size
+    )
