@@ -52,6 +52,11 @@ class Moments:
                 values[...] = mean_over_ranks(paddle.to_tensor(values)).numpy()
         self.rows, self.squared = map(float, whole[0])
 
+    @property
+    def mean(self) -> np.ndarray:
+        """The mean of X, float64 [inputs]."""
+        return self._input / self.rows
+
     def second(self, centred: bool) -> np.ndarray:
         """X^T X, float64 [inputs, inputs]; around the mean of X where a bias can take the mean over."""
         if not centred:

@@ -86,8 +86,10 @@ class _Sweep:
         self._places = np.arange(len(weight))  # where each input is in the two matrices, which shrink
         self._inputs = np.arange(len(weight))
         self._removed: list[int] = []
-        self._columns = np.empty((len(weight), 0))
-        self._changes = np.empty((len(weight), 0))
+        self._pending = max(1, _PENDING // unit) * unit
+        self._waiting = 0
+        self._columns = np.zeros((len(weight), self._pending))
+        self._changes = np.zeros((len(weight), self._pending))
 
     def costs(self) -> np.ndarray:
         """Of every unit, float64 [units]; without meaning for those that were removed."""
@@ -99,21 +101,20 @@ class _Sweep:
         # With L L^T = (H^-1)_SS, V = H^-1[:, S] L^-T, Q = G[:, S] L^-T and T = Q - V (L^-1 G_SS L^-T) / 2, the updates
         # are H^-1 - V V^T and G - V T^T - T V^T.
         rows = self._places[number * self._unit : (number + 1) * self._unit]
-        factor = np.linalg.cholesky(self._inverse_diagonal[number])
-        inverse_columns = self._inverse[:, rows] - self._columns @ self._columns[rows].T
-        gram_columns = (
-            self._gram[:, rows] - self._columns @ self._changes[rows].T - self._changes @ self._columns[rows].T
-        )
-        column = np.linalg.solve(factor, inverse_columns.T).T
-        change = np.linalg.solve(factor, gram_columns.T).T
-        change -= column @ (np.linalg.solve(factor, change[rows]) / 2)
+        columns, changes = self._columns[:, : self._waiting], self._changes[:, : self._waiting]
+        inverse_factor = np.linalg.inv(np.linalg.cholesky(self._inverse_diagonal[number])).T
+        # Both matrices are symmetric, and rows lie in one piece.
+        column = (self._inverse[rows].T - columns @ columns[rows].T) @ inverse_factor
+        change = (self._gram[rows].T - columns @ changes[rows].T - changes @ columns[rows].T) @ inverse_factor
+        change -= column @ (inverse_factor.T @ change[rows] / 2)
         self._update_diagonals(column, change)
-        self._columns = np.hstack([self._columns, column])
-        self._changes = np.hstack([self._changes, change])
+        self._columns[:, self._waiting : self._waiting + self._unit] = column
+        self._changes[:, self._waiting : self._waiting + self._unit] = change
+        self._waiting += self._unit
         self._removed.append(number)
         # The removed unit's diagonal must not be divided by.
         self._inverse_diagonal[number] = np.eye(self._unit)
-        if self._columns.shape[1] >= _PENDING or self._unit > 1:
+        if self._waiting == self._pending:
             self._apply()
 
     def _update_diagonals(self, column: np.ndarray, change: np.ndarray) -> None:
@@ -129,13 +130,16 @@ class _Sweep:
         kept = np.flatnonzero(~gone)
         column, change = self._columns[kept], self._changes[kept]
         product = column @ change.T
-        self._inverse = self._inverse[np.ix_(kept, kept)] - column @ column.T
-        self._gram = self._gram[np.ix_(kept, kept)] - product - product.T
+        self._inverse = self._inverse[np.ix_(kept, kept)]
+        self._inverse -= column @ column.T
+        self._gram = self._gram[np.ix_(kept, kept)]
+        self._gram -= product
+        self._gram -= product.T
         self._inputs = self._inputs[kept]
         self._places = np.full(len(self._places), -1)
         self._places[self._inputs] = np.arange(len(kept))
-        self._removed = []
-        self._columns, self._changes = column[:, :0], change[:, :0]
+        self._removed, self._waiting = [], 0
+        self._columns, self._changes = np.zeros_like(column), np.zeros_like(change)
 
     def _diagonal(self, matrix: np.ndarray) -> np.ndarray:
         blocks = matrix.reshape(self.units, self._unit, self.units, self._unit)
