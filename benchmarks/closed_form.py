@@ -1,0 +1,132 @@
+"""Smaller without training: OBS orders, least-squares repair and allocated sizes on SST-2 (rows and checkpoint: `sst2.py`).
+
+Calibration rows are drawn from the training rows, without labels; accuracy is that of the dev rows and of rows 8,001 to
+12,000. Columns: the fine-tuned model sliced in order of |parameter * gradient| (which needs labels), the same repaired,
+sliced in OBS order and repaired, and with sizes allocated at the same multiply-accumulates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from paddle import nn
+
+from sst2 import BATCH, add_options, missing, prepare, reordered, scores  # isort: skip
+from ofa_slim.closed_form import (
+    Calibration,
+    allocate,
+    measure_curves,
+    obs_importance,
+    reorder_by_obs,
+    repair,
+    statistics,
+)
+from ofa_slim.export.cut import export_subnet
+from ofa_slim.importance import reorder_neuron_head
+from ofa_slim.measure.cost import CostModel
+from ofa_slim.supernet import Convert, supernet
+from ofa_slim.supernet.handle import Supernet
+from ofa_slim.supernet.discover import full_space
+from ofa_slim.train.batches import Batches, Examples
+
+WIDTHS = (0.75, 0.5, 0.25)
+SHAPES = [[1, 64], [1, 64]]
+
+
+class Clock:
+    """Seconds, and seconds of all cores, by name of what took them."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, list[float]] = {}
+
+    def __call__(self, name: str) -> Clock:
+        self._name = name
+        return self
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter(), time.process_time()
+
+    def __exit__(self, *_: object) -> None:
+        wall, cores = time.perf_counter() - self._start[0], time.process_time() - self._start[1]
+        self.seconds[self._name] = [round(wall, 1), round(cores, 1)]
+
+
+def inputs(examples: Examples, rows: int, rng: np.random.Generator) -> list[tuple[Any, Any]]:
+    """Batches of rows without their labels."""
+    chosen = examples.take(rng.permutation(len(examples))[:rows])
+    return [(ids, types) for ids, types, _ in Batches(chosen, BATCH)]
+
+
+def as_supernet(model: nn.Layer) -> Supernet:
+    """A model whose every head and neuron can be cut; its weights are those of the model."""
+    converted = Convert(supernet(expand_ratio=[1.0])).convert(copy.deepcopy(model))
+    return Supernet(converted, full_space(converted))
+
+
+def one_seed(
+    model: nn.Layer, train: Examples, sets: Mapping[str, Examples], rows: int, seed: int, curve_rows: int, importance: int
+) -> dict[str, Any]:
+    """Accuracy of every way and width, and what took how long."""
+    clock, found = Clock(), {}
+    rng = np.random.default_rng(seed)
+    calibration = Calibration(model, inputs(train, rows, rng))
+    with clock("statistics"):
+        moments = statistics(model, calibration)
+    with clock("OBS"):
+        removals = moments.removals(model)
+    ordered = copy.deepcopy(model)
+    reorder_by_obs(ordered, removals)
+    ways = {"OBS": as_supernet(ordered)}
+    if importance:
+        ways["importance"] = as_supernet(reordered(model, train, importance, rng))
+    with clock("curves"):
+        curves = measure_curves(model, calibration.part(curve_rows), moments, removals)
+    costs = CostModel.of(ways["OBS"], SHAPES)
+
+    def flops(sizes: Mapping[str, int]) -> float:
+        return costs(ways["OBS"].space.complete(sizes)).flops
+
+    for width in WIDTHS:
+        uniform = ways["OBS"].space.uniform(width)
+        with clock(f"allocation {width}"):
+            sizes = allocate(curves, flops, flops(uniform))
+        todo = {name: (network, uniform) for name, network in ways.items()}
+        todo["allocated"] = ways["OBS"], ways["OBS"].space.complete(sizes)
+        for name, (network, config) in todo.items():
+            small = export_subnet(network, config)
+            if name == "importance":
+                found[f"importance, sliced {width}"] = scores(small, sets)
+            with clock(f"repair {name} {width}"):
+                repair(small, model, calibration)
+            found[f"{name} {width}"] = scores(small, sets)
+            print(seed, f"{name} {width}", found[f"{name} {width}"], dict(sizes) if name == "allocated" else "", flush=True)
+    return {"seed": seed, "scores": found, "seconds": clock.seconds}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    add_options(parser)
+    parser.add_argument("--rows", type=int, default=2048, help="of the calibration")
+    parser.add_argument("--curve_rows", type=int, default=256, help="of them, for the curves of the allocation")
+    options = parser.parse_args()
+    if reason := missing(options):
+        print(f"closed_form: {reason}")
+        return
+    model, train, sets = prepare(options)
+    original = scores(model, sets)
+    print("original", original, flush=True)
+    runs = [
+        one_seed(model, train, sets, options.rows, seed, options.curve_rows, options.importance_batches * (seed == options.seeds[0]))
+        for seed in options.seeds
+    ]
+    print(json.dumps({"benchmark": "closed_form", "original": original, "runs": runs}))
+
+
+if __name__ == "__main__":
+    main()
