@@ -1,4 +1,4 @@
-"""Smaller without training: OBS orders, least-squares repair and allocated sizes on SST-2 (rows and checkpoint: `sst2.py`).
+"""Smaller without training: OBS orders, least-squares repair and allocated sizes, on SST-2 (see `sst2.py`).
 
 Calibration rows are drawn from the training rows, without labels; accuracy is that of the dev rows and of rows 8,001 to
 12,000. Columns: the fine-tuned model sliced in order of |parameter * gradient| (which needs labels), the same repaired,
@@ -11,7 +11,7 @@ import argparse
 import copy
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,17 +22,15 @@ from ofa_slim.closed_form import (
     Calibration,
     allocate,
     measure_curves,
-    obs_importance,
     reorder_by_obs,
     repair,
     statistics,
 )
 from ofa_slim.export.cut import export_subnet
-from ofa_slim.importance import reorder_neuron_head
 from ofa_slim.measure.cost import CostModel
 from ofa_slim.supernet import Convert, supernet
-from ofa_slim.supernet.handle import Supernet
 from ofa_slim.supernet.discover import full_space
+from ofa_slim.supernet.handle import Supernet
 from ofa_slim.train.batches import Batches, Examples
 
 WIDTHS = (0.75, 0.5, 0.25)
@@ -70,7 +68,13 @@ def as_supernet(model: nn.Layer) -> Supernet:
 
 
 def one_seed(
-    model: nn.Layer, train: Examples, sets: Mapping[str, Examples], rows: int, seed: int, curve_rows: int, importance: int
+    model: nn.Layer,
+    train: Examples,
+    sets: Mapping[str, Examples],
+    rows: int,
+    seed: int,
+    curve_rows: int,
+    importance: int,
 ) -> dict[str, Any]:
     """Accuracy of every way and width, and what took how long."""
     clock, found = Clock(), {}
@@ -105,7 +109,13 @@ def one_seed(
             with clock(f"repair {name} {width}"):
                 repair(small, model, calibration)
             found[f"{name} {width}"] = scores(small, sets)
-            print(seed, f"{name} {width}", found[f"{name} {width}"], dict(sizes) if name == "allocated" else "", flush=True)
+            print(
+                seed,
+                f"{name} {width}",
+                found[f"{name} {width}"],
+                dict(sizes) if name == "allocated" else "",
+                flush=True,
+            )
     return {"seed": seed, "scores": found, "seconds": clock.seconds}
 
 
@@ -122,7 +132,15 @@ def main() -> None:
     original = scores(model, sets)
     print("original", original, flush=True)
     runs = [
-        one_seed(model, train, sets, options.rows, seed, options.curve_rows, options.importance_batches * (seed == options.seeds[0]))
+        one_seed(
+            model,
+            train,
+            sets,
+            options.rows,
+            seed,
+            options.curve_rows,
+            options.importance_batches * (seed == options.seeds[0]),
+        )
         for seed in options.seeds
     ]
     print(json.dumps({"benchmark": "closed_form", "original": original, "runs": runs}))

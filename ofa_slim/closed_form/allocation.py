@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import paddle
-import paddle.nn.functional as F
 from paddle import nn
 
-from ofa_slim.base.nested import split
 from ofa_slim.closed_form.calibration import Calibration
+from ofa_slim.closed_form.divergence import Divergence, divergence, floats, mean_divergence
 from ofa_slim.closed_form.moments import RIDGE
 from ofa_slim.closed_form.obs import Removal, kept_rows, matrix_without
 from ofa_slim.closed_form.order import Statistics
@@ -28,9 +26,6 @@ from ofa_slim.supernet.handle import full_size
 
 SHARES = tuple(part / 24 for part in (1, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 24))
 """Sizes at which a curve is measured, as shares of the full size."""
-
-Divergence = Callable[[paddle.Tensor, paddle.Tensor], paddle.Tensor]
-"""``(output of the original, of the smaller model)``, both float [rows, channels], to float [rows]."""
 
 
 @dataclass(frozen=True)
@@ -46,25 +41,6 @@ class Curve:
     axis: str
     sizes: tuple[int, ...]
     losses: tuple[float, ...]
-
-
-def divergence(original: paddle.Tensor, smaller: paddle.Tensor) -> paddle.Tensor:
-    """Kullback-Leibler divergence of two rows of logits in nats, float [rows]; of one channel the squared difference."""
-    if original.shape[-1] == 1:
-        return ((original - smaller) ** 2).sum(axis=-1)
-    log_original, log_smaller = (F.log_softmax(logits, axis=-1) for logits in (original, smaller))
-    return (log_original.exp() * (log_original - log_smaller)).sum(axis=-1)
-
-
-def mean_divergence(outputs: Sequence[list[paddle.Tensor]], others: Sequence[list[paddle.Tensor]],
-                    calibration: Calibration, by: Divergence = divergence) -> float:
-    """The mean over the rows of all batches, summed over a model's outputs; see `outputs_of`."""
-    total, rows = 0.0, 0
-    for batch, ones, twos in zip(calibration, outputs, others, strict=True):
-        for one, two in zip(ones, twos, strict=True):
-            total += float(by(batch.flat(one), batch.flat(two)).astype("float64").sum())
-        rows += batch.flat(ones[0]).shape[0]
-    return total / rows
 
 
 def measure_curves(
@@ -88,17 +64,16 @@ def measure_curves(
     Returns: a curve for every axis, bottom up.
     """
     with full_size(model), paddle.no_grad():
-        runner = BlockRunner(model, calibration.batches[0].example)
+        runner = BlockRunner(model, calibration.batches[0])
         stitcher = Stitcher(model, found, removals, ridge)
-        wanted = [_floats(runner.run(batch.example, Stream(), 0, None)[0]) for batch in calibration]
+        wanted = [floats(runner.run(batch, Stream(), 0, None)[0]) for batch in calibration]
         streams, at = [Stream() for _ in calibration], 0
         curves = []
         for axis in {part.axis.name: part.axis for part in found.parts}.values():
             start = min(runner.calls.index(part.block) for part in found.parts if part.axis.name == axis.name)
             if start > at:
                 streams = [
-                    runner.run(batch.example, stream, at, start)[1]
-                    for batch, stream in zip(calibration, streams, strict=True)
+                    runner.run(batch, stream, at, start)[1] for batch, stream in zip(calibration, streams, strict=True)
                 ]
                 at = start
             sizes = sorted({max(1, round(share * axis.size)) for share in SHARES})
@@ -106,7 +81,7 @@ def measure_curves(
             for size in sizes[:-1]:
                 with stitcher.cut({axis.name: size}):
                     got = [
-                        _floats(runner.run(batch.example, stream, at, None)[0])
+                        floats(runner.run(batch, stream, at, None)[0])
                         for batch, stream in zip(calibration, streams, strict=True)
                     ]
                 losses.append(mean_divergence(wanted, got, calibration, by))
@@ -193,7 +168,9 @@ def allocate(
     fixed = whole - sum(whole - float(cost.min()) for cost in costs)
     aim = budget
     for _ in range(20):
-        picks = _cheapest_loss([cost - cost.min() for cost in costs], [loss for *_, loss in options], aim - fixed, buckets)
+        picks = _cheapest_loss(
+            [cost - cost.min() for cost in costs], [loss for *_, loss in options], aim - fixed, buckets
+        )
         found = {axis: sizes[pick] for (axis, sizes, _), pick in zip(options, picks, strict=True)}
         excess = cost_of(found) - budget
         if excess <= 1e-9 * abs(budget):
@@ -206,7 +183,9 @@ def _cheapest_loss(costs: Sequence[np.ndarray], losses: Sequence[np.ndarray], bu
     """The choice of each axis with the least sum of losses whose costs sum to at most `budget`."""
     width = max(budget, 0.0) / buckets
     steps = [
-        np.where(cost <= 0, 0, np.ceil(cost / width - 1e-9) if width > 0 else buckets + 1).clip(0, buckets + 1).astype(int)
+        np.where(cost <= 0, 0, np.ceil(cost / width - 1e-9) if width > 0 else buckets + 1)
+        .clip(0, buckets + 1)
+        .astype(int)
         for cost in costs
     ]
     best = np.zeros(buckets + 1)  # least loss of the axes so far, by buckets spent at most
@@ -223,12 +202,3 @@ def _cheapest_loss(costs: Sequence[np.ndarray], losses: Sequence[np.ndarray], bu
         found.append(int(pick[left]))
         left -= int(step[found[-1]])
     return found[::-1]
-
-
-def outputs_of(model: nn.Layer, calibration: Calibration, **extra: Any) -> list[list[paddle.Tensor]]:
-    """The floating-point outputs of every batch."""
-    return [batch.example.outputs(model, **extra) for batch in calibration]
-
-
-def _floats(output: Any) -> list[paddle.Tensor]:
-    return [tensor for tensor in split(output)[0] if tensor.is_floating_point()]

@@ -14,6 +14,8 @@ from ofa_slim.base.examples import Example
 from ofa_slim.errors import CalibrationError
 from ofa_slim.tasks.base import real_positions
 
+LEAST_ROWS = 16
+
 _LABELS = ("labels", "label")
 
 
@@ -22,10 +24,12 @@ class Batch:
     """One batch: a call of the model, and which of its positions are real.
 
     Attributes:
+        number: its place in the loader.
         example: the call.
         real: bool [batch, length], false where there is padding; None where nothing says so.
     """
 
+    number: int
     example: Example
     real: paddle.Tensor | None
 
@@ -51,7 +55,7 @@ class Calibration:
         rows: how many rows to use at most; None: all.
         pad_token_id: of ``input_ids``; by default the model's own. An ``attention_mask`` says it better.
 
-    Raises: CalibrationError where the loader gives no batch, or the model does not run on one.
+    Raises: CalibrationError where the loader gives no batch, or fewer than 16 rows.
     """
 
     def __init__(
@@ -60,21 +64,16 @@ class Calibration:
         self.batches: list[Batch] = []
         pad = _pad_token_id(model) if pad_token_id is None else pad_token_id
         left = float("inf") if rows is None else rows
-        for values in loader:
+        for number, values in enumerate(loader):
             if left <= 0:
                 break
-            batch = _batch(model, values, pad)
+            batch = _batch(model, number, values, pad)
             left -= batch.rows
             self.batches.append(batch)
         if not self.batches:
             raise CalibrationError("the calibration loader gave no batch")
-        try:
-            self.batches[0].example.call(model)
-        except Exception as error:  # whatever the model's forward raises
-            raise CalibrationError(
-                f"{type(model).__name__} does not run on the calibration batches ({type(error).__name__}: {error}); "
-                "a batch holds the model's inputs without labels, in order or by name"
-            ) from error
+        if self.rows < LEAST_ROWS:
+            raise CalibrationError(f"the calibration loader gave {self.rows} rows; at least {LEAST_ROWS} are needed")
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches, always in the same order."""
@@ -92,12 +91,21 @@ class Calibration:
             if sum(one.rows for one in taken) >= rows:
                 break
             taken.append(batch)
-        found = object.__new__(Calibration)
-        found.batches = taken[::-1] if last else taken
-        return found
+        return _of(taken[::-1] if last else taken)
+
+    def without(self, other: Calibration) -> Calibration:
+        """The batches that are not in another."""
+        numbers = {batch.number for batch in other}
+        return _of([batch for batch in self if batch.number not in numbers])
 
 
-def _batch(model: nn.Layer, values: Any, pad_token_id: int | None) -> Batch:
+def _of(batches: list[Batch]) -> Calibration:
+    found = object.__new__(Calibration)
+    found.batches = batches
+    return found
+
+
+def _batch(model: nn.Layer, number: int, values: Any, pad_token_id: int | None) -> Batch:
     if isinstance(values, Mapping):
         values = {name: value for name, value in values.items() if name not in _LABELS}
     example = Example.of(model, values)
@@ -105,7 +113,7 @@ def _batch(model: nn.Layer, values: Any, pad_token_id: int | None) -> Batch:
         raise CalibrationError(f"a calibration batch is a {type(values).__name__} without a tensor")
     names = list(inspect.signature(model.forward).parameters)
     inputs = {**dict(zip(names, example.args, strict=False)), **example.kwargs}
-    return Batch(example, real_positions(inputs, pad_token_id))
+    return Batch(number, example, real_positions(inputs, pad_token_id))
 
 
 def _pad_token_id(model: nn.Layer) -> int | None:

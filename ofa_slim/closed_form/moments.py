@@ -58,10 +58,14 @@ class Moments:
         return self._input / self.rows
 
     def second(self, centred: bool) -> np.ndarray:
-        """X^T X, float64 [inputs, inputs]; around the mean of X where a bias can take the mean over."""
+        """X^T X, float64 [inputs, inputs]; around the mean of X where a bias can take the mean over.
+
+        What float32 products may be off by is added to the diagonal, so that it is never indefinite.
+        """
+        rounding = float(np.finfo(np.float32).eps) * float(np.trace(self._second)) * np.eye(len(self._second))
         if not centred:
-            return self._second
-        return self._second - np.outer(self._input, self._input) / self.rows
+            return self._second + rounding
+        return self._second - np.outer(self._input, self._input) / self.rows + rounding
 
     def correction(self, bias: bool, ridge: float = RIDGE) -> tuple[np.ndarray, np.ndarray | None]:
         """The change D of the matrix, and d of its bias, that brings X D + d closest to E.

@@ -59,9 +59,9 @@ def statistics(model: nn.Layer, calibration: Calibration) -> Statistics:
         parts = sub_layers(network)
         moments = {part.matrix: Moments(layer_at(network, part.matrix).weight.shape[0]) for part in parts}
         watched = [(path, "input") for path in moments]
-        runner = BlockRunner(network, calibration.batches[0].example)
+        runner = BlockRunner(network, calibration.batches[0])
         for batch in calibration:
-            _, _, seen = runner.run(batch.example, Stream(), 0, None, watched)
+            _, _, seen = runner.run(batch, Stream(), 0, None, watched)
             for path, _ in watched:
                 for values in seen[path, "input"]:
                     moments[path].add(batch.flat(values))

@@ -10,6 +10,7 @@ import paddle
 from paddle import nn
 
 from ofa_slim.closed_form.calibration import Calibration
+from ofa_slim.closed_form.divergence import Divergence, divergence, mean_divergence, outputs_of
 from ofa_slim.closed_form.moments import RIDGE, Moments
 from ofa_slim.closed_form.sub_layers import BlockRunner, Stream, SubLayer, residual_sums, sub_layers
 from ofa_slim.errors import CalibrationError
@@ -70,6 +71,62 @@ def repair(
             raise
 
 
+@dataclass(frozen=True)
+class Repair:
+    """What a repair gained on rows that it was not fitted to.
+
+    Attributes:
+        before, after: mean divergence of the outputs from the original's, per row.
+        kept: whether it was kept: only where it brought the outputs closer.
+        errors: of the sub-layers, on the rows that it was fitted to.
+    """
+
+    before: float
+    after: float
+    kept: bool
+    errors: tuple[SubLayerError, ...]
+
+
+def repair_if_better(
+    model: nn.Layer,
+    original: nn.Layer,
+    loader: Iterable[Any] | Calibration,
+    rows: int | None = 2048,
+    ridge: float = RIDGE,
+    by: Divergence = divergence,
+) -> Repair:
+    """Repairs a smaller model in place, and puts it back where held-back rows say that it was better before.
+
+    A quarter of the rows is held back. A model whose weights have been trained at this size may gain nothing.
+
+    Args:
+        model: as in `repair`.
+        original: as in `repair`.
+        loader: as in `repair`; at least two batches.
+        rows: as in `repair`.
+        ridge: as in `repair`.
+        by: how two outputs are compared.
+
+    Raises: CalibrationError as `repair`, and where there is only one batch.
+    """
+    calibration = loader if isinstance(loader, Calibration) else Calibration(original, loader, rows)
+    if len(calibration.batches) < 2:
+        raise CalibrationError("one batch is too few: some rows are held back, to see what the repair gains")
+    judge = calibration.part(calibration.rows // 4, last=True)
+    fitted = calibration.without(judge)
+    with full_size(original):
+        wanted = outputs_of(original, judge)
+    weights = [(parameter, parameter.clone()) for part in sub_layers(model) for parameter in _parameters(model, part)]
+    before = mean_divergence(wanted, outputs_of(model, judge), judge, by)
+    errors = repair(model, original, fitted, ridge=ridge)
+    after = mean_divergence(wanted, outputs_of(model, judge), judge, by)
+    kept = after < before
+    if not kept:
+        for parameter, value in weights:
+            parameter.set_value(value)
+    return Repair(before, after, kept, tuple(errors))
+
+
 def _parameters(model: nn.Layer, part: SubLayer) -> list[paddle.Tensor]:
     matrix = layer_at(model, part.matrix)
     return [matrix.weight] if matrix.bias is None else [matrix.weight, matrix.bias]
@@ -80,20 +137,20 @@ class _Fit:
 
     def __init__(self, model: nn.Layer, original: nn.Layer, calibration: Calibration, ridge: float) -> None:
         self.calibration, self.ridge = calibration, ridge
-        example = calibration.batches[0].example
-        self.small, self.large = BlockRunner(model, example), BlockRunner(original, example)
+        batch = calibration.batches[0]
+        self.small, self.large = BlockRunner(model, batch), BlockRunner(original, batch)
         self.parts = sub_layers(model)
         twins = _twins(model, original)
         self.large_parts = {part.matrix: part for part in sub_layers(original)}
         self.twin = {part.matrix: f"{twins[part.block]}{part.matrix[len(part.block) :]}" for part in self.parts}
-        sums = residual_sums(self.large, example, [self.large_parts[path] for path in self.twin.values()])
+        sums = residual_sums(self.large, batch, [self.large_parts[path] for path in self.twin.values()])
         self.sums = {part.matrix: sums[self.twin[part.matrix]] for part in self.parts}
         self.twin_block = twins
 
     def run(self) -> list[SubLayerError]:
         errors: list[SubLayerError] = []
         streams = [(Stream(), Stream()) for _ in self.calibration]
-        at_small, at_large = 0, 0
+        at_large = 0
         for start, stop in _spans(self.small.calls):
             block = self.small.calls[start]
             parts = [part for part in self.parts if part.block == block]
@@ -102,15 +159,15 @@ class _Fit:
             wanted = list(dict.fromkeys(self.sums[part.matrix] for part in parts))
             targets = []
             for number, batch in enumerate(self.calibration):
-                _, after, seen = self.large.run(batch.example, streams[number][1], at_large, end, wanted)
+                _, after, seen = self.large.run(batch, streams[number][1], at_large, end, wanted)
                 streams[number] = streams[number][0], after
                 targets.append(seen)
             for part in parts:
                 errors.append(self._fit(part, targets, streams, start, stop))
             for number, batch in enumerate(self.calibration):
-                _, after, _ = self.small.run(batch.example, streams[number][0], start, stop)
+                _, after, _ = self.small.run(batch, streams[number][0], start, stop)
                 streams[number] = after, streams[number][1]
-            at_large, at_small = end, stop
+            at_large = end
         return errors
 
     def _fit(
@@ -122,7 +179,7 @@ class _Fit:
         own = f"{part.block}{place[len(self.twin_block[part.block]) :]}", side
         entering = (part.matrix, "input")
         for batch, target, (stream, _) in zip(self.calibration, targets, streams, strict=True):
-            _, _, seen = self.small.run(batch.example, stream, start, stop, [own, entering])
+            _, _, seen = self.small.run(batch, stream, start, stop, [entering, own], own)
             for inputs, got, wanted in zip(seen[entering], seen[own], target[place, side], strict=True):
                 if wanted.shape != got.shape:
                     raise CalibrationError(
@@ -132,7 +189,9 @@ class _Fit:
                 moments.add(batch.flat(inputs), batch.flat(wanted - got))
         moments.reduce()
         change, shift = moments.correction(matrix.bias is not None, self.ridge)
-        matrix.weight.set_value((matrix.weight.astype("float64") + paddle.to_tensor(change)).astype(matrix.weight.dtype))
+        matrix.weight.set_value(
+            (matrix.weight.astype("float64") + paddle.to_tensor(change)).astype(matrix.weight.dtype)
+        )
         if shift is not None:
             matrix.bias.set_value((matrix.bias.astype("float64") + paddle.to_tensor(shift)).astype(matrix.bias.dtype))
         return SubLayerError(

@@ -11,9 +11,9 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from ofa_slim.base.examples import Example
 from ofa_slim.base.nested import first_tensor
-from ofa_slim.errors import CalibrationError
+from ofa_slim.closed_form.calibration import Batch
+from ofa_slim.errors import CalibrationError, OfaSlimError
 from ofa_slim.supernet.families import find_stacks, layer_at, stack_axes
 from ofa_slim.supernet.space import Axis
 
@@ -79,13 +79,13 @@ class BlockRunner:
 
     Args:
         model: a plain model, or a supernet that runs in full.
-        example: for learning in which order the blocks are called.
+        batch: for learning in which order the blocks are called.
 
     Attributes:
         calls: path of the block of every call, in order; a block that is called again and again is there as often.
     """
 
-    def __init__(self, model: nn.Layer, example: Example) -> None:
+    def __init__(self, model: nn.Layer, batch: Batch) -> None:
         self.model = model
         self._blocks: dict[str, tuple[int, nn.Layer]] = {
             path: (number, block)
@@ -93,25 +93,32 @@ class BlockRunner:
             for path, block in stack.blocks.items()
         }
         self.calls: list[str] = []
-        with self._forwards(lambda path, forward, *args, **kwargs: (self.calls.append(path), forward(*args, **kwargs))[1]):
-            example.call(model)
+
+        def call(path: str, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            self.calls.append(path)
+            return forward(*args, **kwargs)
+
+        with self._forwards(call):
+            self._call(batch)
 
     def run(
         self,
-        example: Example,
+        batch: Batch,
         stream: Stream,
         start: int,
         stop: int | None,
         watched: Sequence[tuple[str, str]] = (),
+        until: tuple[str, str] | None = None,
     ) -> tuple[Any, Stream, dict[tuple[str, str], list[paddle.Tensor]]]:
         """Runs the calls from `start` to before `stop`.
 
         Args:
-            example: the model's inputs.
+            batch: the model's inputs.
             stream: what the calls before `start` gave; it stays as it is.
             start: number of the first call that runs.
             stop: number of the call to stop before; None: run to the end.
-            watched: ``(path of a layer, "input" or "output")`` of what to return; the last call of each.
+            watched: ``(path of a layer, "input" or "output")`` of what to return.
+            until: one of them, after which nothing more of the last call needs to run; only where `stop` is given.
 
         Returns: the model's output, None where it stopped before; the stream after the calls; what was watched, one
             entry for each time that the layer ran.
@@ -132,12 +139,24 @@ class BlockRunner:
             return after.outputs[stack]
 
         output = None
-        with self._watching(watched) as seen, self._forwards(call):
+        enough = None if until is None or stop is None else (until, stop - start)
+        with self._watching(watched, enough) as seen, self._forwards(call):
             try:
-                output = example.call(self.model)
+                output = self._call(batch)
             except _Reached:
                 pass
         return output, after, seen
+
+    def _call(self, batch: Batch) -> Any:
+        try:
+            return batch.example.call(self.model)
+        except (_Reached, OfaSlimError):
+            raise
+        except Exception as error:  # whatever the model's forward raises
+            raise CalibrationError(
+                f"{type(self.model).__name__} does not run on the calibration batches, here on batch {batch.number} "
+                f"({type(error).__name__}: {error}); a batch holds inputs without labels, in order or by name"
+            ) from error
 
     @contextmanager
     def _forwards(self, call: Callable[..., Any]) -> Iterator[None]:
@@ -155,13 +174,16 @@ class BlockRunner:
                     vars(block)["forward"] = before[path]
 
     @contextmanager
-    def _watching(self, watched: Sequence[tuple[str, str]]) -> Iterator[dict[tuple[str, str], list[paddle.Tensor]]]:
+    def _watching(
+        self, watched: Sequence[tuple[str, str]], enough: tuple[tuple[str, str], int] | None
+    ) -> Iterator[dict[tuple[str, str], list[paddle.Tensor]]]:
         seen: dict[tuple[str, str], list[paddle.Tensor]] = {key: [] for key in watched}
         hooks = []
         try:
             # Hooks on a block itself would not run where the call is the last one.
             for path, side in (key for key in watched if key[0] not in self._blocks):
-                hooks.append(_watch(layer_at(self.model, path), side, seen[path, side]))
+                last = enough[1] if enough is not None and enough[0] == (path, side) else None
+                hooks.append(_watch(layer_at(self.model, path), side, seen[path, side], last))
             yield seen
         finally:
             for hook in hooks:
@@ -172,13 +194,20 @@ def _bound(call: Callable[..., Any], path: str, forward: Callable[..., Any]) -> 
     return lambda *args, **kwargs: call(path, forward, *args, **kwargs)
 
 
-def _watch(layer: nn.Layer, side: str, seen: list[paddle.Tensor]) -> Any:
+def _watch(layer: nn.Layer, side: str, seen: list[paddle.Tensor], last: int | None) -> Any:
+    """Records what a layer reads or returns; the run ends with the record of number `last`."""
+
+    def record(tensor: Any) -> None:
+        seen.append(tensor)
+        if len(seen) == last:
+            raise _Reached
+
     if side == "input":
-        return layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0] if inputs else None))
-    return layer.register_forward_post_hook(lambda _, inputs, output: seen.append(first_tensor(output)))
+        return layer.register_forward_pre_hook(lambda _, inputs: record(inputs[0] if inputs else None))
+    return layer.register_forward_post_hook(lambda _, inputs, output: record(first_tensor(output)))
 
 
-def residual_sums(runner: BlockRunner, example: Example, parts: Sequence[SubLayer]) -> Mapping[str, tuple[str, str]]:
+def residual_sums(runner: BlockRunner, batch: Batch, parts: Sequence[SubLayer]) -> Mapping[str, tuple[str, str]]:
     """Where a model has the residual stream right after each sub-layer.
 
     The output of each sub-layer is changed by random numbers: where just these numbers are added to what a layer of
@@ -196,15 +225,15 @@ def residual_sums(runner: BlockRunner, example: Example, parts: Sequence[SubLaye
         watched = [key for key in watched if not isinstance(layer_at(runner.model, key[0]), nn.LayerList)]
         watched.append((part.block, "output"))
         start = runner.calls.index(part.block)
-        _, stream, _ = runner.run(example, Stream(), 0, start) if start else (None, Stream(), None)
+        _, stream, _ = runner.run(batch, Stream(), 0, start) if start else (None, Stream(), None)
         own = (part.matrix, "output")
-        _, _, before = runner.run(example, stream, start, start + 1, [*watched, own])
+        _, _, before = runner.run(batch, stream, start, start + 1, [*watched, own])
         output = before[own][0]
         noise = paddle.to_tensor(rng.standard_normal(output.shape)).astype(output.dtype)
         matrix = layer_at(runner.model, part.matrix)
         hook = matrix.register_forward_post_hook(lambda _, inputs, output, noise=noise: output + noise)
         try:
-            _, _, after = runner.run(example, stream, start, start + 1, watched)
+            _, _, after = runner.run(batch, stream, start, start + 1, watched)
         finally:
             hook.remove()
         sums = [key for key in watched if before[key] and _added(before[key][0], after[key][0], noise, output)]
