@@ -170,8 +170,8 @@ class OFA(ElasticModel):
         """Cuts a plain model out of the supernet and checks that it computes the same.
 
         Called as ``export(origin_model, config, input_shapes, input_dtypes, load_weights_from_supernet=True,
-        loader=None, batches=None)`` or as ``export(config, input_shapes, input_dtypes, origin_model=None,
-        load_weights_from_supernet=True, loader=None, batches=None)``.
+        loader=None, batches=None, repair=None)`` or as ``export(config, input_shapes, input_dtypes, origin_model=None,
+        load_weights_from_supernet=True, loader=None, batches=None, repair=None)``.
 
         Args:
             args: as above, by position or name.
@@ -181,7 +181,9 @@ class OFA(ElasticModel):
                 embedding. Before the first batch they also serve in place of `example_inputs`. `input_dtypes`: a
                 dtype for each. `load_weights_from_supernet`: False cuts the origin's own weights. `loader`,
                 `batches`: batches of inputs, and how many of them, to re-estimate the exported model's batch-norm
-                statistics with, as `recalibrate` does.
+                statistics with, as `recalibrate` does. `repair`: batches of unlabelled inputs; the output matrices of
+                the exported model's blocks are then refitted to the whole supernet, and kept where held-back rows say
+                that it helps (`closed_form.repair_if_better`). That comes after the check.
 
         Returns: `origin_model`, or the copy: Paddle's own layer classes, smaller parameters, trainable.
 

@@ -11,6 +11,7 @@ from paddle import nn
 
 from ofa_slim.base.nested import split
 from ofa_slim.closed_form.calibration import Calibration
+from ofa_slim.train.parallel import mean_over_ranks
 
 Divergence = Callable[[paddle.Tensor, paddle.Tensor], paddle.Tensor]
 """``(output of the original, of the smaller model)``, both float [rows, channels], to float [rows]."""
@@ -30,12 +31,13 @@ def mean_divergence(
     calibration: Calibration,
     by: Divergence = divergence,
 ) -> float:
-    """The mean over the rows of all batches, summed over a model's outputs; see `outputs_of`."""
-    total, rows = 0.0, 0
+    """The mean over the rows of all batches and processes, summed over a model's outputs; see `outputs_of`."""
+    total, rows = 0.0, 0.0
     for batch, ones, twos in zip(calibration, outputs, others, strict=True):
         for one, two in zip(ones, twos, strict=True):
             total += float(by(batch.flat(one), batch.flat(two)).astype("float64").sum())
         rows += batch.flat(ones[0]).shape[0]
+    total, rows = mean_over_ranks(paddle.to_tensor([total, rows], dtype="float64")).tolist()
     return total / rows
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import paddle
@@ -203,8 +203,8 @@ def _watch(layer: nn.Layer, side: str, seen: list[paddle.Tensor], last: int | No
             raise _Reached
 
     if side == "input":
-        return layer.register_forward_pre_hook(lambda _, inputs: record(inputs[0] if inputs else None))
-    return layer.register_forward_post_hook(lambda _, inputs, output: record(first_tensor(output)))
+        return cast(Any, layer.register_forward_pre_hook)(lambda _, inputs: record(inputs[0] if inputs else None))
+    return cast(Any, layer.register_forward_post_hook)(lambda _, inputs, output: record(first_tensor(output)))
 
 
 def residual_sums(runner: BlockRunner, batch: Batch, parts: Sequence[SubLayer]) -> Mapping[str, tuple[str, str]]:

@@ -10,6 +10,7 @@ import paddle
 from paddle import nn
 
 from ofa_slim.base.examples import Example, compare, random_example
+from ofa_slim.closed_form import repair_if_better
 from ofa_slim.errors import ExportError
 from ofa_slim.export.config_depth import set_config_depth
 from ofa_slim.export.recalibration import recalibrate
@@ -34,6 +35,7 @@ def export_subnet(
     load_weights_from_supernet: bool = True,
     loader: Iterable[Any] | None = None,
     batches: int | None = None,
+    repair: Iterable[Any] | None = None,
 ) -> nn.Layer:
     """Cuts a plain model for a config; see `OFA.export`."""
     model, space = supernet.model, supernet.space
@@ -64,6 +66,8 @@ def export_subnet(
         compare(expected, example.outputs(target, **call), "export")
         if loader is not None:
             recalibrate(target, loader, batches, call)
+        if repair is not None:
+            repair_if_better(target, model, repair)
         if origin_model is not None and target is not origin_model:
             _transplant(target, origin_model, grown, space, config)
     except BaseException:
@@ -204,6 +208,7 @@ def export_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str,
         load_weights_from_supernet: bool = True,
         loader: Any = None,
         batches: int | None = None,
+        repair: Any = None,
     ) -> dict[str, Any]:
         return dict(locals())
 
@@ -215,6 +220,7 @@ def export_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str,
         load_weights_from_supernet: bool = True,
         loader: Any = None,
         batches: int | None = None,
+        repair: Any = None,
     ) -> dict[str, Any]:
         return dict(locals())
 
