@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from families import CLASSES, FAMILIES, inputs
+from ofa_slim import OFA, Convert, dynabert_config, supernet
 from ofa_slim.closed_form import (
     Calibration,
     Curve,
@@ -17,6 +18,7 @@ from ofa_slim.closed_form import (
     obs_importance,
     reorder_by_obs,
     repair,
+    repair_if_better,
     statistics,
 )
 from ofa_slim.closed_form.moments import Moments, damped
@@ -303,3 +305,31 @@ def test_matrices_are_those_of_a_linear():
     model = FAMILIES["bert"]()
     for part in statistics(model, Calibration(model, loader("bert"))).parts:
         assert layer_at(model, part.matrix).weight.shape[0] == part.axis.size * part.unit
+
+
+def test_repair_is_kept_only_where_held_back_rows_say_so():
+    model = FAMILIES["bert"]()
+    small = sliced(model)
+    found = repair_if_better(small, model, loader("bert", 8))
+    assert found.kept
+    assert found.after < found.before
+    whole = copy.deepcopy(model)  # it computes the same already, so nothing can be gained
+    assert not repair_if_better(whole, model, loader("bert", 8)).kept
+    assert same(weights(model), weights(whole))
+    with pytest.raises(CalibrationError, match="one batch"):
+        repair_if_better(small, model, loader("bert", 1, 16))
+
+
+def test_export_repairs_and_leaves_the_supernet_alone():
+    model = FAMILIES["bert"]()
+    ofa = OFA(Convert(supernet(expand_ratio=[1.0, 0.5])).convert(copy.deepcopy(model)))
+    before = weights(ofa.model)
+    config, held_back = dynabert_config(ofa, 0.5), inputs("bert", 32, 9, 77)
+    errors = []
+    for batches in (None, loader("bert", 8)):
+        small = ofa.export(config=config, repair=batches)
+        errors.append(float(((model(**held_back) - small(**held_back)) ** 2).mean()))
+    assert errors[1] < errors[0] / 2
+    assert same(before, weights(ofa.model))
+    with pytest.raises(CalibrationError, match="gave no batch"):
+        ofa.export(config=config, repair=[])
