@@ -31,7 +31,7 @@ from ofa_slim.measure.cost import CostModel
 from ofa_slim.supernet import Convert, supernet
 from ofa_slim.supernet.discover import full_space
 from ofa_slim.supernet.handle import Supernet
-from ofa_slim.train.batches import Batches, Examples
+from ofa_slim.train.batches import LABELS, Batches, Examples
 
 WIDTHS = (0.75, 0.5, 0.25)
 SHAPES = [[1, 64], [1, 64]]
@@ -55,10 +55,10 @@ class Clock:
         self.seconds[self._name] = [round(wall, 1), round(cores, 1)]
 
 
-def inputs(examples: Examples, rows: int, rng: np.random.Generator) -> list[tuple[Any, Any]]:
+def inputs(examples: Examples, rows: int, rng: np.random.Generator) -> list[dict[str, Any]]:
     """Batches of rows without their labels."""
     chosen = examples.take(rng.permutation(len(examples))[:rows])
-    return [(ids, types) for ids, types, _ in Batches(chosen, BATCH)]
+    return [{name: value for name, value in batch.items() if name != LABELS} for batch in Batches(chosen, BATCH)]
 
 
 def as_supernet(model: nn.Layer) -> Supernet:

@@ -12,7 +12,7 @@ from paddle import nn
 
 from ofa_slim.base.examples import Example
 from ofa_slim.errors import CalibrationError
-from ofa_slim.tasks.base import real_positions
+from ofa_slim.tasks.base import padding_mask
 
 LEAST_ROWS = 16
 
@@ -113,7 +113,7 @@ def _batch(model: nn.Layer, number: int, values: Any, pad_token_id: int | None) 
         raise CalibrationError(f"a calibration batch is a {type(values).__name__} without a tensor")
     names = list(inspect.signature(model.forward).parameters)
     inputs = {**dict(zip(names, example.args, strict=False)), **example.kwargs}
-    return Batch(number, example, real_positions(inputs, pad_token_id))
+    return Batch(number, example, padding_mask(inputs, pad_token_id))
 
 
 def _pad_token_id(model: nn.Layer) -> int | None:

@@ -32,13 +32,13 @@ def mean_divergence(
     by: Divergence = divergence,
 ) -> float:
     """The mean over the rows of all batches and processes, summed over a model's outputs; see `outputs_of`."""
-    total, rows = 0.0, 0.0
+    total, rows = 0.0, 0
     for batch, ones, twos in zip(calibration, outputs, others, strict=True):
         for one, two in zip(ones, twos, strict=True):
             total += float(by(batch.flat(one), batch.flat(two)).astype("float64").sum())
         rows += batch.flat(ones[0]).shape[0]
-    total, rows = mean_over_ranks(paddle.to_tensor([total, rows], dtype="float64")).tolist()
-    return total / rows
+    sums = mean_over_ranks(paddle.to_tensor([total, rows], dtype="float64")).numpy()
+    return float(sums[0] / sums[1])
 
 
 def outputs_of(model: nn.Layer, calibration: Calibration) -> list[list[paddle.Tensor]]:
