@@ -31,6 +31,7 @@ from ofa_slim.measure.cost import CostModel
 from ofa_slim.supernet import Convert, supernet
 from ofa_slim.supernet.discover import full_space
 from ofa_slim.supernet.handle import Supernet
+from ofa_slim.supernet.space import SubnetConfig
 from ofa_slim.train.batches import LABELS, Batches, Examples
 
 WIDTHS = (0.75, 0.5, 0.25)
@@ -80,6 +81,16 @@ def one_seed(
     ordered = copy.deepcopy(model)
     reorder_by_obs(ordered, removals)
     by_obs = as_supernet(ordered)
+
+    def repaired(name: str, config: SubnetConfig) -> None:
+        small = export_subnet(by_obs, config)
+        with clock(f"repair, {name}"):
+            repair(small, model, calibration)
+        found[name] = scores(small, sets)
+        print(seed, name, found[name], clock.seconds, flush=True)
+
+    for width in WIDTHS:
+        repaired(f"uniform {width}", by_obs.space.uniform(width))
     with clock("curves"):
         curves = measure_curves(model, calibration.part(options.curve_rows), moments, removals)
     costs = CostModel.of(by_obs, SHAPES)
@@ -88,16 +99,10 @@ def one_seed(
         return costs(by_obs.space.complete(sizes)).flops
 
     for width in WIDTHS:
-        uniform = by_obs.space.uniform(width)
         with clock(f"allocation {width}"):
-            config = by_obs.space.complete(allocate(curves, flops, flops(uniform)))
+            config = by_obs.space.complete(allocate(curves, flops, flops(by_obs.space.uniform(width))))
         allocated[width] = dict(config)
-        for name, sizes in (("uniform", uniform), ("allocated", config)):
-            small = export_subnet(by_obs, sizes)
-            with clock(f"repair {name} {width}"):
-                repair(small, model, calibration)
-            found[f"OBS + repair, {name} {width}"] = scores(small, sets)
-            print(seed, name, width, found[f"OBS + repair, {name} {width}"], clock.seconds, flush=True)
+        repaired(f"allocated {width}", config)
     return {"seed": seed, "scores": found, "allocated": allocated, "seconds": clock.seconds}
 
 

@@ -3,6 +3,7 @@
 from ofa_slim.closed_form.allocation import Curve, allocate, measure_curves
 from ofa_slim.closed_form.calibration import Calibration
 from ofa_slim.closed_form.divergence import divergence, mean_divergence, outputs_of
+from ofa_slim.closed_form.layers import channel_removals, repair_layers
 from ofa_slim.closed_form.obs import Removal
 from ofa_slim.closed_form.order import Statistics, obs_importance, reorder_by_obs, statistics
 from ofa_slim.closed_form.repair import Repair, SubLayerError, repair, repair_if_better
@@ -15,6 +16,7 @@ __all__ = [
     "Statistics",
     "SubLayerError",
     "allocate",
+    "channel_removals",
     "divergence",
     "mean_divergence",
     "measure_curves",
@@ -23,5 +25,6 @@ __all__ = [
     "reorder_by_obs",
     "repair",
     "repair_if_better",
+    "repair_layers",
     "statistics",
 ]

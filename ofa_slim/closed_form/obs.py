@@ -29,7 +29,7 @@ class Removal:
     errors: np.ndarray
 
 
-def removal(problems: Sequence[tuple[np.ndarray, np.ndarray]], unit: int, ridge: float) -> Removal:
+def removal(problems: Sequence[tuple[np.ndarray, np.ndarray, int]], ridge: float) -> Removal:
     """Removes the units of a matrix one by one, each time the one whose loss the others make up for best.
 
     With W the rows of the matrix, S those of one unit and H the damped second moment of what they multiply, removing S
@@ -37,12 +37,12 @@ def removal(problems: Sequence[tuple[np.ndarray, np.ndarray]], unit: int, ridge:
     ``H^-1 - H^-1[:, S] ((H^-1)_SS)^-1 H^-1[S, :]``. The costs need W only through ``W W^T``, which is updated instead.
 
     Args:
-        problems: second moment float [inputs, inputs] and matrix float [inputs, outputs] of every matrix that has
-            these units; their costs are added.
-        unit: inputs of one unit; input ``u * unit + i`` belongs to unit u.
+        problems: of every matrix that has these units, its second moment float [inputs, inputs], the matrix float
+            [inputs, outputs], and how many inputs a unit has (input ``u * count + i`` belongs to unit u); their
+            costs are added.
         ridge: of the mean diagonal of the second moment.
     """
-    sweeps = [_Sweep(damped(second, ridge), weight.astype(np.float64), unit) for second, weight in problems]
+    sweeps = [_Sweep(damped(second, ridge), weight.astype(np.float64), unit) for second, weight, unit in problems]
     units = sweeps[0].units
     left = np.ones(units, dtype=bool)
     removed, costs = np.empty(units, dtype=np.int64), np.empty(units)

@@ -42,8 +42,8 @@ class Statistics:
             for part in own:
                 matrix = layer_at(model, part.matrix)
                 second = self.moments[part.matrix].second(matrix.bias is not None)
-                problems.append((second, np.asarray(matrix.weight.astype("float64").numpy())))
-            found[axis.name] = removal(problems, own[0].unit, ridge)
+                problems.append((second, matrix.weight.astype("float64").numpy(), part.unit))
+            found[axis.name] = removal(problems, ridge)
         return found
 
 

@@ -74,7 +74,7 @@ def test_blocked_removal_equals_the_updates_one_by_one(seed, unit):
     rows = rng.standard_normal((400, count * unit)) @ rng.standard_normal((count * unit, count * unit))
     matrix = rng.standard_normal((count * unit, 5))
     second = rows.T @ rows
-    found = removal([(second, matrix)], unit, 0.01)
+    found = removal([(second, matrix, unit)], 0.01)
     order, errors = sweep_step_by_step(damped(second, 0.01), matrix, unit)
     np.testing.assert_array_equal(found.order, order)
     np.testing.assert_allclose(found.errors, errors, rtol=1e-6)
@@ -84,7 +84,7 @@ def test_blocked_removal_equals_the_updates_one_by_one(seed, unit):
 @given(seed=SEEDS)
 def test_identity_moment_removes_the_smallest_rows(seed):
     matrix = np.random.default_rng(seed).standard_normal((40, 6))
-    found = removal([(np.eye(40), matrix)], 1, 0.01)
+    found = removal([(np.eye(40), matrix, 1)], 0.01)
     np.testing.assert_array_equal(found.order, np.argsort(-(matrix**2).sum(axis=1)))
 
 
@@ -95,7 +95,7 @@ def test_duplicated_neurons_go_first_and_cost_nothing(seed):
     half = rng.standard_normal((300, 12))
     rows = np.hstack([half, half])
     matrix = rng.standard_normal((24, 4))
-    found = removal([(rows.T @ rows, matrix)], 1, 1e-9)
+    found = removal([(rows.T @ rows, matrix, 1)], 1e-9)
     assert {int(unit) % 12 for unit in found.order[:12]} == set(range(12))
     assert found.errors[12] < 1e-6 * found.errors[0]
     left = matrix_without(rows.T @ rows, matrix, kept_rows(found.order, 12, 1), 1e-9)
@@ -107,7 +107,7 @@ def test_duplicated_neurons_go_first_and_cost_nothing(seed):
 def test_error_curve_is_the_error_of_the_refitted_matrix(seed, size):
     rng = np.random.default_rng(seed)
     rows, matrix = rng.standard_normal((200, 20)) @ rng.standard_normal((20, 20)), rng.standard_normal((20, 4))
-    found = removal([(rows.T @ rows, matrix)], 2, 0.01)
+    found = removal([(rows.T @ rows, matrix, 2)], 0.01)
     change = matrix_without(rows.T @ rows, matrix, kept_rows(found.order, size, 2), 0.01) - matrix
     error = np.sum((damped(rows.T @ rows, 0.01) @ change) * change)
     np.testing.assert_allclose(error, found.errors[size], rtol=1e-6, atol=1e-8 * found.errors[0])
