@@ -218,14 +218,17 @@ def residual_sums(runner: BlockRunner, batch: Batch, parts: Sequence[SubLayer]) 
     Raises: CalibrationError where a sub-layer's output is not added to a residual stream.
     """
     found, rng = {}, np.random.default_rng(0)
-    for part in parts:
+    stream, at = Stream(), 0
+    for part in sorted(parts, key=lambda part: runner.calls.index(part.block)):
         block = layer_at(runner.model, part.block)
         watched = [(f"{part.block}.{path}", "input") for path, _ in block.named_sublayers()]
         # An attention gets its inputs by name from some models; only layers that read one tensor are watched.
         watched = [key for key in watched if not isinstance(layer_at(runner.model, key[0]), nn.LayerList)]
         watched.append((part.block, "output"))
         start = runner.calls.index(part.block)
-        _, stream, _ = runner.run(batch, Stream(), 0, start) if start else (None, Stream(), None)
+        if start > at:
+            _, stream, _ = runner.run(batch, stream, at, start)
+            at = start
         own = (part.matrix, "output")
         _, _, before = runner.run(batch, stream, start, start + 1, [*watched, own])
         output = before[own][0]

@@ -122,6 +122,7 @@ def test_correction_never_increases_the_error_whatever_the_rank(seed, rows, bias
     moments = Moments(16, 3)
     for part in np.array_split(np.arange(rows), 3):
         moments.add(paddle.to_tensor(inputs[part]), paddle.to_tensor(errors[part]))
+    moments.reduce()
     change, shift = moments.correction(bias, ridge)
     assert np.isfinite(change).all()
     left = np.sum((errors - inputs @ change - (shift if bias else 0)) ** 2)
