@@ -31,7 +31,7 @@ from ofa_slim.measure.cost import CostModel
 from ofa_slim.supernet import Convert, supernet
 from ofa_slim.supernet.discover import full_space
 from ofa_slim.supernet.handle import Supernet
-from ofa_slim.supernet.space import SubnetConfig
+from ofa_slim.supernet.subnet_config import SubnetConfig
 from ofa_slim.train.batches import LABELS, Batches, Examples
 
 WIDTHS = (0.75, 0.5, 0.25)

@@ -12,7 +12,7 @@ from paddle import nn
 
 from ofa_slim.base.examples import Example
 from ofa_slim.errors import CalibrationError
-from ofa_slim.tasks.base import padding_mask
+from ofa_slim.tasks import padding_mask
 
 LEAST_ROWS = 16
 

@@ -166,7 +166,7 @@ def _rows(layer: nn.Layer, inputs: paddle.Tensor, batch: Batch) -> paddle.Tensor
     """What the matrix multiplies, [rows, inputs]."""
     if not isinstance(layer, nn.Conv2D):
         return batch.flat(inputs)
-    windows = F.unfold(inputs, layer.weight.shape[2:], layer._stride, layer._padding, layer._dilation)
+    windows = F.unfold(inputs, layer.weight.shape[2:], layer._stride, cast(Any, layer._padding), layer._dilation)
     return windows.transpose([0, 2, 1]).reshape([-1, windows.shape[1]])
 
 

@@ -14,8 +14,8 @@ from paddle import nn
 from ofa_slim.base.nested import first_tensor
 from ofa_slim.closed_form.calibration import Batch
 from ofa_slim.errors import CalibrationError, OfaSlimError
+from ofa_slim.supernet.axis import Axis
 from ofa_slim.supernet.families import find_stacks, layer_at, stack_axes
-from ofa_slim.supernet.space import Axis
 
 
 @dataclass(frozen=True)

@@ -28,12 +28,12 @@ from ofa_slim.errors import SearchError
 from ofa_slim.export.cut import export_subnet
 from ofa_slim.measure import LatencyTable
 from ofa_slim.measure.cost import CostModel
-from ofa_slim.search.budget import Budget, plain_cost
+from ofa_slim.search.budget import Budget
 from ofa_slim.search.costs import Costs
 from ofa_slim.supernet.convert import Convert, supernet
 from ofa_slim.supernet.discover import full_space
 from ofa_slim.supernet.handle import Supernet
-from ofa_slim.supernet.space import SubnetConfig
+from ofa_slim.supernet.subnet_config import SubnetConfig
 
 logger = logging.getLogger(__name__)
 
@@ -92,10 +92,12 @@ def compress_without_training(
     Raises: SearchError for a budget without or with more than one limit; CalibrationError for rows that the model does
         not run on, models without known blocks and budgets below the smallest sizes.
     """
-    limits = Budget.of(budget).limits
-    if len(limits) != 1:
-        raise SearchError(f"budget: one limit is needed, such as {{'latency_ratio': 0.5}}; there are {len(limits)}")
-    ((key, most),) = limits.items()
+    allowed = Budget.of(budget)
+    if len(allowed.limits) != 1:
+        raise SearchError(
+            f"budget: one limit is needed, such as {{'latency_ratio': 0.5}}; there are {len(allowed.limits)}"
+        )
+    ((key, most),) = allowed.limits.items()
     seconds: dict[str, float] = {}
     original = unwrap(model)
     calibration = Calibration(original, loader, rows)
@@ -109,7 +111,7 @@ def compress_without_training(
         curves = measure_curves(original, calibration.part(curve_rows), found, removals)
     Convert(supernet(expand_ratio=[1.0])).convert(ordered)
     whole = Supernet(ordered, full_space(ordered))
-    if plain_cost(key) == "latency_ms" and latency is None:
+    if allowed.needs_latency and latency is None:
         with _timed("latency table", seconds):
             sizes = {curve.axis: curve.sizes for curve in curves}
             latency = LatencyTable.build(
