@@ -79,9 +79,10 @@ def random_example(
 
     Args:
         model: the model that will be called.
-        input_shapes: one shape, a list of shapes, or dictionaries ``{name: shape}`` in place of any of them;
-            unknown dimensions are None or -1. A tensor in place of a shape is used itself. None: ``[2, 16]`` for a
-            model that begins with an embedding.
+        input_shapes: one shape, a list of shapes, or dictionaries ``{name: shape}`` in place of any of them: inputs by
+            name, or a single input that is a dictionary where the model does not run otherwise. Unknown dimensions are
+            None or -1. A tensor in place of a shape is used itself. None: ``[2, 16]`` for a model that begins with an
+            embedding.
         input_dtypes: a dtype for all, a list, or dictionaries of the same form; int64 by default for a model
             that begins with an embedding, else float32.
         seed: of the random numbers.
@@ -105,22 +106,37 @@ def random_example(
     names = list(forward_signature(model).parameters)
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
+    by_position: list[Any] = []
     for shape, dtype in zip(shapes, dtypes, strict=True):
         if not isinstance(shape, Mapping):
             args.append(_random(shape, dtype, rng))
+            by_position.append(args[-1])
             continue
         given = {
             name: _random(part, dtype[name] if isinstance(dtype, Mapping) else dtype, rng)
             for name, part in shape.items()
         }
+        by_position.append(given)
         if all(name in names for name in given):
             kwargs.update(given)
         else:
             args.append(given)
-    kept = {id(tensor) for tensor in _tensors([*shapes], None)}
     example = Example(tuple(args), kwargs)
+    # An argument may have the name of an entry of the dictionary that it takes; only a call shows which is meant.
+    if kwargs and shapes != [input_shapes] and not _runs(model, example, extra):
+        other = Example(tuple(by_position))
+        example = other if _runs(model, other, extra) else example
+    kept = {id(tensor) for tensor in _tensors([*shapes], None)}
     _fit_to_embeddings(model, example, rng, extra, kept)
     return example
+
+
+def _runs(model: nn.Layer, example: Example, extra: Mapping[str, Any]) -> bool:
+    try:
+        example.call(model, **extra)
+    except Exception:  # whatever the model's forward raises
+        return False
+    return True
 
 
 def compare(expected: Sequence[paddle.Tensor], found: Sequence[paddle.Tensor], what: str) -> float:
