@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -12,6 +12,7 @@ from paddle import nn
 from paddle.static import InputSpec
 
 from ofa_slim.base.modes import eval_mode, forward_signature
+from ofa_slim.base.nested import tensors_in
 from ofa_slim.errors import ConfigError, ExportError
 
 TOLERANCE = 1e-4
@@ -41,7 +42,7 @@ class Example:
     @property
     def tensors(self) -> list[paddle.Tensor]:
         """Its inputs, in order."""
-        return [*_tensors([self.args, self.kwargs], None)]
+        return [*tensors_in([self.args, self.kwargs])]
 
     def call(self, model: nn.Layer, **extra: Any) -> Any:
         """The model's output in eval mode, without gradients; its mode is put back."""
@@ -50,7 +51,7 @@ class Example:
 
     def outputs(self, model: nn.Layer, **extra: Any) -> list[paddle.Tensor]:
         """The floating-point tensors in the model's output, in order, in eval mode."""
-        return list(_tensors(self.call(model, **extra)))
+        return [tensor for tensor in tensors_in(self.call(model, **extra)) if tensor.is_floating_point()]
 
 
 def example_of(model: nn.Layer, inputs: Any, spec: InputSpec | Sequence[InputSpec] | None) -> Example | None:
@@ -126,7 +127,7 @@ def random_example(
     if kwargs and shapes != [input_shapes] and not _runs(model, example, extra):
         other = Example(tuple(by_position))
         example = other if _runs(model, other, extra) else example
-    kept = {id(tensor) for tensor in _tensors([*shapes], None)}
+    kept = {id(tensor) for tensor in tensors_in(shapes)}
     _fit_to_embeddings(model, example, rng, extra, kept)
     return example
 
@@ -200,7 +201,7 @@ def _fit_to_embeddings(
         extra: as in `random_example`.
         kept: ids of the inputs that stay as they are.
     """
-    inputs = [tensor for tensor in _tensors([example.args, example.kwargs], floating=False) if id(tensor) not in kept]
+    inputs = [tensor for tensor in example.tensors if not tensor.is_floating_point() and id(tensor) not in kept]
     if not inputs:
         return
     read_by: dict[int, nn.Embedding] = {}
@@ -228,16 +229,3 @@ def _fit_to_embeddings(
             values = np.where(values == pad, (pad + 1) % rows, values)
             values[-1, ..., -(tensor.shape[-1] // 4) or tensor.shape[-1] :] = pad
         tensor.set_value(paddle.to_tensor(values).astype(tensor.dtype))
-
-
-def _tensors(value: Any, floating: bool | None = True) -> Iterator[paddle.Tensor]:
-    """The tensors in a nesting, those that are floating or those that are not; None: all."""
-    if isinstance(value, paddle.Tensor):
-        if floating is None or value.is_floating_point() == floating:
-            yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item, floating)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors(item, floating)
