@@ -72,6 +72,8 @@ class OFA(ElasticModel):
         super().__init__(model, run_config, elastic_order, train_full, example_inputs, input_spec)
         self.distill_config = distill_config
         self._distiller = None if distill_config is None else self._distilling(distill_config, unwrap(model))
+        # The student's mapped layers and the teacher's answer of the last forward.
+        self._to_compare: tuple[dict[str, paddle.Tensor], Answer | None] = ({}, None)
 
     def _distilling(self, config: DistillConfig, inner: nn.Layer) -> Distiller | None:
         if config.teacher_model == SELF:
@@ -94,17 +96,20 @@ class OFA(ElasticModel):
 
         Returns: the student's output, or ``(student_output, teacher_output)``.
         """
-        self._discover_from(Example(inputs, kwargs))
+        batch = Example(inputs, kwargs)
+        self._discover_from(batch)
         config = self._set if self._set is not None else self._sample()
-        teacher_output = None if self._distiller is None else self._distiller.teach(inputs, kwargs)
+        self._to_compare = ({}, None)
+        answer = None if self._distiller is None else self._distiller.answer(batch)
         # The sub-network stays active after the forward: recomputation in the backward needs it.
         self.supernet.activate(config)
         self._last = config
-        if self._distiller is None:
+        if self._distiller is None or answer is None:
             return self._run(config, inputs, kwargs)
-        with self._distiller.recording():
+        with self._distiller.record() as hidden:
             student_output = self._run(config, inputs, kwargs)
-        return student_output, teacher_output
+        self._to_compare = hidden, answer
+        return student_output, answer.output
 
     def train_step(
         self,
@@ -141,6 +146,7 @@ class OFA(ElasticModel):
         self._discover_from(example)
         chosen = self._chosen(configs)
         self._last = chosen[-1]
+        self._to_compare = ({}, None)
         stem, distiller = self._found.stem, self._distiller
         return train_subnets(self.supernet, self.model, chosen, example, loss_fn, stem, distiller, scale, scaler)
 
@@ -164,7 +170,7 @@ class OFA(ElasticModel):
         """
         if self._distiller is None:
             raise DistillError("calc_distill_loss needs OFA(distill_config=DistillConfig(teacher_model=...))")
-        return self._distiller.loss()
+        return self._distiller.loss(*self._to_compare)
 
     def export(self, *args: Any, **kwargs: Any) -> nn.Layer:
         """Cuts a plain model out of the supernet and checks that it computes the same.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -12,6 +12,7 @@ from paddle import nn
 from paddle.static import InputSpec
 
 from ofa_slim.base.modes import eval_mode, forward_signature
+from ofa_slim.base.nested import tensors_in
 from ofa_slim.errors import ConfigError, ExportError
 
 TOLERANCE = 1e-4
@@ -41,7 +42,7 @@ class Example:
     @property
     def tensors(self) -> list[paddle.Tensor]:
         """Its inputs, in order."""
-        return [*_tensors([self.args, self.kwargs], None)]
+        return [*tensors_in([self.args, self.kwargs])]
 
     def call(self, model: nn.Layer, **extra: Any) -> Any:
         """The model's output in eval mode, without gradients; its mode is put back."""
@@ -50,7 +51,7 @@ class Example:
 
     def outputs(self, model: nn.Layer, **extra: Any) -> list[paddle.Tensor]:
         """The floating-point tensors in the model's output, in order, in eval mode."""
-        return list(_tensors(self.call(model, **extra)))
+        return [tensor for tensor in tensors_in(self.call(model, **extra)) if tensor.is_floating_point()]
 
 
 def example_of(model: nn.Layer, inputs: Any, spec: InputSpec | Sequence[InputSpec] | None) -> Example | None:
@@ -79,9 +80,10 @@ def random_example(
 
     Args:
         model: the model that will be called.
-        input_shapes: one shape, a list of shapes, or dictionaries ``{name: shape}`` in place of any of them;
-            unknown dimensions are None or -1. A tensor in place of a shape is used itself. None: ``[2, 16]`` for a
-            model that begins with an embedding.
+        input_shapes: one shape, a list of shapes, or dictionaries ``{name: shape}`` in place of any of them: inputs by
+            name, or a single input that is a dictionary where the model does not run otherwise. Unknown dimensions are
+            None or -1. A tensor in place of a shape is used itself. None: ``[2, 16]`` for a model that begins with an
+            embedding.
         input_dtypes: a dtype for all, a list, or dictionaries of the same form; int64 by default for a model
             that begins with an embedding, else float32.
         seed: of the random numbers.
@@ -105,22 +107,37 @@ def random_example(
     names = list(forward_signature(model).parameters)
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
+    by_position: list[Any] = []
     for shape, dtype in zip(shapes, dtypes, strict=True):
         if not isinstance(shape, Mapping):
             args.append(_random(shape, dtype, rng))
+            by_position.append(args[-1])
             continue
         given = {
             name: _random(part, dtype[name] if isinstance(dtype, Mapping) else dtype, rng)
             for name, part in shape.items()
         }
+        by_position.append(given)
         if all(name in names for name in given):
             kwargs.update(given)
         else:
             args.append(given)
-    kept = {id(tensor) for tensor in _tensors([*shapes], None)}
     example = Example(tuple(args), kwargs)
+    # An argument may have the name of an entry of the dictionary that it takes; only a call shows which is meant.
+    if kwargs and shapes != [input_shapes] and not _runs(model, example, extra):
+        other = Example(tuple(by_position))
+        example = other if _runs(model, other, extra) else example
+    kept = {id(tensor) for tensor in tensors_in(shapes)}
     _fit_to_embeddings(model, example, rng, extra, kept)
     return example
+
+
+def _runs(model: nn.Layer, example: Example, extra: Mapping[str, Any]) -> bool:
+    try:
+        example.call(model, **extra)
+    except Exception:  # whatever the model's forward raises
+        return False
+    return True
 
 
 def compare(expected: Sequence[paddle.Tensor], found: Sequence[paddle.Tensor], what: str) -> float:
@@ -184,7 +201,7 @@ def _fit_to_embeddings(
         extra: as in `random_example`.
         kept: ids of the inputs that stay as they are.
     """
-    inputs = [tensor for tensor in _tensors([example.args, example.kwargs], floating=False) if id(tensor) not in kept]
+    inputs = [tensor for tensor in example.tensors if not tensor.is_floating_point() and id(tensor) not in kept]
     if not inputs:
         return
     read_by: dict[int, nn.Embedding] = {}
@@ -212,16 +229,3 @@ def _fit_to_embeddings(
             values = np.where(values == pad, (pad + 1) % rows, values)
             values[-1, ..., -(tensor.shape[-1] // 4) or tensor.shape[-1] :] = pad
         tensor.set_value(paddle.to_tensor(values).astype(tensor.dtype))
-
-
-def _tensors(value: Any, floating: bool | None = True) -> Iterator[paddle.Tensor]:
-    """The tensors in a nesting, those that are floating or those that are not; None: all."""
-    if isinstance(value, paddle.Tensor):
-        if floating is None or value.is_floating_point() == floating:
-            yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item, floating)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors(item, floating)

@@ -1,4 +1,4 @@
-"""Files and folders that are either there and whole or not there: written aside, then renamed."""
+"""Files and folders that are complete or do not exist: written under a temporary name, then renamed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _LEFT = re.compile(rf"\.(?P<name>.+)\.(?P<process>\d+)\.(?P<state>{PARTIAL}|{REP
 
 @contextmanager
 def atomic_file(file: Path) -> Iterator[Path]:
-    """The path of a file beside another, to write; it takes that one's place when the block ends well.
+    """The path of a temporary file to write; it replaces `file` if the block ends without an error.
 
-    Each process has a name of its own for it, so that several may write the same file: the last one stays.
+    The temporary name contains the process id, so several processes may write the same file; the last one stays.
     """
     aside = file.with_name(f".{file.name}.{os.getpid()}.{PARTIAL}")
     try:
@@ -29,14 +29,15 @@ def atomic_file(file: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(target: Path, durable: bool = False) -> Iterator[Path]:
-    """A folder beside another, to fill; it takes that one's place when the block ends well.
+    """A temporary folder to fill; it replaces `target` if the block ends without an error.
 
-    What was there before stays in place until then, and is put back if anything fails. What a killed process left of
-    an earlier attempt is removed first.
+    An earlier `target` stays in place until then, and is put back if anything fails. What killed processes left of
+    earlier attempts is removed first.
 
     Args:
-        target: the folder; those above it are made.
-        durable: whether every file and folder is on the disk before it has its name, in case of a power failure.
+        target: the folder; its parents are made.
+        durable: whether the contents must be on the disk before the folder gets its name, so that a power failure
+            cannot leave an incomplete one either.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(target.parent, re.escape(target.name))
@@ -45,7 +46,7 @@ def atomic_folder(target: Path, durable: bool = False) -> Iterator[Path]:
         aside.mkdir()
         yield aside
         if durable:
-            for path in [*sorted(aside.iterdir()), aside]:
+            for path in [*sorted(aside.rglob("*")), aside]:
                 sync(path)
         if target.exists():
             os.rename(target, replaced)
@@ -62,11 +63,11 @@ def atomic_folder(target: Path, durable: bool = False) -> Iterator[Path]:
 
 
 def remove_leftovers(directory: Path, names: str) -> None:
-    """Removes what killed processes left of attempts to write folders; a replaced one that lacks a successor is back.
+    """Removes what killed processes left beside folders, or puts an earlier folder back that has no successor.
 
     Args:
-        directory: holds the folders.
-        names: a regular expression of their names.
+        directory: contains the folders.
+        names: a regular expression for their names.
     """
     for left in sorted(os.listdir(directory)):
         match = _LEFT.fullmatch(left)
@@ -80,7 +81,7 @@ def remove_leftovers(directory: Path, names: str) -> None:
 
 
 def replaced_folders(directory: Path, names: list[str]) -> dict[str, Path]:
-    """The folders that a process killed between the two renames has left, by the name that they had."""
+    """The folders whose replacement was killed between its two renames, by the name that they had."""
     matches = ((name, _LEFT.fullmatch(name)) for name in names)
     return {match["name"]: directory / name for name, match in matches if match and match["state"] == REPLACED}
 
@@ -95,7 +96,7 @@ def sync(path: Path) -> None:
 
 
 def _runs(process: int) -> bool:
-    """Whether another process of that number is alive; this one has finished what it left."""
+    """Whether another process with that id is alive."""
     if process == os.getpid():
         return False
     try:

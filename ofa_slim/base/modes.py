@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from paddle import nn
 
@@ -34,16 +35,31 @@ def forwards_kept(model: nn.Layer) -> Iterator[None]:
 
     Paddle 3.0 leaves the translated forward on every layer that it has traced; later releases take it back.
     """
-    layers = model.sublayers(include_self=True)
-    before = [vars(layer).get("forward") for layer in layers]
+    before = [(layer, vars(layer).get("forward")) for layer in model.sublayers(include_self=True)]
     try:
         yield
     finally:
-        for layer, forward in zip(layers, before, strict=True):
-            if forward is not None:
-                vars(layer)["forward"] = forward
-            else:
-                vars(layer).pop("forward", None)
+        for layer, forward in before:
+            _set_forward(layer, forward)
+
+
+@contextmanager
+def replaced_forward(layer: nn.Layer, function: Callable[..., Any]) -> Iterator[None]:
+    """Inside the block, calling the layer calls `function` instead of its forward; hooks run as usual."""
+    before = vars(layer).get("forward")
+    _set_forward(layer, function)
+    try:
+        yield
+    finally:
+        _set_forward(layer, before)
+
+
+def _set_forward(layer: nn.Layer, forward: Callable[..., Any] | None) -> None:
+    """Gives one layer a forward of its own; None: that of its class again."""
+    if forward is None:
+        vars(layer).pop("forward", None)
+    else:
+        vars(layer)["forward"] = forward
 
 
 def forward_signature(model: nn.Layer) -> inspect.Signature:

@@ -1,4 +1,4 @@
-"""Nested lists, tuples and dictionaries of tensors, taken apart and put together again.
+"""Nested lists, tuples and dictionaries of tensors: walked, split into tensors and nesting, and joined again.
 
 Values of a static graph count as tensors too.
 """
@@ -6,7 +6,7 @@ Values of a static graph count as tensors too.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +26,8 @@ class Place:
 def split(value: Any) -> tuple[list[paddle.Tensor], Any]:
     """Takes the tensors out of nested lists, tuples and dictionaries.
 
-    Returns: the tensors in order, and the same nesting with a `Place` where each was. Anything else, other
-        kinds of containers included, stays where it is; `unsupported_leaf` names it.
+    Returns: the tensors in order, and the same nesting with a `Place` where each was. Anything else stays where it is,
+        other kinds of containers included; `unsupported_leaf` names these.
     """
     tensors: list[paddle.Tensor] = []
 
@@ -42,12 +42,12 @@ def split(value: Any) -> tuple[list[paddle.Tensor], Any]:
 
 @paddle.jit.not_to_static
 def join(template: Any, values: Sequence[Any]) -> Any:
-    """Puts tensors, or what else stands for them, where `split` took them from."""
+    """Puts tensors, or values that stand for them, where `split` took them from."""
     return mapped(lambda leaf: values[leaf.number] if isinstance(leaf, Place) else leaf, template)
 
 
 def mapped(change: Callable[[Any], Any], value: Any) -> Any:
-    """The same nesting of lists, tuples (named ones too) and dictionaries with every leaf changed."""
+    """The same nesting of lists, tuples (named ones too) and dictionaries, with `change` applied to every leaf."""
     if type(value) in (dict, OrderedDict):
         return type(value)((key, mapped(change, item)) for key, item in value.items())
     if type(value) in (list, tuple):
@@ -58,20 +58,39 @@ def mapped(change: Callable[[Any], Any], value: Any) -> Any:
 
 
 def unsupported_leaf(nesting: Any) -> str | None:
-    """The class of something in a nesting that may hide tensors from `split`; None where all is plain."""
-    found: list[str] = []
+    """The class of the first object in a nesting that may hide tensors from `split`; None if there is none."""
+    unsupported: list[str] = []
 
-    def looked(leaf: Any) -> Any:
+    def check(leaf: Any) -> None:
         if not isinstance(leaf, (Place, *PLAIN)):
-            found.append(type(leaf).__name__)
-        return leaf
+            unsupported.append(type(leaf).__name__)
 
-    mapped(looked, nesting)
-    return found[0] if found else None
+    mapped(check, nesting)
+    return unsupported[0] if unsupported else None
+
+
+def walk(value: Any) -> Iterator[Any]:
+    """Every leaf inside nested mappings and sequences of any class, the keys of mappings and the lengths of sequences.
+
+    Two nestings with equal walks are equal.
+    """
+    if isinstance(value, Mapping):
+        for key in value:
+            yield key
+            yield from walk(value[key])
+    elif isinstance(value, (list, tuple)):
+        yield len(value)
+        for item in value:
+            yield from walk(item)
+    else:
+        yield value
+
+
+def tensors_in(value: Any) -> Iterator[paddle.Tensor]:
+    """The tensors inside nested mappings and sequences of any class, in order."""
+    return (leaf for leaf in walk(value) if paddle.is_tensor(leaf))
 
 
 def first_tensor(output: Any) -> paddle.Tensor:
-    """The tensor itself, or the first one of a tuple, list or dictionary."""
-    while not paddle.is_tensor(output):
-        output = next(iter(output.values() if isinstance(output, Mapping) else output))
-    return output
+    """The tensor itself, or the first one inside nested mappings and sequences."""
+    return next(tensors_in(output))

@@ -15,24 +15,24 @@ from ofa_slim.base.threads import threads, threads_kept
 MODEL_FILE = "model.json"
 PARAMS_FILE = "model.pdiparams"
 PASSES_FILE = "passes_off.json"
-"""Names of the passes that must not run on a program, as a list; written by `to_static` where there are any."""
+"""A list of the passes that miscompute a program; `to_static` writes it where there are any."""
 
 
 def passes_off(folder: Path) -> list[str]:
-    """The passes that must not run on the program in a folder."""
+    """The passes that miscompute the program in a folder."""
     file = folder / PASSES_FILE
     return list(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else []
 
 
 class Predictor:
-    """The files that `to_static` writes, ready to run; the thread counts of the process stay as they are.
+    """A program that `to_static` wrote, opened; the thread counts of the process stay as they are.
 
     Args:
-        folder: holds ``model.json`` and ``model.pdiparams``.
-        onednn: whether to use oneDNN's operators; the threads are then those that Paddle was told to use.
+        folder: contains ``model.json`` and ``model.pdiparams``.
+        onednn: whether to use oneDNN's operators, with as many threads as Paddle uses.
 
     Attributes:
-        names: of its inputs.
+        names: the names of its inputs.
     """
 
     def __init__(self, folder: Path, onednn: bool = False) -> None:
@@ -49,8 +49,8 @@ class Predictor:
         self.names: list[str] = list(self._predictor.get_input_names())
 
     def __call__(self, inputs: Mapping[str, np.ndarray | paddle.Tensor]) -> list[np.ndarray]:
-        """The outputs, in order, for inputs by name; tensors are on the CPU."""
-        # A handle keeps no more than a pointer: what it points to lives until the run is over, and has no gaps.
+        """The outputs in order, for inputs by name; tensors must be on the CPU."""
+        # A handle keeps only a pointer, so the contiguous copies must live until the run is over.
         shared = {
             name: value.contiguous() if isinstance(value, paddle.Tensor) else value for name, value in inputs.items()
         }
@@ -61,7 +61,7 @@ class Predictor:
         return [np.asarray(self._predictor.get_output_handle(name).copy_to_cpu()) for name in names]
 
     def feed(self, inputs: Mapping[str, np.ndarray | paddle.Tensor]) -> None:
-        """Gives it the inputs of the next runs; tensors are contiguous, and live until then."""
+        """Sets the inputs of the next runs; tensors must be contiguous and stay alive until then."""
         for name in self.names:
             value, handle = inputs[name], self._predictor.get_input_handle(name)
             if isinstance(value, paddle.Tensor):
@@ -70,5 +70,5 @@ class Predictor:
                 handle.copy_from_cpu(value)
 
     def run(self) -> None:
-        """Runs it once more, and leaves the process with the thread counts that it sets."""
+        """Runs the program once; afterwards the process has the thread counts that it sets."""
         self._predictor.run()

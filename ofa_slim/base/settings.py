@@ -1,4 +1,4 @@
-"""The comparison of the settings that something was made with and those of now."""
+"""Compares the settings that something was made with to the current ones."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 
 
 def differences(there: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """One text for each key in which two settings differ; keys of nested ones are joined by dots."""
-    found = []
+    """One text for each key whose value differs; keys of nested settings are joined by dots."""
+    texts = []
     for key in dict.fromkeys([*there, *now]):
         name = f"{prefix}{key}"
         if key not in there or key not in now:
-            found.append(f"{name} (only there: {there[key]!r})" if key in there else f"{name} (only now: {now[key]!r})")
+            texts.append(f"{name} (only there: {there[key]!r})" if key in there else f"{name} (only now: {now[key]!r})")
             continue
         old, new = there[key], now[key]
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            found += differences(old, new, f"{name}.")
-        # By their texts, as NaN is not equal to itself, and 1, 1.0 and True are.
+            texts += differences(old, new, f"{name}.")
+        # Compared as text: NaN does not equal itself, while 1, 1.0 and True equal each other.
         elif repr(old) != repr(new):
-            found.append(f"{name} ({old!r} there, {new!r} now)")
-    return found
+            texts.append(f"{name} ({old!r} there, {new!r} now)")
+    return texts

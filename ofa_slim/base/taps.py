@@ -24,9 +24,9 @@ class Taps:
 
     @contextmanager
     def record(self) -> Iterator[dict[str, paddle.Tensor]]:
-        """Collects ``{name: output}`` of the layers that run inside the block; no hook stays behind it.
+        """Collects ``{name: output}`` of the layers that run inside the block; the hooks are removed after it.
 
-        Of a layer that runs more than once the last output counts; of several outputs the first tensor.
+        If a layer runs more than once, its last output counts; if it returns several tensors, the first.
         """
         outputs: dict[str, paddle.Tensor] = {}
         hooks = [layer.register_forward_post_hook(_recorder(name, outputs)) for name, layer in self.layers.items()]

@@ -1,7 +1,7 @@
-"""Keeping the thread counts of Paddle's math libraries, which Paddle Inference sets to one.
+"""Keeps the thread counts of Paddle's math libraries, which Paddle Inference sets to one.
 
-Opening or running a predictor leaves MKL and OpenMP with a single thread for the whole process (3.3.1): whatever trains
-beside it then takes twice as long on two cores. Paddle has no call to set them back; the libraries have.
+Opening or running a predictor leaves MKL and OpenMP with a single thread for the whole process (3.3.1): training in the
+same process then takes twice as long on two cores. Paddle has no call to set the counts back; the libraries have.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import paddle
 
-# The libraries in Paddle's CPU wheels, and what they call getting and setting their thread count.
+# The libraries in Paddle's CPU wheels, and their functions that get and set the thread count.
 _LIBRARIES = (
     ("libmklml_intel.so", "MKL_Get_Max_Threads", "MKL_Set_Num_Threads"),
     ("libiomp5.so", "omp_get_max_threads", "omp_set_num_threads"),
@@ -24,30 +24,30 @@ _LIBRARIES = (
 
 @contextmanager
 def threads_kept() -> Iterator[None]:
-    """Whatever thread counts are set inside the block, behind it they are as before."""
-    before = [(give, get()) for get, give in _counts()]
+    """Puts the thread counts back after the block."""
+    before = [(set_count, get_count()) for get_count, set_count in _counts()]
     try:
         yield
     finally:
-        for give, count in before:
-            give(count)
+        for set_count, count in before:
+            set_count(count)
 
 
 def threads() -> int:
-    """How many threads Paddle was told to use: `OMP_NUM_THREADS`, or one as is its default."""
+    """The number of threads that Paddle uses: `OMP_NUM_THREADS`, 1 by default."""
     text = os.environ.get("OMP_NUM_THREADS", "1").split(",")[0]
     return int(text) if text.isdigit() and int(text) > 0 else 1
 
 
 @cache
 def _counts() -> list[tuple[Callable[[], int], Callable[[int], None]]]:
-    """How to get and set the count of each library that Paddle has loaded; none where it was built without."""
-    found = []
-    for name, get, give in _LIBRARIES:
+    """The functions that get and set the count of each library that Paddle has loaded."""
+    functions = []
+    for name, get_count, set_count in _LIBRARIES:
         path = Path(paddle.__file__).parent / "libs" / name
         try:
             library = ctypes.CDLL(str(path), mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
-        except OSError:  # it is not there, or was not loaded
+        except OSError:  # this Paddle does not have it, or did not load it
             continue
-        found.append((getattr(library, get), getattr(library, give)))
-    return found
+        functions.append((getattr(library, get_count), getattr(library, set_count)))
+    return functions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from typing import Any
 
 
@@ -21,4 +22,7 @@ def encode(tokenizer: Any, text: str, pair: str | None, max_length: int) -> Any:
     cut: dict[str, Any] = {name: max_length}
     if by_keyword or "truncation" in parameters:  # DistilBERT's calls it truncation_strategy, and has that by default
         cut["truncation"] = "longest_first"
-    return tokenizer(text, **cut) if pair is None else tokenizer(text, pair, **cut)
+    with warnings.catch_warnings():
+        # Nobody asks for the tokens that were cut off.
+        warnings.filterwarnings("ignore", message="Be aware, overflowing tokens are not returned")
+        return tokenizer(text, **cut) if pair is None else tokenizer(text, pair, **cut)

@@ -1,4 +1,4 @@
-"""Finding the user's model inside what wraps it."""
+"""Finds the user's model inside its wrappers."""
 
 from __future__ import annotations
 

@@ -91,12 +91,11 @@ def check_precision(amp: str) -> None:
 
 
 def quiet_third_parties() -> None:
-    """Silences warnings of other libraries about themselves, on import, in tokenising and in tracing."""
+    """Silences warnings of other libraries about themselves, on import and in tracing."""
     for message in (
         "No ccache found",
         "Setuptools is replacing distutils",
         "Tensor do not have .place. interface",
-        "Be aware, overflowing tokens are not returned",
         ".pydantic.config.Extra. is deprecated",
     ):
         warnings.filterwarnings("ignore", message=message)

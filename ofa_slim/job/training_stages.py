@@ -82,16 +82,19 @@ def run_importance(run: Run, folder: Path, rng: np.random.Generator) -> None:
     rows = rng.permutation(len(train))[: run.recipe.importance_rows]
     batches = Batches(train.take(rows), run.recipe.batch_size)
     heads, neurons = block_importance(model, TaskLosses(run.task.kind), batches, run.task.name)
-    by_layer = {f"neurons.{layer}": scores.numpy() for layer, scores in enumerate(neurons)}
-    save_file({"heads": heads.numpy(), **by_layer}, folder / "importance.safetensors")
+    kinds = {"heads": heads, "neurons": neurons}
+    by_layer = {f"{kind}.{layer}": one.numpy() for kind, scores in kinds.items() for layer, one in enumerate(scores)}
+    save_file(by_layer, folder / "importance.safetensors")
 
 
 def run_reorder(run: Run, folder: Path, rng: np.random.Generator) -> None:
     """Puts the most important heads and neurons first."""
     model, tokenizer = run.classifier("finetune")
     scores = load_file(run.folder / "importance" / "importance.safetensors")
-    heads = paddle.to_tensor(scores["heads"])
-    neurons = [paddle.to_tensor(scores[f"neurons.{layer}"]) for layer in range(len(heads))]
+    heads, neurons = (
+        [paddle.to_tensor(scores[f"{kind}.{layer}"]) for layer in range(len(scores) // 2)]
+        for kind in ("heads", "neurons")
+    )
     reorder_neuron_head(model, heads, neurons)
     save_classifier(model, tokenizer, folder)
 

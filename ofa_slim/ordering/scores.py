@@ -31,6 +31,8 @@ __all__ = [
     "reorder_neuron_head",
 ]
 
+HeadScores = paddle.Tensor | list[paddle.Tensor]
+
 _LABELS = ("labels", "label")
 _INTERMEDIATE, _OUTPUT = "linear1", "linear2"
 
@@ -45,7 +47,7 @@ def compute_neuron_head_importance(
     intermediate_name: str = _INTERMEDIATE,
     output_name: str = _OUTPUT,
     accumulate: bool = False,
-) -> tuple[paddle.Tensor, list[paddle.Tensor]]:
+) -> tuple[HeadScores, list[paddle.Tensor]]:
     """Scores every head and every feed-forward neuron of a model on some batches.
 
     The score of a head is the absolute gradient of the loss to a mask on it, that of a neuron
@@ -59,15 +61,15 @@ def compute_neuron_head_importance(
         data_loader: batches. A tuple or list is the model's inputs in order and, last, the labels; a dictionary is
             the model's keyword arguments and the labels as ``"labels"``.
         num_layers: how many blocks the model has; a block that is called repeatedly counts once.
-        num_heads: how many heads each block has.
+        num_heads: how many heads each block has; the largest number where blocks differ.
         loss_fct: ``loss_fct(model output, labels)`` -> scalar; cross entropy by default.
         intermediate_name: path in a block of the first feed-forward layer; the default is that of the model's family.
         output_name: the same of the second feed-forward layer.
         accumulate: whether gradients add up over the batches, as in the published library: the score of batch `k` is
             then that of the summed gradients of batches 1 to `k`.
 
-    Returns: float32 ``[num_layers, num_heads]`` and, per layer, float32 ``[neurons]``; in units of the
-        loss, at least 0.
+    Returns: float32 ``[num_layers, num_heads]`` (where blocks have unequal numbers of heads, as a searched sub-network
+        has, float32 ``[heads]`` per layer) and, per layer, float32 ``[neurons]``; in units of the loss, at least 0.
 
     Raises: ImportanceError where the model has no such layers or counts, a batch has no labels, or there
         is no batch.
@@ -81,7 +83,8 @@ def compute_neuron_head_importance(
 
     description = f"importance {task_name}".strip()
     totals = summed_scores(network, weights, data_loader, loss_fct, scores, description, accumulate)
-    return paddle.stack(totals[::2]), totals[1::2]
+    heads, neurons = totals[::2], totals[1::2]
+    return (paddle.stack(heads) if len({part.num_heads for part in parts}) == 1 else heads), neurons
 
 
 def summed_scores(
@@ -128,7 +131,7 @@ def _added(totals: list[paddle.Tensor], new: list[paddle.Tensor]) -> list[paddle
 
 
 def reorder_neuron_head(
-    model: nn.Layer, head_importance: paddle.Tensor, neuron_importance: Sequence[paddle.Tensor]
+    model: nn.Layer, head_importance: HeadScores, neuron_importance: Sequence[paddle.Tensor]
 ) -> None:
     """Puts the most important heads and neurons of every block first, in place.
 
@@ -137,7 +140,7 @@ def reorder_neuron_head(
 
     Args:
         model: a plain model, a supernet or an `OFA`.
-        head_importance: float ``[layers, heads]``.
+        head_importance: float ``[layers, heads]``, or float ``[heads]`` per layer.
         neuron_importance: float ``[neurons]`` per layer.
 
     Raises: ImportanceError where the scores do not fit the model; nothing is changed then.
@@ -244,9 +247,9 @@ def block_parts(
     if len(blocks) != num_layers:
         raise ImportanceError(f"num_layers is {num_layers}, but the model has {len(blocks)} blocks")
     parts = [BlockPart(*block, intermediate_name, output_name) for block in blocks]
-    for part in parts:
-        if part.num_heads != num_heads:
-            raise ImportanceError(f"num_heads is {num_heads}, but {part.path} has {part.num_heads} heads")
+    most = max(parts, key=lambda part: part.num_heads)
+    if most.num_heads != num_heads:
+        raise ImportanceError(f"num_heads is {num_heads}, but {most.path} has {most.num_heads} heads")
     return parts
 
 

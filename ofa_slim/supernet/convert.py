@@ -15,13 +15,21 @@ from ofa_slim.errors import ConfigError, ConvertError, IllegalSubnetError, neare
 from ofa_slim.supernet.axis import KERNEL, WIDTH, Axis
 from ofa_slim.supernet.discover import full_space
 from ofa_slim.supernet.families import max_sizes
-from ofa_slim.supernet.grow import Chosen, grow, grown_by_ratio, grown_to_channels, kernels_when_grown
+from ofa_slim.supernet.grow import (
+    Chosen,
+    grow,
+    grown_by_ratio,
+    grown_to_channels,
+    kernels_when_grown,
+    last_with_width,
+)
 from ofa_slim.supernet.hidden_axis import stream_choices
 from ofa_slim.supernet.layers import (
     ElasticLayer,
     elastic_kernels,
     fixed_kernel_reason,
     has_kernel,
+    is_depthwise,
     swap_class,
 )
 from ofa_slim.supernet.published import LayerDictCodec, LayerNames, choices_from
@@ -160,7 +168,7 @@ class Convert:
                 layer.original_sizes = original
             layer.fixed_kernel = self._fixed_kernel(layer, KERNEL in candidates.get(path, {}))
 
-    def _larger(self, chosen: Chosen, candidates: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    def _larger(self, chosen: Chosen, candidates: dict[str, dict[str, Any]]) -> dict[str, dict[str, int]]:
         """The sizes to which layers must grow for the largest choices of width."""
         ratios = self.context.expand_ratio
         largest = max(ratios) if ratios and not isinstance(ratios, Mapping) else 1.0
@@ -171,6 +179,12 @@ class Convert:
         widths = {path: (max_sizes(layer) or {}).get("out", 0) for path, layer in chosen}
         if any(max(sizes) > widths[path] for path, sizes in channels.items()):
             self._check_plain(chosen, "channel")
+            last = last_with_width(chosen)
+            for path, layer in chosen:
+                # The outputs of the last layer stay, as with ratios; a depthwise convolution has those of its input.
+                stays = path == last and max(channels.get(path, (0,))) > widths[path]
+                if path in channels and (stays or (has_kernel(layer) and is_depthwise(layer))):
+                    del channels[path], candidates[path]
             return grown_to_channels(chosen, channels)
         return {}
 

@@ -47,7 +47,7 @@ def grown_by_ratio(layers: Chosen, ratio: float) -> dict[str, dict[str, int]]:
             )
             if role in full and inside:
                 new[role] = _times(path, layer, role, full[role], ratio)
-        sizes[path] = new
+        sizes[path] = _with_group(layer, new)
     return sizes
 
 
@@ -88,7 +88,14 @@ def grown_to_channels(layers: Chosen, channels: Mapping[str, Sequence[int]]) -> 
         made, grown = full["out"], max(full["out"], *channels.get(path, (0,)))
         if grown > made:
             new["out"] = grown
-        sizes[path] = new
+        sizes[path] = _with_group(layer, new)
+    return sizes
+
+
+def _with_group(layer: nn.Layer, sizes: dict[str, int]) -> dict[str, int]:
+    """The sizes with the outputs of one group, which some layers' weights have in place of all outputs."""
+    if "out" in sizes and "group_out" in row_of(layer).full_sizes(layer) and not is_depthwise(layer):
+        return {**sizes, "group_out": sizes["out"] // getattr(layer, "_groups", 1)}
     return sizes
 
 
@@ -151,6 +158,11 @@ def kernels_when_grown(conv: nn.Layer, choices: Sequence[int]) -> tuple[int, ...
     """
     own = conv._kernel_size[0]
     return tuple(sorted({size for size in choices if size >= own or elastic_kernels(conv, (size, own))[:1] == (size,)}))
+
+
+def last_with_width(layers: Chosen) -> str:
+    """The path of the last layer with weights of its own."""
+    return layers[_ends(layers)[1]][0]
 
 
 def _ends(layers: Chosen) -> tuple[int, int]:

@@ -40,7 +40,8 @@ class RunConfig:
         dynamic_batch_size: per task, how many sub-networks per batch count as one iteration.
         skip_layers: names of layers that stay at full width.
         same_search_space: lists of names of layers that always get the same width.
-        ofa_layers: ``{layer name: {"expand_ratio": choices}}``; every layer left out stays at full width.
+        ofa_layers: ``{layer name: {"expand_ratio": choices}}``; a layer with ``{}``, like every layer left out,
+            stays at full width.
 
     Raises: ConfigError for values that are invalid for every model.
     """
@@ -168,7 +169,8 @@ def limited_space(space: SearchSpace, names: LayerNames, run: RunConfig, passes_
     if run.ofa_layers is not None:
         choices = {axis.name: (axis.full,) for axis in space.axes if axis.task != DEPTH}
         for name, candidates in run.ofa_layers.items():
-            if not isinstance(candidates, Mapping) or not set(candidates) & {"expand_ratio", "channel", KERNEL}:
+            known = isinstance(candidates, Mapping) and set(candidates) & {"expand_ratio", "channel", KERNEL}
+            if not known and candidates != {}:
                 raise ConfigError(
                     f"ofa_layers: {name!r} has {candidates!r}, not a dictionary such as {{'expand_ratio': [0.5, 1.0]}}"
                 )

@@ -2,6 +2,7 @@
 
 from ofa_slim.tasks.language_modelling import LanguageModelling
 from ofa_slim.tasks.losses import IGNORED
+from ofa_slim.tasks.multi_label import MultiLabelClassification
 from ofa_slim.tasks.question_answering import QuestionAnswering, squad_metrics
 from ofa_slim.tasks.regression import Regression
 from ofa_slim.tasks.sequence_classification import SequenceClassification
@@ -12,6 +13,7 @@ from ofa_slim.tasks.token_classification import TokenClassification
 __all__ = [
     "IGNORED",
     "LanguageModelling",
+    "MultiLabelClassification",
     "QuestionAnswering",
     "Regression",
     "SequenceClassification",

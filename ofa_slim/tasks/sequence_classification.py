@@ -31,6 +31,12 @@ class SequenceClassification(TaskKind):
 
     def loss(self, output: Any, labels: Any, real: Mask = None) -> paddle.Tensor:
         """Mean cross entropy."""
+        if labels.is_floating_point() or labels.size != labels.shape[0]:
+            kind = str(labels.dtype).removeprefix("paddle.")
+            raise ConfigError(
+                f"{self.name}: labels are {kind} {list(labels.shape)}, not one whole number for each row; several "
+                "labels for each row need task=MultiLabelClassification(), numbers to predict task=Regression()"
+            )
         return cross_entropy(self.answer(output), labels.reshape([-1]))
 
     def distance(self, student: Any, teacher: Any, labels: Any, real: Mask, temperature: float) -> paddle.Tensor:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
-from ofa_slim.base.nested import join, split, unsupported_leaf
+from ofa_slim.base.examples import Example
 from ofa_slim.base.taps import Taps
 from ofa_slim.base.unwrap import unwrap
 from ofa_slim.errors import ConfigError, DistillError
@@ -19,7 +19,7 @@ from ofa_slim.supernet.published import LayerNames
 from ofa_slim.supernet.spec import spec_of
 from ofa_slim.tasks.losses import mean_square
 from ofa_slim.train.distill_config import MAPPING_OPS, DistillConfig
-from ofa_slim.train.teacher import Answer, CachedEngine, OwnTeacher, Teacher, engine_of
+from ofa_slim.train.teacher import Answer, CachedEngine, Teacher, engine_of
 
 __all__ = ["DistillConfig", "Distiller", "Projection"]
 
@@ -56,7 +56,7 @@ class Projection(nn.Layer):
 
 
 class Distiller:
-    """Holds what the teacher answered beside a student and compares the mapped layers.
+    """Asks the teacher, records the student's mapped layers, and compares the two.
 
     Args:
         config: what to learn.
@@ -86,12 +86,10 @@ class Distiller:
         students, teachers = LayerNames(student).layers, LayerNames(inner).layers
         watched = [*self.mapping, *(self.mapping.values() if teacher is None else ())]
         self._student_taps = Taps({name: students[name] for name in watched})
-        self._student_hidden: dict[str, paddle.Tensor] = {}
-        self._answer: Answer | None = None
         taps = Taps({name: teachers[name] for name in self.mapping.values()})
         self.cache: CachedEngine | None = None
         if largest is not None:
-            self._teacher: Teacher = OwnTeacher(student, lambda args, kwargs, state: largest(taps, args, kwargs))
+            self._teacher = Teacher(student, lambda args, kwargs, state: largest(taps, args, kwargs), frozen=False)
         else:
             engine = engine_of(config.teacher_engine, inner, taps)
             if config.cache_teacher is not None:
@@ -110,82 +108,52 @@ class Distiller:
         """The projections' parameters."""
         return [parameter for layer in self.projections.values() for parameter in layer.parameters()]
 
-    @property
-    def answered(self) -> Any:
-        """The teacher's output for the batch that the students learn from."""
-        return None if self._answer is None else self._answer.output
+    def answer(self, batch: Example, new: bool = False) -> Answer:
+        """The teacher's answer; it runs if the batch is not the last one, or if `new` says that it cannot be."""
+        ask = self._teacher.answer if new else self._teacher
+        return ask(batch.args, dict(batch.kwargs))
 
-    def teach(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The teacher's output; it runs only if this is another batch than the last one."""
-        self._answer = None
-        self._answer = self._teacher(args, kwargs)
-        return self.answered
+    def record(self) -> AbstractContextManager[dict[str, paddle.Tensor]]:
+        """Collects the outputs of the student's mapped layers by name while it runs inside the block."""
+        return self._student_taps.record()
 
-    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Starts a batch that is known to be another one: runs the teacher, or waits for the student's answer."""
-        self._answer = None
-        if not self.own:
-            self._answer = self._teacher.answer(args, kwargs)
+    def loss(self, hidden: Mapping[str, paddle.Tensor], answer: Answer | None) -> paddle.Tensor:
+        """The weighted sum over the mapped layers; see `OFA.calc_distill_loss`.
 
-    @property
-    def waits(self) -> bool:
-        """Whether the answer is still to come, from the student's largest sub-network."""
-        return self._answer is None
-
-    def take(self, output: Any, hidden: Mapping[str, paddle.Tensor]) -> None:
-        """Takes what the student's largest sub-network computed for the answer; no gradient flows into it."""
-        tensors, nesting = split((output, dict(hidden)))
-        kind = unsupported_leaf(nesting)
-        if kind is not None:
-            raise DistillError(
-                f"the largest sub-network's output holds a {kind}, from which its gradients cannot be cut off; return "
-                "tensors, or tuples, lists and dictionaries of them"
-            )
-        output, hidden = join(nesting, [tensor.detach() for tensor in tensors])
-        self._answer = Answer(output, dict(hidden))
-
-    def forget(self) -> None:
-        """Lets go of the student's recorded layers."""
-        self._student_hidden = {}
-
-    @contextmanager
-    def recording(self) -> Iterator[dict[str, paddle.Tensor]]:
-        """Records the student's mapped layers while it runs inside the block; yields them by name."""
-        self._student_hidden = {}
-        with self._student_taps.record() as hidden:
-            yield hidden
-        self._student_hidden = hidden
-
-    def loss(self) -> paddle.Tensor:
-        """The weighted sum over the mapped layers that ran; see `OFA.calc_distill_loss`."""
+        Args:
+            hidden: the recorded outputs of the student; layers that the depth dropped are not among them.
+            answer: the teacher's for the same batch; None before the first.
+        """
         if not self.mapping:
             raise DistillError("calc_distill_loss needs DistillConfig(mapping_layers=[...])")
-        if not self._student_hidden or self._answer is None:
+        if not hidden or answer is None:
             raise DistillError("calc_distill_loss was called before any forward, or no mapped layer ran in it")
-        distance = self.config.distill_fn or mean_square
-        parts = []
-        for name, teacher_name in self.mapping.items():
-            if name not in self._student_hidden:
-                continue  # the depth dropped it, so it did not run
-            student, teacher = self._student_hidden[name], self._answer.hidden[teacher_name].detach()
-            if name in self.projections:
-                student = self.projections[name](student)
-            if self.config.distill_fn is None and student.shape != teacher.shape:
-                raise DistillError(
-                    f"layer {name!r}: the student's output {list(student.shape)} and the teacher's "
-                    f"{list(teacher.shape)} differ in shape; a mapping_op ({', '.join(MAPPING_OPS)}) maps one to "
-                    "the other"
-                )
-            mask = self._answer.masks.get(teacher_name)
-            if mask is not None:
-                teacher = _completed(name, teacher, student, mask)
-            parts.append(distance(student, teacher))
+        parts = [
+            self._distance(name, hidden[name], answer.hidden[other].detach(), answer.masks.get(other))
+            for name, other in self.mapping.items()
+            if name in hidden
+        ]
         weight = 1.0 if self.config.lambda_distill is None else self.config.lambda_distill
         return paddle.add_n(parts) * weight
 
+    def _distance(
+        self, name: str, student: paddle.Tensor, teacher: paddle.Tensor, known: paddle.Tensor | None
+    ) -> paddle.Tensor:
+        if name in self.projections:
+            student = self.projections[name](student)
+        if self.config.distill_fn is None and student.shape != teacher.shape:
+            raise DistillError(
+                f"layer {name!r}: the student's output {list(student.shape)} and the teacher's "
+                f"{list(teacher.shape)} differ in shape; a mapping_op ({', '.join(MAPPING_OPS)}) maps one to "
+                "the other"
+            )
+        if known is not None:
+            teacher = _completed(name, teacher, student, known)
+        return (self.config.distill_fn or mean_square)(student, teacher)
+
 
 def _completed(name: str, teacher: paddle.Tensor, student: paddle.Tensor, known: paddle.Tensor) -> paddle.Tensor:
-    """The teacher's output with the student's own where it is not known, so that nothing is learnt there."""
+    """The teacher's output with the student's own where it is not known, so that the difference there is zero."""
     if student.shape != teacher.shape:
         raise DistillError(
             f"layer {name!r}: with cache_teacher padded positions take the student's values, but its output "
@@ -211,7 +179,7 @@ def _mapping(
 
 
 def _layer_path(names: LayerNames, name: str, whose: str) -> str:
-    # Scripts written for wrapped layers name the layer inside; here a layer is its own inside.
+    # Scripts for libraries that wrap layers name the wrapped layer; here nothing is wrapped.
     name = name.removesuffix(".fn") if isinstance(name, str) else name
     try:
         return names.path(name)
@@ -220,7 +188,7 @@ def _layer_path(names: LayerNames, name: str, whose: str) -> str:
 
 
 def _output_width(name: str, layer: nn.Layer) -> int:
-    """The full output width of a layer: that of its last part with one."""
+    """The full output width of a layer: that of its last part that has a width."""
     for part in reversed(layer.sublayers(include_self=True)):
         spec, sizes = spec_of(part), max_sizes(part)
         if spec is not None and spec.width is not None and sizes is not None:

@@ -10,7 +10,7 @@ import paddle
 from paddle import nn
 
 from ofa_slim.errors import ConfigError
-from ofa_slim.ordering.scores import compute_neuron_head_importance
+from ofa_slim.ordering.scores import HeadScores, compute_neuron_head_importance
 from ofa_slim.supernet.families import Stack, find_stacks, layer_at, max_sizes
 from ofa_slim.train.task_losses import TaskLosses
 
@@ -59,7 +59,7 @@ def hidden_layers(model: nn.Layer, wanted: Sequence[str] | None) -> list[str]:
 
 def block_importance(
     model: nn.Layer, losses: TaskLosses, loader: Iterable[Mapping[str, Any]], title: str, limit: int | None = None
-) -> tuple[paddle.Tensor, list[paddle.Tensor]]:
+) -> tuple[HeadScores, list[paddle.Tensor]]:
     """Scores the heads and neurons of a model's blocks.
 
     Args:
@@ -95,9 +95,9 @@ def _with_all_labels(losses: TaskLosses, loader: Iterable[Mapping[str, Any]]) ->
 
 
 def _heads(stack: Stack) -> int:
-    """How many heads each block has, counted in the first."""
-    block = next(iter(stack.blocks.values()))
-    return (max_sizes(layer_at(block, stack.family.heads.counted[0])) or {}).get("heads", 0)
+    """How many heads a block has at most."""
+    attentions = [layer_at(block, stack.family.heads.counted[0]) for block in stack.blocks.values()]
+    return max((max_sizes(attention) or {}).get("heads", 0) for attention in attentions)
 
 
 def _has(model: nn.Layer, path: str) -> bool:

@@ -1,26 +1,27 @@
-"""What every sub-network of a model computes alike, computed once per batch: the layers that embed its inputs.
+"""The stem: layers that embed the inputs, which all sub-networks of a step share and which run once per batch.
 
 The sub-networks of a step get the same inputs, and no axis cuts these layers, so their outputs are the same and one
 backward pass through them serves all: it starts from the sum of the sub-networks' gradients. For a BERT that saves a
-look-up, a norm and above all a gradient of the size of the embedding table per sub-network. Where such a layer drops
-entries at random, all sub-networks of a step see the same ones dropped.
+look-up, a norm and above all a gradient of the size of the embedding table per sub-network. If such a layer has
+dropout, all sub-networks of a step see the same entries dropped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import paddle
 from paddle import nn
 
+from ofa_slim.base.modes import replaced_forward
 from ofa_slim.base.nested import join, split, unsupported_leaf
 from ofa_slim.supernet.space import SearchSpace
 
 
 def stem_layers(model: nn.Layer, space: SearchSpace) -> list[nn.Layer]:
-    """The topmost layers that hold an embedding and nothing that an axis of the space cuts."""
+    """The topmost layers that contain an embedding and nothing that an axis of the space cuts."""
     layers = dict(model.named_sublayers(include_self=True))
     # By identity: a layer may be in the model under several names.
     return _topmost(model, {id(layers[slot.layer]) for axis in space.axes for slot in axis.slots})
@@ -32,36 +33,27 @@ def _topmost(layer: nn.Layer, cut: Collection[int]) -> list[nn.Layer]:
         return []
     if not any(id(part) in cut for part in parts):
         return [layer]
-    found: dict[int, nn.Layer] = {}
-    for part in layer.children():
-        found.update({id(one): one for one in _topmost(part, cut)})
-    return list(found.values())
+    return list({id(part): part for child in layer.children() for part in _topmost(child, cut)}.values())
 
 
 @contextmanager
 def shared(layers: Sequence[nn.Layer]) -> Iterator[list[SharedLayer]]:
     """Inside the block each layer runs once for all calls with the same input objects.
 
-    Yields the shared layers; `SharedLayer.backward` hands their gradients on. The layers are as before behind it.
+    Yields the shared layers; `SharedLayer.backward` passes the collected gradients on to their parameters.
     """
     found = [SharedLayer(layer) for layer in layers]
-    before = [vars(layer).get("forward") for layer in layers]
-    try:
+    with ExitStack() as replaced:
         for layer, once in zip(layers, found, strict=True):
-            vars(layer)["forward"] = once
+            replaced.enter_context(replaced_forward(layer, once))
         yield found
-    finally:
-        for layer, own in zip(layers, before, strict=True):
-            vars(layer).pop("forward", None)
-            if own is not None:
-                vars(layer)["forward"] = own
 
 
 class SharedLayer:
-    """The forward of a layer that computes once and hands out leaves which collect gradients.
+    """A forward that runs a layer once and returns detached outputs, which collect the gradients of all uses.
 
     Args:
-        layer: its forward is called at the first call, and at calls with other inputs.
+        layer: its own forward runs at the first call, and at calls with other inputs.
     """
 
     def __init__(self, layer: nn.Layer) -> None:
@@ -72,14 +64,14 @@ class SharedLayer:
         self._template: Any = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The layer's output, cut off from what it was computed with."""
+        """The layer's output, detached from its graph."""
         tensors, template = split((args, kwargs))
         versions = [tensor.inplace_version for tensor in tensors]
         if self._inputs is None:
             output = self._forward(*args, **kwargs)
             outputs, nesting = split(output)
             if unsupported_leaf(nesting) or unsupported_leaf(template):
-                return output  # tensors may be hidden in it, so that it cannot be handed out twice
+                return output  # it may hide tensors, so it cannot be returned twice
             self._inputs = (tensors, versions, template)
             self._outputs, self._template = outputs, nesting
             self._leaves = [_leaf(tensor) for tensor in outputs]
@@ -88,7 +80,7 @@ class SharedLayer:
         return join(self._template, self._leaves)
 
     def backward(self) -> None:
-        """Adds the gradients that the leaves have collected to those of the layer's parameters."""
+        """Continues the backward pass from the gradients that the detached outputs have collected."""
         pairs = [
             (output, leaf.grad)
             for output, leaf in zip(self._outputs, self._leaves, strict=True)

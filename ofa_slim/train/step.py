@@ -17,6 +17,7 @@ from ofa_slim.supernet.layers.affine import whole_backward
 from ofa_slim.supernet.subnet_config import SubnetConfig
 from ofa_slim.train.distiller import Distiller
 from ofa_slim.train.stem import shared
+from ofa_slim.train.teacher import Answer
 
 LossFn = Callable[..., paddle.Tensor]
 
@@ -48,8 +49,7 @@ def train_subnets(
     Returns: the loss of each sub-network, in the order of `configs`.
     """
     order = _order(configs, supernet, distiller)
-    if distiller is not None:
-        distiller.begin(batch.args, dict(batch.kwargs))
+    answer = None if distiller is None or distiller.own else distiller.answer(batch, new=True)
     losses: dict[int, paddle.Tensor] = {}
     active = supernet.active
     try:
@@ -58,7 +58,7 @@ def train_subnets(
                 supernet.activate(configs[number])
                 arguments = {**supernet.forward_arguments(configs[number]), **batch.kwargs}
                 run = partial(model, *batch.args, **arguments)
-                losses[number] = train_subnet(run, loss_fn, distiller, scale, scaler)
+                losses[number], answer = _train_subnet(run, loss_fn, distiller, answer, scale, scaler)
             for layer in shared_layers:
                 layer.backward()
     finally:
@@ -82,48 +82,33 @@ def _without_sync(model: nn.Layer) -> AbstractContextManager[Any]:
     return model.no_sync() if isinstance(model, paddle.DataParallel) else nullcontext()
 
 
-def train_subnet(
+def _train_subnet(
     run: Callable[[], Any],
     loss_fn: LossFn,
     distiller: Distiller | None,
+    answer: Answer | None,
     scale: float,
     scaler: paddle.amp.GradScaler | None,
-) -> paddle.Tensor:
-    """Runs the active sub-network forward and backward; its activations are free when this returns.
+) -> tuple[paddle.Tensor, Answer | None]:
+    """Runs the active sub-network forward and backward; its activations are freed when this returns.
 
-    Args:
-        run: computes the sub-network's output.
-        loss_fn: ``loss_fn(output, teacher's output)``, or ``loss_fn(output)`` where nobody has answered.
-        distiller: has the teacher's answer and adds the mapped layers' loss; where it waits for the answer of
-            the largest sub-network, this is that one.
-        scale: the loss is multiplied by this before the backward pass.
-        scaler: of mixed precision.
-
-    Returns: the loss, scalar, without its graph.
-
-    Raises: ConfigError for a loss that is no scalar tensor.
+    Returns: the loss, scalar, without its graph; and the answer that the other sub-networks learn from. Where none is
+        given although there is a distiller, this sub-network is the largest, and its own output becomes the answer.
     """
+    with nullcontext({}) if distiller is None else distiller.record() as hidden:
+        output = run()
     if distiller is None:
-        loss = _checked(loss_fn(run()))
+        loss = _checked(loss_fn(output))
+    elif answer is None:
+        loss = _checked(loss_fn(output))
+        answer = Answer(output, hidden).detached()
     else:
-        loss = _taught(run, loss_fn, distiller)
+        loss = _checked(loss_fn(output, answer.output))
+        if distiller.mapping:
+            loss = loss + distiller.loss(hidden, answer)
     scaled = loss if scale == 1.0 else loss * scale
     (scaled if scaler is None else scaler.scale(scaled)).backward()
-    return loss.detach()
-
-
-def _taught(run: Callable[[], Any], loss_fn: LossFn, distiller: Distiller) -> paddle.Tensor:
-    try:
-        with distiller.recording() as hidden:
-            output = run()
-        if distiller.waits:
-            loss = _checked(loss_fn(output))
-            distiller.take(output, hidden)
-            return loss
-        loss = _checked(loss_fn(output, distiller.answered))
-        return loss + distiller.loss() if distiller.mapping else loss
-    finally:
-        distiller.forget()
+    return loss.detach(), answer
 
 
 def _checked(loss: Any) -> paddle.Tensor:

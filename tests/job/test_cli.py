@@ -156,7 +156,7 @@ class TestRightUses:
         (b"budget: {params: -1}", "of 'params' it should be greater than 0"),
         (b"formats: [onxx]", "key 'formats' is ['onxx']; it should be 'plain'"),
         (b"strategy: all", "it should be 'uniform', 'sandwich' or 'sampled'"),
-        (b"amp: bf16", "key 'amp' is 'bf16', which Paddle does not have on cpu"),
+        (b"amp: bf16", "key 'amp' is 'bf16', which Paddle does not support on cpu"),
     ],
 )
 def test_wrong_recipes(text: bytes, message: str, tmp_path: Path, capsys: Capture) -> None:

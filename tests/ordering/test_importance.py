@@ -253,3 +253,18 @@ def test_scores_hold_on_to_nothing_that_they_were_made_from() -> None:
     model = bert()
     heads, neurons = compute_neuron_head_importance("", model, [(*batch(), labels())], 2, 4)
     assert all(score.stop_gradient and score.grad_fn is None for score in [heads, *neurons])
+
+
+def test_blocks_with_unequal_numbers_of_heads_are_scored_and_reordered() -> None:
+    ofa = ofa_of(bert(layers=2), ratios=[1.0, 0.5])
+    uneven = ofa.export(config=ofa.search_space.complete({"encoder.0.heads": 2, "encoder.0.ffn": 6}))
+    loader = [(*batch(), labels())]
+    heads, neurons = compute_neuron_head_importance("", uneven, loader, 2, 4)
+    assert [len(scores) for scores in heads] == [2, 4]
+    assert len(neurons[0]) == 6
+    uneven.eval()
+    before = uneven(*batch())
+    reorder_neuron_head(uneven, heads, neurons)
+    assert difference(uneven(*batch()), before) < 1e-5
+    with pytest.raises(ImportanceError, match=r"num_heads is 2, but .* has 4 heads"):
+        compute_neuron_head_importance("", uneven, loader, 2, 2)

@@ -190,6 +190,30 @@ def test_statistics_are_re_estimated_for_one_sub_network() -> None:
         ofa.export(config=config, input_shapes=SHAPE, loader=[])
 
 
+def test_a_list_of_channels_leaves_the_last_layer_and_depthwise_ones_as_they_follow() -> None:
+    with supernet(channel=((4, 8), (6, 10), (8, 16), (5, 9))) as context:
+        layers = context.convert(
+            [
+                nn.Conv2D(3, 4, 3, padding=1),
+                nn.Conv2D(4, 4, 3, padding=1, groups=4),
+                nn.Conv2DTranspose(4, 8, 3, padding=1),
+                nn.Conv2D(8, 3, 3, padding=1),
+            ]
+        )
+    assert nn.Sequential(*layers)(X).shape == [2, 3, 8, 8]
+    ofa = OFA(nn.Sequential(*layers), example_inputs=X)
+    assert {axis.name: axis.choices for axis in ofa.search_space.axes if axis.elastic} == {"0": (4, 8), "2": (8, 16)}
+
+
+def test_transposed_convolutions_in_groups_grow() -> None:
+    model = nn.Sequential(nn.Conv2D(3, 4, 1), nn.Conv2DTranspose(4, 4, 3, padding=1, groups=2), nn.Conv2D(4, 2, 1))
+    expected = model(X)
+    ofa = OFA(Convert(supernet(expand_ratio=(1, 2))).convert(model), example_inputs=X)
+    assert ofa.search_space["1"].choices == (2, 4)  # of each group
+    ofa.set_net_config({"0": {"expand_ratio": 1}, "1": {"expand_ratio": 1}})
+    assert difference(ofa(X), expected) < CLOSE
+
+
 def test_what_keeps_its_kernel_is_explained() -> None:
     sizes = [(3, 4, 7, 3), (4, 4, 5, 0), (4, 4, (1, 3), 0), (4, 2, 3, 1)]
     model = nn.Sequential(*(nn.Conv2D(a, b, kernel, padding=padding) for a, b, kernel, padding in sizes))

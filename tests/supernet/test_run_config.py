@@ -117,6 +117,13 @@ def test_what_does_not_fit_the_model_is_refused(given: dict[str, Any], message: 
         ofa_of(bert(), run_config=RunConfig(**given))
 
 
+def test_a_layer_without_choices_in_ofa_layers_stays_whole() -> None:
+    run = RunConfig(ofa_layers={FFN.format(0): {"expand_ratio": [0.5, 1.0]}, FFN.format(1): {}, "classifier": {}})
+    assert list(elastic(run)) == ["encoder.0.ffn"]
+    with pytest.raises(ConfigError, match="ofa_layers: no layer is called 'nobody'"):
+        elastic(RunConfig(ofa_layers={"nobody": {}}))
+
+
 def test_choices_of_ofa_layers_must_be_legal() -> None:
     with pytest.raises(IllegalSubnetError, match="not a whole number"):
         ofa_of(bert(), run_config=RunConfig(ofa_layers={Q.format(0): {"expand_ratio": [0.3]}}))

@@ -407,16 +407,16 @@ def the_search_space_is_the_published_one() -> None:
 
     x, widths = noise(3, 4), {"expand_ratio": [0.5, 1.0]}
     ofa = supernet_of()
-    assert ofa._ofa_layers == {"one": widths, "two": widths, "three": widths, "last": {}}
+    assert ofa._ofa_layers == {"one": widths, "two": widths, "three": widths, "last": {}}  # as it was converted
     assert ofa._sample_config("expand_ratio", sample_type="smallest")["two"] == {"expand_ratio": 0.5}
     ofa._clear_search_space(x)
-    assert ofa._ofa_layers == ofa.ofa_layers == {"one": widths, "three": widths, "last": {}}
+    assert ofa._ofa_layers == ofa.ofa_layers == {"one": widths, "three": widths}
     keys = {layer.key: path for path, layer in ofa.model.named_children()}
     assert ofa._key2name == keys
     assert set(ofa.layers) == {layer.full_name() for layer in ofa.model.children()} == set(keys)
     seen = {json.dumps(ofa._sample_config("expand_ratio")) for _ in range(40)}
     assert len(seen) == 4
-    assert ofa._sample_config(None) == {"one": {"expand_ratio": 1.0}, "three": {"expand_ratio": 1.0}, "last": {}}
+    assert ofa._sample_config(None) == {"one": {"expand_ratio": 1.0}, "three": {"expand_ratio": 1.0}}
     with pytest.raises(ConfigError, match="needs one task"):
         ofa.tokenize()
     ofa.set_task("expand_ratio")
@@ -429,7 +429,142 @@ def the_search_space_is_the_published_one() -> None:
     assert ofa.current_config["three"] == {"expand_ratio": 1.0}
     skipping = supernet_of(skip_layers=["one"])
     skipping._clear_search_space(input_spec=[paddle.static.InputSpec([3, 4])])
-    assert list(skipping._ofa_layers) == ["three", "last"]
+    assert list(skipping._ofa_layers) == ["three"]
+
+
+class WithDictionary(nn.Layer):
+    """Adds an entry of a dictionary, which has the name of the argument that takes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x: paddle.Tensor, data: dict[str, paddle.Tensor]) -> paddle.Tensor:
+        return self.three(self.two(F.relu(self.one(x))) + data["data"])
+
+
+def the_search_space_is_found_from_any_form_of_inputs() -> None:
+    bridge()
+    from paddleslim.nas.ofa import OFA
+    from paddleslim.nas.ofa.convert_super import Convert, supernet
+
+    def found(model: nn.Layer, *inputs: Any, **named: Any) -> list[str]:
+        ofa = OFA(Convert(supernet(expand_ratio=[0.5, 1.0])).convert(model))
+        ofa._clear_search_space(*inputs, **named)
+        return list(ofa._ofa_layers)
+
+    x, entry = noise(3, 4), {"data": noise(3, 8)}
+    free = ["one", "three"]
+    assert found(Residual(), x) == found(Residual(), x=x) == found(Residual(), anything=x) == free
+    assert found(Residual(), input_spec=[x]) == found(Residual(), input_spec=x) == free
+    assert found(Residual(), input_spec=[paddle.static.InputSpec([3, 4])]) == free
+    for form in ((x, entry), [x, {"data": paddle.static.InputSpec([3, 8])}]):
+        assert found(WithDictionary(), input_spec=list(form)) == ["one"]
+    assert found(WithDictionary(), x, entry) == found(WithDictionary(), x, data=entry) == ["one"]
+
+
+def an_export_probes_a_dictionary_by_position() -> None:
+    bridge()
+    from paddleslim.nas.ofa import OFA
+    from paddleslim.nas.ofa.convert_super import Convert, supernet
+
+    model = Convert(supernet(expand_ratio=[0.5, 1.0])).convert(WithDictionary())
+    plain = OFA(model).export(
+        {"one": {"expand_ratio": 0.5}}, input_shapes=[[1, 4], {"data": [1, 8]}], input_dtypes=["float32", "float32"]
+    )
+    assert plain.one.weight.shape == [4, 4]
+
+
+def tokens_number_the_candidates_of_converting() -> None:
+    bridge()
+    from paddleslim.nas.ofa import OFA, RunConfig
+    from paddleslim.nas.ofa.convert_super import Convert, supernet
+
+    def chain() -> nn.Layer:
+        return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 6), nn.Linear(6, 2))
+
+    def tokenized(ratios: list[float], **run: Any) -> Any:
+        ofa = OFA(Convert(supernet(expand_ratio=ratios)).convert(chain()), RunConfig(**run))
+        ofa.set_task("expand_ratio")
+        ofa._clear_search_space(noise(3, 4))
+        ofa.tokenize()
+        return ofa
+
+    upper = {"expand_ratio": [0.5, 1.0]}
+    ofa = tokenized([0.25, 0.5, 1.0], ofa_layers={"0": upper, "2": upper, "4": {}, "5": {}})
+    assert list(ofa._ofa_layers) == ["0", "2"]
+    assert ofa.token_map == {"expand_ratio": {"0": {1: 0.5, 2: 1.0}, "2": {1: 0.5, 2: 1.0}}}
+    assert ofa.decode_token([1, 2]) == {"0": 0.5, "2": 1.0}
+    ofa(noise(3, 4))
+    assert [ofa.current_config[name]["expand_ratio"] for name in "024"] == [0.5, 1.0, 1.0]
+    # A third of six outputs is two, as is 0.4: the choices are those that were given, not the shares of the sizes.
+    assert tokenized([0.3, 0.4, 1.0])._ofa_layers["4"] == {"expand_ratio": [0.3, 0.4, 1.0]}
+    # Layers of different sizes may be told to have the same share.
+    tied = tokenized([0.5, 1.0], same_search_space=[["0", "4"]])
+    assert list(tied._ofa_layers) == ["0", "2"]
+    for _ in range(8):
+        tied(noise(3, 4))
+        assert tied.current_config["0"] == tied.current_config["4"]
+    tied.decode_token([0, 1])
+    tied(noise(3, 4))
+    assert [tied.current_config[name]["expand_ratio"] for name in "024"] == [0.5, 1.0, 0.5]
+
+
+def converted_lists_blocks_and_hand_written_layers_mix() -> None:
+    bridge()
+    from paddleslim.nas.ofa import OFA, RunConfig
+    from paddleslim.nas.ofa.convert_super import supernet
+    from paddleslim.nas.ofa.layers import Block, SuperSeparableConv2D
+
+    with supernet(kernel_size=(3, 5), channel=((4, 8), (6, 10), (4, 8))) as context:
+        first = context.convert(
+            [nn.Conv2D(3, 4, 3, padding=1), nn.Conv2D(4, 4, 3, groups=4), nn.BatchNorm2D(4), nn.Conv2D(4, 3, 3)]
+        )
+    block = Block(SuperSeparableConv2D(3, 6, 1, padding=1, candidate_config={"channel": (3, 6)}), fixed=True)
+    with supernet(kernel_size=(3, 5), expand_ratio=(1, 2)) as context:
+        second = context.convert(
+            [nn.Conv2D(6, 4, 3), nn.Conv2DTranspose(4, 4, 3, groups=2), nn.BatchNorm2D(4), nn.Conv2D(4, 2, 1)]
+        )
+    model, x = nn.Sequential(*first, block, *second), noise(2, 3, 9, 9)
+    ofa = OFA(model, RunConfig())
+    assert ofa(x).shape[1] == 2
+    assert ofa._ofa_layers["0"] == {"channel": [4, 8], "kernel_size": [3, 5]}
+    assert "expand_ratio" in ofa._ofa_layers["5"]
+    assert not [name for name in ofa._ofa_layers if name.startswith("4")]  # the block is fixed
+    for kind in ("smallest", "random", "largest"):
+        config = ofa._sample_config(["kernel_size", "width"], kind)
+        ofa.set_net_config(config)
+        model.eval()
+        expected = model(x)
+        plain = ofa.export(config, input_shapes=[2, 3, 9, 9], input_dtypes=["float32"])
+        plain.eval()
+        same(plain(x), expected, 1e-4)
+
+
+def the_layers_that_must_agree_can_be_asked_for() -> None:
+    bridge()
+    from paddleslim.nas.ofa import OFA
+    from paddleslim.nas.ofa.convert_super import Convert, supernet
+    from paddleslim.nas.ofa.get_sub_model import broadcast_search_space, check_search_space
+
+    from ofa_slim.errors import ConfigError
+
+    model = Residual()
+    ofa = OFA(Convert(supernet(expand_ratio=[0.5, 1.0])).convert(model))
+    with pytest.raises(ConfigError):
+        check_search_space(ofa)
+    ofa._clear_search_space(noise(3, 4))
+    groups, depthwise, by_input, outputs = check_search_space(ofa)
+    assert groups == [sorted([model.one.weight.name, model.two.weight.name])]
+    assert (depthwise, by_input, outputs) == ([], [], [model.last.weight.name])
+    config = {"a": {"expand_ratio": 0.5}, "b": {"expand_ratio": 1.0, "kernel_size": 3}, "d": {"channel": 4}}
+    broadcast_search_space([["wa", "wb", "wc"], ["we", "wd"]], {f"w{name}": name for name in "abcde"}, config)
+    assert config == {
+        "a": {"expand_ratio": 0.5},
+        "b": {"expand_ratio": 0.5, "kernel_size": 3},
+        "c": {"expand_ratio": 0.5},
+        "d": {"channel": 4},
+    }
 
 
 def nothing_asked_for_is_no_error() -> None:
@@ -627,6 +762,22 @@ def trainer_compress_writes_the_best_of_each_width() -> None:
         assert logged[0.5] < logged[1.0], found  # something was cut
         # The query, key, value and output layers lose 4 x 16 x 8 and 3 x 8 numbers, the others 2 x 16 x 12 and 12.
         assert sizes[1.0] - sizes[0.5] == 2 * (4 * 16 * 8 + 3 * 8 + 2 * 16 * 12 + 12), found
+
+
+def trainer_compress_cuts_each_width_from_the_whole_model() -> None:
+    bridge()
+    from ofa_slim.errors import ConfigError
+    from trainer_compress import compress
+
+    directory = Path(sys.argv[-1])
+    several = compress("seq_cls", directory / "several", ["0.75", "0.5"])
+    one = compress("seq_cls", directory / "one", ["0.5"])
+    assert several["sizes"][0.5] == one["sizes"][0.5] < several["sizes"][0.75]
+    assert all(abs(several["logged"][width] - several["written"][width]) <= 1e-4 for width in (0.75, 0.5)), several
+    with pytest.raises(ConfigError, match=r"0\.6 of the 4 heads of encoder layer 0 is not a whole number of heads"):
+        compress("seq_cls", directory / "part", ["1", "0.6"])
+    with pytest.raises(ConfigError, match="save_steps is 500, but training ends after step 12: nothing would be eval"):
+        compress("seq_cls", directory / "late", ["0.5"], save_steps=500)
 
 
 # With PaddleNLP, which replaces the encoder's forward when it is imported.

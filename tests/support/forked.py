@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import multiprocessing.process
 import os
 import runpy
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
@@ -24,6 +26,7 @@ FORKED.set_forkserver_preload(["paddle", "paddlenlp.transformers", "onnxruntime"
 SCRIPTS = ("reader.py", "worker.py")
 
 Popen = subprocess.Popen
+STARTING = threading.Lock()
 
 
 def run(target: Callable[..., None], *arguments: object) -> int | None:
@@ -51,25 +54,31 @@ class ForkedScript:
         stdout: int | None = None,
         stderr: int | IO[str] | None = None,
         env: dict[str, str] | None = None,
-        text: bool = True,
+        text: bool = False,
         errors: str | None = None,
+        bufsize: int = -1,
     ) -> None:
         self.args = command
-        own: list[IO[str] | None] = []
+        self._empty: str | bytes = "" if text else b""
+        kind = "" if text else "b"
+        own: list[IO[Any] | None] = []
         its: dict[int, Connection] = {}
         for number, target in enumerate((stdin, stdout, stderr)):
             own.append(None)
             if target == subprocess.PIPE:
                 ends = os.pipe()
                 mine, other = ends[::-1] if number == 0 else ends
-                own[number] = open(mine, "w" if number == 0 else "r", errors=errors)
+                own[number] = open(mine, ("w" if number == 0 else "r") + kind, bufsize, errors=errors)
                 its[number] = Connection(other)
             elif target is not None:
                 assert isinstance(target, io.TextIOBase)
                 its[number] = Connection(os.dup(target.fileno()))
         self.stdin, self.stdout, self.stderr = own
         self._process = FORKED.Process(target=_run_script, args=(list(command[script:]), its, env))
-        self._process.start()
+        with STARTING:
+            self._process.start()
+            # Whoever starts the next process would take this one's exit status from the thread that waits for it.
+            multiprocessing.process._children.discard(self._process)
         for end in its.values():
             end.close()
 
@@ -86,9 +95,9 @@ class ForkedScript:
                 file.close()
         self.wait()
 
-    def communicate(self, input: None = None, timeout: float | None = None) -> tuple[str, str]:
+    def communicate(self, input: None = None, timeout: float | None = None) -> tuple[Any, Any]:
         with ThreadPoolExecutor(2) as pool:
-            out, err = pool.map(lambda file: "" if file is None else file.read(), (self.stdout, self.stderr))
+            out, err = pool.map(lambda file: self._empty if file is None else file.read(), (self.stdout, self.stderr))
         self.wait(timeout)
         return out, err
 

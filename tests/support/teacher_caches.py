@@ -14,8 +14,9 @@ from paddle import nn
 from models import bert, ofa_of
 from ofa_slim import OFA, TeacherCache
 from ofa_slim.base.taps import Taps
+from ofa_slim.train.teacher.answer import Answer
 from ofa_slim.train.teacher.cache import CachedEngine
-from ofa_slim.train.teacher.engines import Answer, LayerByLayer
+from ofa_slim.train.teacher.engines import LayerByLayer
 
 LAYERS = ["bert.embeddings", "bert.encoder.layers.1"]
 

@@ -162,7 +162,7 @@ class Task:
         return float(squad_evaluate(examples=list(self.dev), preds=texts, is_whitespace_splited=False)["exact"])
 
 
-def compress(kind: str, directory: Path, widths: list[str]) -> dict[str, dict[float, float]]:
+def compress(kind: str, directory: Path, widths: list[str], save_steps: int = 3) -> dict[str, dict[float, float]]:
     """What was logged as the best score of each width, what the written model scores, and its number of weights."""
     task = Task(kind, directory)
     arguments = CompressionArguments(
@@ -174,7 +174,7 @@ def compress(kind: str, directory: Path, widths: list[str]) -> dict[str, dict[fl
         per_device_eval_batch_size=16,
         learning_rate=1e-3,
         logging_steps=4,
-        save_steps=3,
+        save_steps=save_steps,
         disable_tqdm=True,
         device="cpu",
     )

@@ -86,7 +86,7 @@ def test_later_steps_are_not_overwritten_without_a_restore(tmp_path: Path) -> No
     for step in (1, 2, 3):
         first.save(step, {"model": layer}, score=-step)
     forgetful = CheckpointManager(tmp_path)
-    with pytest.raises(CheckpointError, match="holds step 3 already, and step 2 is not behind it: restore first"):
+    with pytest.raises(CheckpointError, match="already holds step 3, and step 2 is not after it: restore first"):
         forgetful.save(2, {"model": layer})
     assert [one.step for one in first.checkpoints] == [1, 2, 3]
     assert forgetful.restore_best({"model": layer}) == 1
@@ -210,11 +210,11 @@ def test_an_optimizer_needs_its_parameters_beside_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda path: CheckpointManager(path, keep=0), "keep is 0: a whole number of at least 1"),
-        (lambda path: CheckpointManager(path).save(-1, {}), "step is -1: a whole number of at least 0"),
+        (lambda path: CheckpointManager(path, keep=0), "keep is 0, not a whole number of at least 1"),
+        (lambda path: CheckpointManager(path).save(-1, {}), "step is -1, not a whole number of at least 0"),
         (lambda path: CheckpointManager(path).save(True, {}), "step is True"),
-        (lambda path: CheckpointManager(path).save(0, {"a/b": Holder()}), "'a/b' is no name of a part"),
-        (lambda path: CheckpointManager(path).save(0, {"manifest": Holder()}), "'manifest' is no name of a part"),
+        (lambda path: CheckpointManager(path).save(0, {"a/b": Holder()}), "'a/b' is not the name of a part"),
+        (lambda path: CheckpointManager(path).save(0, {"manifest": Holder()}), "'manifest' is not the name of a part"),
         (lambda path: CheckpointManager(path).save(0, {"x": 3}), "part 'x' is a int; a part is a layer"),
         (lambda path: CheckpointManager(path).save(0, {"x": [1]}), "part 'x': '0' is a int, not a tensor"),
     ],

@@ -14,7 +14,7 @@ from paddle import nn
 from models import Tagger, batch, bert, difference, ofa_of
 from ofa_slim import OFA, Convert, DistillConfig, supernet
 from ofa_slim.errors import ConfigError
-from ofa_slim.train.teacher import engines
+from ofa_slim.train.teacher import compiled
 
 LAYERS = ["bert.embeddings", "bert.encoder.layers.0", "bert.encoder.layers.1", "bert.encoder"]
 
@@ -28,7 +28,7 @@ def test_answers_are_the_teachers_at_every_shape(engine: str) -> None:
         inputs = batch(rows, length, seed=rows)
         assert difference(ofa(*inputs)[1], teacher(*inputs)) < 1e-4
         plain(*inputs)
-        found, wanted = (each._distiller._answer.hidden for each in (ofa, plain))  # type: ignore[union-attr, index]
+        found, wanted = (each._to_compare[1].hidden for each in (ofa, plain))  # type: ignore[index]
         assert found.keys() == wanted.keys()
         assert all(difference(found[name], wanted[name]) < 1e-4 for name in wanted)
 
@@ -161,13 +161,13 @@ class Offset(nn.Layer):
 
 def test_large_tables_are_not_copied_into_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    plain = engines.Predictor
+    plain = compiled.Predictor
 
-    def opened(folder: Path, onednn: bool) -> engines.Predictor:
+    def opened(folder: Path, onednn: bool) -> compiled.Predictor:
         sizes.append((folder / "model.pdiparams").stat().st_size)
         return plain(folder, onednn=onednn)
 
-    monkeypatch.setattr(engines, "Predictor", opened)
+    monkeypatch.setattr(compiled, "Predictor", opened)
     teacher, model = Offset(), Offset()
     Convert(supernet(expand_ratio=[1.0, 0.5])).convert(model)
     distilling = DistillConfig(teacher_model=teacher, teacher_engine="inference")

@@ -9,7 +9,7 @@ from paddle import nn
 from ofa_slim.compat.paddleslim.layers import plain_attention, publish
 from ofa_slim.supernet.convert import Convert as PlainConvert
 from ofa_slim.supernet.convert import supernet as plain_supernet
-from ofa_slim.supernet.layers import ElasticLayer, swap_class
+from ofa_slim.supernet.layers import Block, ElasticLayer, inner_layer, swap_class
 from ofa_slim.supernet.layers.elastic import WIDTH_KEYS
 from ofa_slim.supernet.spec import computed_weight, spec_of
 
@@ -44,12 +44,19 @@ class Convert(PlainConvert):
 
 
 def weighted_layers(model: nn.Layer) -> dict[str, Any]:
-    """The elastic layers with a width of their own, by path, in definition order."""
-    return {
-        path: layer
-        for path, layer in model.named_sublayers(include_self=True)
-        if isinstance(layer, ElasticLayer) and (spec := spec_of(layer)) is not None and spec.width and not spec.follows
-    }
+    """The elastic layers with a width of their own by path, in definition order; a `Block` is one such layer."""
+    found: dict[str, Any] = {}
+    inside: set[int] = set()  # of blocks
+    for path, layer in model.named_sublayers(include_self=True):
+        if isinstance(layer, Block):
+            inside.update(map(id, layer.sublayers()))
+            layer = inner_layer(layer)
+        elif id(layer) in inside:
+            continue
+        spec = spec_of(layer)
+        if isinstance(layer, ElasticLayer) and spec is not None and spec.width and not spec.follows:
+            found[path] = layer
+    return found
 
 
 def _keep_last_width(network: nn.Layer) -> None:

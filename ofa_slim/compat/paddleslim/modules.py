@@ -9,7 +9,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-from ofa_slim.compat.paddleslim import conversion, layers, ofa, published_importance, utils
+from ofa_slim.compat.paddleslim import conversion, layers, ofa, published_importance, sub_model, utils
 from ofa_slim.supernet.run_config import RunConfig
 
 ROOT = "paddleslim"
@@ -60,6 +60,7 @@ def _tree() -> dict[str, ModuleType]:
     elastic = layers.published_layers()
     general = {name: getattr(utils, name) for name in _UTILS}
     scores = {name: getattr(published_importance, name) for name in _SCORES}
+    agreeing = {name: getattr(sub_model, name) for name in ("check_search_space", "broadcast_search_space")}
     of_width = {"dynabert_config": utils.dynabert_config}
     training = {"OFA": ofa.OFA, "RunConfig": RunConfig, "DistillConfig": ofa.DistillConfig}
     converting = {"Convert": conversion.Convert, "supernet": conversion.supernet}
@@ -68,7 +69,8 @@ def _tree() -> dict[str, ModuleType]:
         "": _module("", {}),
         "nas": _module("nas", {}),
         "nas.ofa": _module("nas.ofa", {**training, "supernet": conversion.supernet, **of_width, **elastic}),
-        "nas.ofa.ofa": _module("nas.ofa.ofa", training, {**blocks, **general}),
+        "nas.ofa.ofa": _module("nas.ofa.ofa", training, {**blocks, **general, **agreeing}),
+        "nas.ofa.get_sub_model": _module("nas.ofa.get_sub_model", agreeing, {"BaseBlock": layers.BaseBlock}),
         "nas.ofa.convert_super": _module("nas.ofa.convert_super", converting, {**blocks, **elastic, **version}),
         "nas.ofa.layers": _module("nas.ofa.layers", elastic, {**blocks, **general}),
         "nas.ofa.layers_base": _module("nas.ofa.layers_base", {**blocks, "counter": layers.counter}),

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
-from paddle import nn
+from paddle import Tensor, nn
+from paddle.static import InputSpec
 
 import ofa_slim.ofa as plain
-from ofa_slim.base.examples import Example, example_of
+from ofa_slim.base.examples import Example, random_example
+from ofa_slim.base.modes import forward_signature
 from ofa_slim.base.unwrap import unwrap
 from ofa_slim.compat.paddleslim.conversion import weighted_layers
 from ofa_slim.compat.paddleslim.layers import export_attention, plain_attention, publish
@@ -25,9 +27,12 @@ from ofa_slim.compat.paddleslim.space import (
     sampled,
     tokens_of,
 )
+from ofa_slim.compat.paddleslim.sub_model import broadcast_search_space
 from ofa_slim.errors import ConfigError, IllegalSubnetError
 from ofa_slim.supernet.axis import DEPTH, KERNEL, WIDTH
+from ofa_slim.supernet.discover import fixed_layers
 from ofa_slim.supernet.layers.elastic import WIDTH_KEYS
+from ofa_slim.supernet.published import LayerNames
 from ofa_slim.supernet.run_config import RunConfig, possible_tasks
 from ofa_slim.supernet.subnet_config import SubnetConfig
 from ofa_slim.train.distill_config import DistillConfig as PlainDistillConfig
@@ -64,8 +69,10 @@ class OFA(plain.OFA):
         train_full: bool = False,
         **more: Any,
     ) -> None:
+        tied: list[Sequence[str]] = []
         if isinstance(model, nn.Layer):
             publish(unwrap(model))
+            run_config, tied = _without_unequal_groups(unwrap(model), run_config or RunConfig())
         super().__init__(model, run_config, distill_config, elastic_order, train_full, **more)
         self.elastic_order = elastic_order
         self.task: str | Sequence[str] | None = None
@@ -74,6 +81,7 @@ class OFA(plain.OFA):
         self.search_cands: list[list[int]] = []
         self._given: Mapping[str, Any] | None = None
         self._warned: set[str] = set()
+        self._tied = tied  # layers of different sizes whose shares must agree
 
     # What is sampled.
 
@@ -98,6 +106,15 @@ class OFA(plain.OFA):
         checked_phase(phase)
         self._when_known(lambda: self._found.sampler.set_task([], None))
 
+    def _sample(self) -> SubnetConfig:
+        sizes = dict(super()._sample())
+        for first, *others in self._tied:
+            axis = self.supernet.codec.axis(first)
+            for other in map(self.supernet.codec.axis, others):
+                if axis is not None and other is not None:
+                    sizes[other.name] = other.from_ratio(axis.ratio_of(sizes[axis.name]))
+        return self.search_space.complete(sizes)
+
     def _sample_config(
         self, task: str | Sequence[str] | None, sample_type: str = "random", phase: int | None = None
     ) -> Choices:
@@ -111,7 +128,7 @@ class OFA(plain.OFA):
 
         Raises: ConfigError unless exactly one task was set and every elastic layer has choices of it.
         """
-        found = tokens_of(self._ofa_layers, self.task)
+        found = tokens_of(self._ofa_layers, all_choices(self._weighted, RunConfig()), self.task)
         self.token_map[named(self.task)[0]] = found
         self.search_cands = [list(tokens) for tokens in found.values()]
         return self.search_cands
@@ -139,40 +156,53 @@ class OFA(plain.OFA):
     # The search space.
 
     def _clear_search_space(self, *inputs: Any, input_spec: Any = None, **kwargs: Any) -> None:
-        """Finds which widths must agree, from inputs or their specs; does nothing where that is known."""
-        if self._known is None:
-            example = Example(inputs, kwargs) if input_spec is None else example_of(self.model, None, input_spec)
-            self._discover(example)
+        """Finds which widths must agree by tracing the model; does nothing where that is known.
+
+        Args:
+            inputs: the model's inputs: tensors, or dictionaries of them.
+            input_spec: in place of inputs, a list with an `InputSpec`, a tensor or a dictionary of these for each.
+            kwargs: more inputs, by name.
+        """
+        model = unwrap(self.model)
+        if self._known is not None:
+            return
+        if input_spec is not None:
+            specs = [input_spec] if isinstance(input_spec, (InputSpec, Tensor, Mapping)) else list(input_spec)
+            shapes = [_each(spec, lambda one: list(one.shape) if isinstance(one, InputSpec) else one) for spec in specs]
+            self._discover(random_example(model, shapes, [_each(spec, lambda one: one.dtype) for spec in specs]))
+        elif all(name in forward_signature(model).parameters for name in kwargs):
+            self._discover(Example(inputs, kwargs))
+        else:
+            self._discover(Example((*inputs, *kwargs.values())))
+
+    @property
+    def _weighted(self) -> dict[str, Any]:
+        """The layers with a width that no `Block` fixes, by name."""
+        model = unwrap(self.model)
+        fixed = fixed_layers(model)
+        return {name: layer for name, layer in weighted_layers(model).items() if layer not in fixed}
 
     @property
     def _ofa_layers(self) -> Choices:
         """What sampling can choose, ``{layer: {key: choices}}``, and ``"depth"``."""
-        layers = weighted_layers(unwrap(self.model))
-        if self._known is None:
-            return all_choices(layers, self.run_config)
-        return free_choices(layers, self.run_config, super().ofa_layers)
+        listed = all_choices(self._weighted, self.run_config)
+        tied = [name for _, *others in self._tied for name in others]
+        return listed if self._known is None else free_choices(listed, self.supernet, self.run_config, tied)
 
-    @property
-    def ofa_layers(self) -> Choices:
-        """What sampling can choose, ``{layer: {key: choices}}``, and ``"depth"``."""
-        return self._ofa_layers
+    ofa_layers = _ofa_layers
 
     @property
     def _key2name(self) -> dict[str, str]:
-        """The attribute path of each layer by Paddle's full name."""
-        return {layer.full_name(): path for path, layer in weighted_layers(unwrap(self.model)).items()}
+        """The path of each layer, by its key: that of its `Block`, or Paddle's full name."""
+        return {self._names.layers[name].key: name for name in self._weighted}
 
     @property
     def _layers(self) -> Choices:
-        """The choices of every layer by Paddle's full name, and ``"depth"``."""
-        layers = weighted_layers(unwrap(self.model))
-        found = all_choices(layers, self.run_config)
-        return {layers[name].full_name() if name in layers else name: listed for name, listed in found.items()}
+        """The choices of every layer by its key, and ``"depth"``."""
+        listed = all_choices(self._weighted, self.run_config)
+        return {self._names.layers[name].key if name != DEPTH else name: found for name, found in listed.items()}
 
-    @property
-    def layers(self) -> Choices:
-        """The choices of every layer by Paddle's full name, and ``"depth"``."""
-        return self._layers
+    layers = _layers
 
     # The teacher.
 
@@ -213,6 +243,8 @@ class OFA(plain.OFA):
         dictionaries = self.supernet.codec
         kept: dict[str, Any] = {}
         first: dict[str, str] = {}
+        config = {name: dict(value) if isinstance(value, Mapping) else value for name, value in config.items()}
+        broadcast_search_space(self._tied, {name: name for group in self._tied for name in group}, config)
         for name, value in config.items():
             if name != DEPTH and not self._is_layer(name):
                 self._warn(f"config: no layer is called {name!r}; ignored")
@@ -256,3 +288,24 @@ class OFA(plain.OFA):
         exported = super().export(*args, **kwargs)
         export_attention(exported)
         return exported
+
+
+def _without_unequal_groups(model: nn.Layer, run: RunConfig) -> tuple[RunConfig, list[Sequence[str]]]:
+    """The limits without groups of `same_search_space` whose layers have different sizes, and these groups.
+
+    The library lets layers of one size share an axis. The published one let any layers share an ``expand_ratio``.
+    """
+    names = LayerNames(model)
+    groups = run.same_search_space or []
+    widths = [
+        {getattr(names.layers[names.path(name)], "max_sizes", {}).get("out") for name in group} for group in groups
+    ]
+    unequal = [group for group, sizes in zip(groups, widths, strict=True) if len(sizes) > 1]
+    if not unequal:
+        return run, []
+    return replace(run, same_search_space=[group for group in groups if group not in unequal] or None), unequal
+
+
+def _each(spec: Any, change: Callable[[Any], Any]) -> Any:
+    """A spec, or each spec of a dictionary, changed by a function."""
+    return {name: change(one) for name, one in spec.items()} if isinstance(spec, Mapping) else change(spec)

@@ -48,7 +48,7 @@ def compute_neuron_head_importance(
     intermediate_name: str = "linear1",
     output_name: str = "linear2",
     accumulate: bool | None = None,
-) -> tuple[paddle.Tensor, list[np.ndarray]]:
+) -> tuple[plain.HeadScores, list[np.ndarray]]:
     """`ofa_slim.importance.compute_neuron_head_importance` with the published batches and return types.
 
     Args:

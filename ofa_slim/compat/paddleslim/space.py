@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ofa_slim.errors import ConfigError
 from ofa_slim.supernet.axis import DEPTH, KERNEL, WIDTH
+from ofa_slim.supernet.handle import Supernet
+from ofa_slim.supernet.published import choices_from
 from ofa_slim.supernet.run_config import RunConfig
 
 Choices = dict[str, Any]
@@ -22,7 +24,7 @@ def all_choices(layers: Mapping[str, Any], run: RunConfig) -> Choices:
     """``{layer: {key: choices}}`` and ``"depth"``, before it is known which widths must agree.
 
     Args:
-        layers: the layers with a width, by name.
+        layers: the layers with a width that no `Block` fixes, by name.
         run: the limits.
     """
     found: Choices = {name: _sorted(layer.candidate_config) for name, layer in layers.items()}
@@ -32,19 +34,37 @@ def all_choices(layers: Mapping[str, Any], run: RunConfig) -> Choices:
     return {**found, **_depth(run)}
 
 
-def free_choices(
-    layers: Mapping[str, Any], run: RunConfig, free: Mapping[str, Mapping[str, Sequence[float]]]
-) -> Choices:
-    """The same once the search space is known: of layers that must agree the first, and the last layer of all.
+def free_choices(listed: Choices, supernet: Supernet, run: RunConfig, tied: Collection[str]) -> Choices:
+    """The same once the search space is known: the elastic layers, and of those that must agree the first.
 
     Args:
-        layers: the layers with a width, by path.
+        listed: what `all_choices` returns.
+        supernet: says what of it can be chosen.
         run: the limits.
-        free: the choices that are left, by path.
+        tied: layers that have the width of another one by `same_search_space`.
     """
-    last = [*layers][-1] if layers else None
-    found: Choices = {path: _sorted(free.get(path, {})) for path in layers if path in free or path == last}
-    return {**found, **_depth(run)}
+    codec, found, seen = supernet.codec, Choices(), {axis.name for name in tied if (axis := supernet.codec.axis(name))}
+    listed_by_hand = run.ofa_layers or {}
+    kept = [name for name, given in listed_by_hand.items() if given == {} and (tied or run.same_search_space)]
+    for name, choices in listed.items():
+        if name == DEPTH:
+            found[name] = choices
+            continue
+        # Published entries without choices: of the last layer of a converted list that does not make the output, and
+        # what scripts with groups of their own list as {}.
+        width = codec.axis(name)
+        if not choices and (name in kept or (name not in listed_by_hand and width and not width.fixed_reason)):
+            found[name] = {}
+        for key, values in choices.items():
+            axis = codec.kernel_axis(name) if key == KERNEL else codec.axis(name)
+            slot = axis.slots[0] if key == KERNEL and axis else codec.slot(name)
+            if axis is None or slot is None or not axis.elastic or axis.name in seen:
+                continue
+            seen.add(axis.name)
+            sizes = choices_from(axis, slot, {key: values}) or ()
+            legal = [value for value, size in zip(values, sizes, strict=True) if size in axis.choices]
+            found.setdefault(name, {})[key] = legal
+    return found
 
 
 def sampled(
@@ -80,8 +100,13 @@ def sampled(
     }
 
 
-def tokens_of(choices: Choices, task: str | Sequence[str] | None) -> dict[str, dict[int, float]]:
+def tokens_of(choices: Choices, original: Choices, task: str | Sequence[str] | None) -> dict[str, dict[int, float]]:
     """``{layer: {token: choice}}`` of a task; a token is the index of the choice among all choices of the task.
+
+    Args:
+        choices: ``{layer: {key: choices}}`` of the elastic layers.
+        original: those that the model was converted with, of all layers, which `RunConfig.ofa_layers` may have limited.
+        task: the task.
 
     Raises: ConfigError unless there is exactly one task and every layer has choices of it.
     """
@@ -97,7 +122,8 @@ def tokens_of(choices: Choices, task: str | Sequence[str] | None) -> dict[str, d
         if of_task is None:
             raise ConfigError(f"tokenize: layer {layer!r} has no choices of task {name!r}, only {', '.join(found)}")
         listed[layer] = of_task
-    every = sorted({choice for found in listed.values() for choice in found})
+    given = [found[key] for found in original.values() if isinstance(found, dict) for key in keys if key in found]
+    every = sorted({choice for found in (*given, *listed.values()) for choice in found})
     return {layer: {every.index(choice): choice for choice in found} for layer, found in listed.items()}
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 from paddle import nn
 
 from ofa_slim.errors import ConfigError
 from ofa_slim.tasks import (
     LanguageModelling,
+    MultiLabelClassification,
     QuestionAnswering,
     Regression,
     SequenceClassification,
@@ -17,7 +21,7 @@ from ofa_slim.tasks import (
 from ofa_slim.tasks.token_classification import is_entity
 
 
-def kind_of(model: nn.Layer) -> TaskKind:
+def kind_of(model: nn.Layer, dataset: Any = None) -> TaskKind:
     """The kind of task that the name of a model's class says.
 
     Raises: ConfigError for another class.
@@ -25,7 +29,9 @@ def kind_of(model: nn.Layer) -> TaskKind:
     name = type(model).__name__
     config = getattr(model, "config", None)
     if name.endswith("ForSequenceClassification"):
-        return Regression() if getattr(config, "num_labels", None) == 1 else SequenceClassification()
+        if getattr(config, "num_labels", None) == 1:
+            return Regression()
+        return MultiLabelClassification() if _several_labels(dataset) else SequenceClassification()
     if name.endswith("ForTokenClassification"):
         return TokenClassification(_tags(config))
     if name.endswith("ForQuestionAnswering"):
@@ -37,6 +43,14 @@ def kind_of(model: nn.Layer) -> TaskKind:
     raise ConfigError(
         f"{name} does not say which kind of task it is for; give OFATrainer(task=...), one of ofa_slim.tasks"
     )
+
+
+def _several_labels(dataset: Any) -> bool:
+    """Whether the first row of a dataset has a list of labels; False where it cannot be looked at."""
+    try:
+        return np.ndim(dataset[0]["labels"]) == 1 and np.size(dataset[0]["labels"]) > 1
+    except (TypeError, KeyError, IndexError, NotImplementedError):
+        return False
 
 
 def _tags(config: object) -> list[str]:

@@ -75,7 +75,7 @@ class OFATrainer(Trainer):
             if getattr(self.args, name, False):
                 raise ConfigError(f"OFATrainer trains whole models in dygraph, on one process or several; not {name}")
         self.ofa_args = ofa_args or OFAArguments()
-        self.task = kind_of(self.model) if task is None else task
+        self.task = kind_of(self.model, self.train_dataset) if task is None else task
         self._check_losses(distill_loss)
         if self.args.label_names is None:
             self.label_names = list(self.task.label_names)
@@ -131,7 +131,7 @@ class OFATrainer(Trainer):
             limit = self.ofa_args.importance_batches or None
             heads, neurons = block_importance(self.model, self._losses, loader, self.task.name, limit)
             mean = parallel.mean_over_ranks  # each process scores its own batches
-            reorder_neuron_head(self.model, mean(heads), [mean(scores) for scores in neurons])
+            reorder_neuron_head(self.model, [mean(scores) for scores in heads], [mean(scores) for scores in neurons])
         self._ordered = True  # an optimizer's moments would not be reordered with the weights
         output = super().train(resume_from_checkpoint or None, ignore_keys_for_eval)
         for name in self.subnets:

@@ -1,4 +1,4 @@
-"""Checkpoint folders on disk: there in full or not at all, whenever the process dies."""
+"""The checkpoint folders in a directory: each complete or not there, whenever the process dies."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _NAME = re.compile(r"step-(\d{8,})")
 _REMOVED = re.compile(r"\.step-\d{8,}\.removed")
 
 
-def found(directory: Path) -> dict[int, Path]:
-    """The checkpoint folders of a directory by step, the oldest first; none where it is not there.
+def checkpoint_folders(directory: Path) -> dict[int, Path]:
+    """The checkpoint folders of a directory by step, the oldest first; empty if the directory does not exist.
 
     Raises: CheckpointError where the directory cannot be read.
     """
@@ -33,10 +33,10 @@ def found(directory: Path) -> dict[int, Path]:
     return dict(sorted(folders.items()))
 
 
-def clean(directory: Path) -> None:
-    """Removes what a killed save left.
+def remove_interrupted(directory: Path) -> None:
+    """Removes what killed saves left.
 
-    Raises: CheckpointError where the file system does not let it.
+    Raises: CheckpointError where the file system refuses.
     """
     with explained(f"cannot remove what an interrupted save left in {directory}"):
         remove_leftovers(directory, _NAME.pattern)
@@ -45,10 +45,10 @@ def clean(directory: Path) -> None:
                 shutil.rmtree(directory / name)
 
 
-def make(directory: Path) -> None:
-    """Makes the directory with its parents, and sees to it that it is there after a power failure.
+def make_directory(directory: Path) -> None:
+    """Makes the directory with its parents, so that it survives a power failure.
 
-    Raises: CheckpointError where the file system does not let it, or a file is in the way.
+    Raises: CheckpointError where the file system refuses, or a file is in the way.
     """
     with explained(f"cannot make the directory {directory}"):
         missing = [folder for folder in (directory, *directory.parents) if not folder.exists()]
@@ -58,23 +58,20 @@ def make(directory: Path) -> None:
 
 
 @contextmanager
-def placing(directory: Path, step: int) -> Iterator[Path]:
-    """A folder to fill aside; it becomes the checkpoint of that step if the block ends well.
+def new_checkpoint(directory: Path, step: int) -> Iterator[Path]:
+    """A temporary folder to fill, flushed to disk; it becomes the checkpoint of that step if the block ends well.
 
-    Every file and folder is on the disk before the new name is. If anything fails nothing is left of it and a
-    checkpoint of that step that was there before is still in place.
-
-    Raises: CheckpointError with what the system said.
+    Raises: CheckpointError with the system's message; an earlier checkpoint of that step is then still in place.
     """
     target = directory / f"step-{step:08d}"
     with explained(f"cannot write checkpoint {target}"), atomic_folder(target, durable=True) as aside:
         yield aside
 
 
-def remove(folder: Path) -> None:
-    """Removes a checkpoint; half removed it has no checkpoint's name any more.
+def remove_checkpoint(folder: Path) -> None:
+    """Removes a checkpoint; it is renamed first, so that a half-removed folder does not count as one.
 
-    Raises: CheckpointError with what the system said.
+    Raises: CheckpointError with the system's message.
     """
     with explained(f"cannot remove {folder}"):
         hidden = folder.with_name(f".{folder.name}.removed")
@@ -84,7 +81,7 @@ def remove(folder: Path) -> None:
 
 @contextmanager
 def explained(problem: str) -> Iterator[None]:
-    """Turns what the file system raises into a `CheckpointError` that says what could not be done, and why."""
+    """Turns errors of the file system into a `CheckpointError` that says what could not be done, and why."""
     try:
         yield
     except OSError as error:

@@ -1,8 +1,8 @@
-"""Which parameters have a gradient, and which.
+"""The gradients in a checkpoint.
 
-Paddle's `clear_grad` leaves gradients of zeros behind, and an optimizer steps on those: with its momentum and decay it
-moves also what a step left out. A parameter that was never reached has none and stays. To go on with the same bits the
-difference has to be kept.
+Paddle's `clear_grad` leaves gradients of zeros, and an optimizer steps on those: momentum and decay also move a
+parameter that a step did not reach. A parameter that was never reached has no gradient and stays. To go on with the
+same bits, a checkpoint must keep the difference.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ GRADIENTS = "paddle-gradients"  # the files' name
 
 
 def gradients(parts: Mapping[str, Part]) -> dict[str, Any]:
-    """The gradients of all layers and tensors: zeros by name, others, of a step not yet taken, as tensors.
+    """The gradients of all layers and tensors: those of zeros by name, the others as tensors.
 
     Raises: CheckpointError for a sparse one.
     """
-    found = {}
+    states = {}
     for name, part in _with_tensors(parts).items():
         zeros, others = [], {}
         for key, tensor in part.tensors.items():
@@ -32,18 +32,18 @@ def gradients(parts: Mapping[str, Part]) -> dict[str, Any]:
                 continue
             if not gradient.is_dense():
                 raise CheckpointError(
-                    f"part {name!r}: the gradient of {key!r} is sparse; save behind clear_grad(set_to_zero=False)"
+                    f"part {name!r}: the gradient of {key!r} is sparse; save after clear_grad(set_to_zero=False)"
                 )
             if bool(paddle.any(gradient != 0)):
                 others[key] = gradient
             else:
                 zeros.append(key)
-        found[name] = {"zeros": zeros, "others": others}
-    return found
+        states[name] = {"zeros": zeros, "others": others}
+    return states
 
 
 def set_gradients(parts: Mapping[str, Part], saved: Mapping[str, Any]) -> None:
-    """Gives every parameter the gradient that it had, or none."""
+    """Gives every parameter its saved gradient, or none."""
     for name, part in _with_tensors(parts).items():
         zeros, others = set(saved[name]["zeros"]), saved[name]["others"]
         for key, tensor in part.tensors.items():

@@ -1,4 +1,4 @@
-"""`CheckpointManager`: saves a run so that it goes on with the same bits, whenever it dies."""
+"""`CheckpointManager`: saves a run so that it continues with the same bits after it was killed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from typing import Any
 
 from ofa_slim.base.settings import differences
 from ofa_slim.errors import CheckpointError
-from ofa_slim.train.checkpoint import codec, folders
+from ofa_slim.train.checkpoint import codec
+from ofa_slim.train.checkpoint.folders import (
+    checkpoint_folders,
+    make_directory,
+    new_checkpoint,
+    remove_checkpoint,
+    remove_interrupted,
+)
 from ofa_slim.train.checkpoint.gradients import GRADIENTS, gradients, set_gradients
 from ofa_slim.train.checkpoint.manifest import (
     CorruptError,
@@ -33,10 +40,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that is there.
+    """A checkpoint on disk.
 
     Attributes:
-        step: the step that it was saved behind.
+        step: the step after which it was saved.
         score: the score of that step; None without one.
         path: its folder; ``<part>.safetensors`` in it holds a layer's weights under the layer's keys.
     """
@@ -51,17 +58,17 @@ class CheckpointManager:
 
     Parts are given by name, the same names on save and restore: `paddle.nn.Layer`, lists or dictionaries of tensors,
     Paddle optimizers (whose parameters are in the parts too), LR schedulers, `paddle.amp.GradScaler`,
-    `numpy.random.Generator`, and anything with `state_dict` and `set_state_dict` (or `load_state_dict`) whose state is
-    made of tensors, arrays and JSON values. Paddle's random states and the gradients are saved with them. Not saved:
-    train or eval mode, buffers that are not persistable, and the global states of `random` and `numpy.random`.
+    `numpy.random.Generator`, and anything with `state_dict` and `set_state_dict` (or `load_state_dict`) whose state
+    consists of tensors, arrays and JSON values. Paddle's random states and the gradients are saved with them. Not
+    saved: train or eval mode, buffers that are not persistable, and the global states of `random` and `numpy.random`.
 
     Args:
-        directory: where to; made on the first save.
-        recipe: settings of the run that JSON can hold; checkpoints of other settings are refused.
-        keep: how many of the newest stay, at least 1; the one with the best score stays besides.
+        directory: the directory; made on the first save.
+        recipe: settings of the run, as JSON values; checkpoints with other settings are refused.
+        keep: how many of the newest checkpoints to keep, at least 1; the one with the best score is kept too.
         lower_is_better: whether the best score is the lowest.
 
-    Raises: CheckpointError for values that cannot mean anything.
+    Raises: CheckpointError for invalid arguments.
     """
 
     def __init__(
@@ -72,26 +79,26 @@ class CheckpointManager:
         lower_is_better: bool = False,
     ) -> None:
         if type(keep) is not int or keep < 1:
-            raise CheckpointError(f"keep is {keep!r}: a whole number of at least 1")
+            raise CheckpointError(f"keep is {keep!r}, not a whole number of at least 1")
         self.directory = Path(directory)
         self.recipe = _recipe(recipe or {})
         self.keep = keep
         self.lower_is_better = lower_is_better
-        self._at: int | None = None  # the step that was saved or restored last
+        self._at: int | None = None  # the last step that was saved or restored
 
     @property
     def checkpoints(self) -> list[Checkpoint]:
-        """Those whose manifest is readable, the oldest first."""
+        """The checkpoints with a readable manifest, the oldest first."""
         return self._readable()[0]
 
     @property
     def latest(self) -> Checkpoint | None:
-        """The newest."""
+        """The newest checkpoint; None if there is none."""
         return next(reversed(self.checkpoints), None)
 
     @property
     def best(self) -> Checkpoint | None:
-        """The one with the best score, the earliest among equals; None where none has a score (NaN is none)."""
+        """The earliest checkpoint with the best score; None if none has a score other than NaN."""
         return next(iter(self._by_score()), None)
 
     def check_recipe(self) -> None:
@@ -99,69 +106,62 @@ class CheckpointManager:
 
         Raises: CheckpointError that names the keys that differ, with both values.
         """
-        for path in reversed(folders.found(self.directory).values()):
-            try:
-                manifest = read_manifest(path)
-            except CorruptError:
-                continue
-            self._check(path, manifest)
-            return
+        if newest := self.latest:
+            self._check(newest.path, read_manifest(newest.path))
 
     def save(self, step: int, parts: Mapping[str, Any], score: float | None = None) -> Checkpoint:
-        """Saves the run behind a step. Only once all of it is on the disk are older checkpoints removed.
+        """Saves the run after a step. Older checkpoints are removed only after all of it is on the disk.
 
-        Behind a restore of an earlier checkpoint than the newest, the later ones are removed too: what the run does
-        now takes their place.
+        After a restore of a checkpoint that was not the newest, the later ones are removed too.
 
         Args:
-            step: steps done, from 0; not below the step that was saved or restored last.
-            parts: what the run consists of, by name (as in an identifier).
-            score: how good the model is now, for `best`.
+            step: the number of steps done; not below the last step that was saved or restored.
+            parts: the parts of the run by name; each name is an identifier.
+            score: the model's score now, for `best`.
 
-        Raises: CheckpointError where the directory holds checkpoints of other settings or, without a restore, later
-            steps; for a part without an exact form; for what the file system refuses. Earlier checkpoints are
-            untouched then, and nothing half-written is left.
+        Raises: CheckpointError if the directory holds checkpoints with other settings or, without a restore, later
+            steps; for a part that cannot be saved exactly; and for errors of the file system. Earlier checkpoints are
+            then untouched, and nothing incomplete is left.
         """
         if type(step) is not int or step < 0:
-            raise CheckpointError(f"step is {step!r}: a whole number of at least 0")
-        if score is not None:
-            score = float(score)
+            raise CheckpointError(f"step is {step!r}, not a whole number of at least 0")
+        score = None if score is None else float(score)
         self.check_recipe()
         later = self._later(step)
         made = parts_of(parts)
         states = {name: codec.encode(part.state(), f"part {name!r}") for name, part in made.items()}
         states[RANDOM] = codec.encode(paddle_state(), "Paddle's random state")
         states[GRADIENTS] = codec.encode(gradients(made), "the gradients")
-        folders.make(self.directory)
-        folders.clean(self.directory)
-        with folders.placing(self.directory, step) as folder:
+        make_directory(self.directory)
+        remove_interrupted(self.directory)
+        with new_checkpoint(self.directory, step) as folder:
             files = [file for name, state in states.items() for file in codec.write(folder, name, state)]
             kinds = {name: part.kind for name, part in made.items()}
             write_manifest(folder, Manifest(step, score, self.recipe, kinds, summed(files), versions()))
         self._at = step
         self._remove_old(later)
-        return Checkpoint(step, score, folders.found(self.directory)[step])
+        return Checkpoint(step, score, checkpoint_folders(self.directory)[step])
 
     def restore(self, parts: Mapping[str, Any], partial: bool = False) -> int | None:
-        """Puts the newest sound checkpoint into the parts, in place.
+        """Loads the newest intact checkpoint into the parts, in place, gradients included.
 
-        One that is damaged is named in a warning and the one before is taken. Everything is checked before anything
-        is changed. Gradients become what they were.
+        A damaged one is named in a warning, and the one before is taken. Everything is checked before anything is
+        changed.
 
         Args:
             parts: as given to `save`.
-            partial: whether to take the given parts alone, and leave gradients and Paddle's random states alone.
+            partial: whether to load only the given parts, without gradients and Paddle's random states.
 
-        Returns: the checkpoint's step; None where there is no checkpoint.
+        Returns: the checkpoint's step; None if there is no checkpoint.
 
-        Raises: CheckpointError where no checkpoint is sound; where settings, parts, keys, shapes or types differ,
-            each named.
+        Raises: CheckpointError if no checkpoint is intact, or if settings, parts, keys, shapes or dtypes differ; it
+            names each.
         """
-        found = folders.found(self.directory)
-        return self._restore(list(reversed(found.values())), parts, partial, [])
+        newest_first = list(reversed(checkpoint_folders(self.directory).values()))
+        return self._restore(newest_first, parts, partial, [])
 
     def restore_best(self, parts: Mapping[str, Any], partial: bool = False) -> int | None:
-        """As `restore`, with the best score in place of the newest; None where none has a score."""
+        """Like `restore`, for the checkpoint with the best score; None if none has a score."""
         return self._restore([one.path for one in self._by_score()], parts, partial, self._readable()[1])
 
     def _restore(self, paths: list[Path], parts: Mapping[str, Any], partial: bool, damaged: list[str]) -> int | None:
@@ -175,7 +175,7 @@ class CheckpointManager:
                 damaged.append(str(error))
                 continue
             for message in damaged:
-                logger.warning("a damaged checkpoint is passed over: %s", message)
+                logger.warning("skipping a damaged checkpoint: %s", message)
             self._load(path, manifest, made, partial)
             if not partial:
                 self._at = manifest.step
@@ -185,7 +185,7 @@ class CheckpointManager:
         return None
 
     def _load(self, path: Path, manifest: Manifest, parts: Mapping[str, Part], partial: bool) -> None:
-        """All or nothing: checks everything, then what may fail, with a way back, then what cannot."""
+        """Checks everything, then does what may fail and can be undone, then what cannot fail."""
         wrong = [f"part {name!r} is not in the checkpoint" for name in parts if name not in manifest.parts]
         if not partial:
             wrong += [
@@ -200,23 +200,23 @@ class CheckpointManager:
         wrong = [f"part {name!r}: {text}" for name, part in parts.items() for text in part.problems(saved[name])]
         _refuse(path, wrong + random_problems(built_in.get(RANDOM, {})))
 
-        strangers = {name: part for name, part in parts.items() if isinstance(part, StatefulPart)}
-        # Through the codec, so that what is put back is not what the owner goes on changing.
-        before = {name: codec.copied(part.state(), name) for name, part in strangers.items()}
+        stateful = {name: part for name, part in parts.items() if isinstance(part, StatefulPart)}
+        # Copied, as the owner may change the state that it returned.
+        before = {name: codec.copied(part.state(), name) for name, part in stateful.items()}
         try:
-            for name, part in strangers.items():
+            for name, part in stateful.items():
                 part.load(saved[name])
             for name, part in parts.items():
                 if isinstance(part, OptimizerPart):
                     part.prepare(saved[name])
         except Exception as error:
-            for name, part in strangers.items():
+            for name, part in stateful.items():
                 part.load(before[name])
             if isinstance(error, CheckpointError):
                 raise
             raise CheckpointError(f"{path} could not be restored, nothing was changed: {error}") from error
         for name, part in parts.items():
-            if name not in strangers:
+            if name not in stateful:
                 part.load(saved[name])
         if not partial:
             set_gradients(parts, built_in[GRADIENTS])
@@ -231,50 +231,50 @@ class CheckpointManager:
             )
 
     def _later(self, step: int) -> list[int]:
-        """Steps that a save behind a restore of an earlier one makes void."""
-        steps = list(folders.found(self.directory))
+        """The later steps that a save after a restore of an earlier one replaces."""
+        steps = list(checkpoint_folders(self.directory))
         if self._at is None:
             if steps and steps[-1] >= step:
                 raise CheckpointError(
-                    f"{self.directory} holds step {steps[-1]} already, and step {step} is not behind it: restore "
+                    f"{self.directory} already holds step {steps[-1]}, and step {step} is not after it: restore "
                     "first, or use another directory"
                 )
             return []
         if step < self._at:
-            raise CheckpointError(f"step {step} is before step {self._at}, which was saved or restored last")
+            raise CheckpointError(f"step {step} is before step {self._at}, the last one that was saved or restored")
         return [number for number in steps if number > self._at and number != step]
 
     def _readable(self) -> tuple[list[Checkpoint], list[str]]:
-        """The checkpoints with a sound manifest, and what is wrong with the others."""
-        sound, damaged = [], []
-        for path in folders.found(self.directory).values():
+        """The checkpoints with a readable manifest, and what is wrong with the others."""
+        readable, damaged = [], []
+        for path in checkpoint_folders(self.directory).values():
             try:
                 manifest = read_manifest(path)
-                sound.append(Checkpoint(manifest.step, manifest.score, path))
+                readable.append(Checkpoint(manifest.step, manifest.score, path))
             except CorruptError as error:
                 damaged.append(str(error))
-        return sound, damaged
+        return readable, damaged
 
     def _by_score(self) -> list[Checkpoint]:
         scored = [one for one in self.checkpoints if one.score is not None and not math.isnan(one.score)]
         return sorted(scored, key=lambda one: (one.score or 0.0) * (1 if self.lower_is_better else -1))
 
     def _remove_old(self, later: list[int]) -> None:
-        found = folders.found(self.directory)
+        found = checkpoint_folders(self.directory)
         kept = [step for step in found if step not in later][-self.keep :]
         best = next((one.step for one in self._by_score() if one.step not in later), None)
         for step, path in found.items():
             if step in kept or step == best:
                 continue
             try:
-                folders.remove(path)
+                remove_checkpoint(path)
             except CheckpointError as error:
-                # The new one is in place, so the run goes on; the next save tries again.
+                # The new one is in place, so the run continues; the next save tries again.
                 logger.warning("%s", error)
 
 
 def _recipe(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings as they come back from JSON: tuples as lists."""
+    """The settings as JSON returns them, with lists in place of tuples."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Which part a thing is."""
+"""Finds the class of `Part` for each object of a run."""
 
 from __future__ import annotations
 
@@ -20,13 +20,11 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # so no part has the name of a fi
 def parts_of(given: Mapping[str, Any]) -> dict[str, Part]:
     """The parts by name; the optimizers among them know the tensors of all others.
 
-    Raises: CheckpointError for a name that is no word, and for what is no part.
+    Raises: CheckpointError for a name that is not an identifier, and for an object that cannot be a part.
     """
     for name in given:
         if not isinstance(name, str) or not _NAME.fullmatch(name) or name == "manifest":
-            raise CheckpointError(
-                f"{name!r} is no name of a part: a word of letters, digits and _, other than 'manifest'"
-            )
+            raise CheckpointError(f"{name!r} is not the name of a part: letters, digits and _, other than 'manifest'")
     tensors = {name: part for name, value in given.items() if (part := _tensors(name, value)) is not None}
     keys = ParameterKeys(tensors.values())
     return {name: tensors[name] if name in tensors else _other(name, value, keys) for name, value in given.items()}

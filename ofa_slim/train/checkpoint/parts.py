@@ -1,4 +1,4 @@
-"""The parts of a run: what each kind saves, checks and takes back."""
+"""The parts of a run: what each kind saves, checks and restores."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ofa_slim.errors import CheckpointError
 
 
 class Part(ABC):
-    """One part under its name.
+    """One part of a run under its name.
 
     Attributes:
-        kind: what it is, as the manifest says it; it must be the same on restore.
+        kind: its kind as the manifest names it; it must be the same on restore.
     """
 
     kind: str
@@ -28,15 +28,15 @@ class Part(ABC):
 
     @abstractmethod
     def state(self) -> Any:
-        """What to save: what `codec.encode` takes."""
+        """The state to save, in a form that `codec.encode` takes."""
 
     @abstractmethod
     def problems(self, saved: Any) -> list[str]:
-        """Why a saved state does not fit, one text each; changes nothing."""
+        """The reasons why a saved state does not fit; changes nothing."""
 
     @abstractmethod
     def load(self, saved: Any) -> None:
-        """Takes a saved state that had no problems."""
+        """Restores a saved state that had no problems."""
 
 
 class TensorsPart(Part):
@@ -51,11 +51,11 @@ class TensorsPart(Part):
         self.tensors: Mapping[str, paddle.Tensor] = tensors
 
     def state(self) -> Any:
-        """The tensors under their keys."""
+        """The tensors by key."""
         return dict(self.tensors)
 
     def problems(self, saved: Any) -> list[str]:
-        """Keys, shapes and types that differ."""
+        """Keys, shapes and dtypes that differ."""
         return unlike(forms(saved), forms(self.tensors))
 
     def load(self, saved: Any) -> None:
@@ -65,7 +65,7 @@ class TensorsPart(Part):
 
 
 class GeneratorPart(Part):
-    """A `numpy.random.Generator`. What its `spawn` made is not counted in its state."""
+    """A `numpy.random.Generator`. Its state does not include generators that its `spawn` made."""
 
     def __init__(self, name: str, generator: np.random.Generator) -> None:
         super().__init__(name)
@@ -73,7 +73,7 @@ class GeneratorPart(Part):
         self.kind = f"generator {type(generator.bit_generator).__name__}"
 
     def state(self) -> Any:
-        """The bit generator's."""
+        """The bit generator's state."""
         return self.generator.bit_generator.state
 
     def problems(self, saved: Any) -> list[str]:
@@ -97,22 +97,22 @@ class StatefulPart(Part):
                 f"part {name!r} is a {type(owner).__name__}; a part is a layer, tensors, an optimizer, a numpy "
                 "generator or has state_dict() and set_state_dict() or load_state_dict()"
             )
-        # Of these the keys say what they are; the keys of other states may come and go.
+        # Their classes fix the keys; the keys of other objects' states may change while they run.
         self._fixed_keys = isinstance(owner, (paddle.optimizer.lr.LRScheduler, paddle.amp.GradScaler))
         self.kind = type(owner).__name__ if self._fixed_keys else "state"
 
     def state(self) -> Any:
-        """What it says."""
+        """Its state dict."""
         return self.owner.state_dict()
 
     def problems(self, saved: Any) -> list[str]:
-        """Keys that a scheduler or scaler has not, or has besides."""
+        """Keys of a scheduler or scaler that are missing or unexpected."""
         if not self._fixed_keys:
             return []
         return unlike(dict.fromkeys(saved, ""), dict.fromkeys(self.owner.state_dict(), ""))
 
     def load(self, saved: Any) -> None:
-        """Hands it over; a disabled scaler has nothing to take."""
+        """Sets it; the state of a disabled scaler is empty."""
         if saved or not self._fixed_keys:
             with without_false_alarm():
                 self._set(saved)
@@ -120,29 +120,24 @@ class StatefulPart(Part):
 
 @contextmanager
 def without_false_alarm() -> Iterator[None]:
-    """Silences what Paddle's `LinearWarmup` says of every state of its own (3.3.1): its keys were compared before."""
+    """Silences a false warning of Paddle's `LinearWarmup` (3.3.1); the keys were compared before."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "There are some unused values in state_dict", UserWarning)
         yield
 
 
 def unlike(saved: Mapping[str, str], present: Mapping[str, str]) -> list[str]:
-    """One text for each name that is on one side only or is something else there.
-
-    Args:
-        saved: what is saved under each name.
-        present: what the run has there.
-    """
-    found = [f"missing in the checkpoint: {name}" for name in present if name not in saved]
-    found += [f"unexpected in the checkpoint: {name}" for name in saved if name not in present]
-    found += [
+    """One text for each name whose form, such as dtype and shape, is not the same in the checkpoint and the run."""
+    texts = [f"missing in the checkpoint: {name}" for name in present if name not in saved]
+    texts += [f"unexpected in the checkpoint: {name}" for name in saved if name not in present]
+    texts += [
         f"{name} is {form} in the checkpoint and {present[name]} here"
         for name, form in saved.items()
         if name in present and present[name] != form
     ]
-    return found
+    return texts
 
 
 def forms(tensors: Mapping[str, paddle.Tensor]) -> dict[str, str]:
-    """The type and shape of tensors, as errors name them."""
+    """The dtype and shape of tensors, as errors name them."""
     return {key: f"{str(tensor.dtype).removeprefix('paddle.')} {list(tensor.shape)}" for key, tensor in tensors.items()}

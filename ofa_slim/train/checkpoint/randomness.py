@@ -1,4 +1,4 @@
-"""Random states: Paddle's own of each device, and NumPy's generators."""
+"""The states of Paddle's random generators."""
 
 from __future__ import annotations
 
@@ -15,40 +15,36 @@ RANDOM = "paddle-random"  # the file's name
 def paddle_state() -> dict[str, list[dict[str, Any]]]:
     """The states of the CPU's generator and of those of the device in use.
 
-    A state object shows what it holds by the protocol that `copy` uses: device number, seed, offset, and the
-    engine as text. That is all there is to write; no pickle is made of it.
+    The copy protocol of a state object gives its device number, seed, offset, and engine as text: all there is to
+    write, so no pickle is needed.
     """
-    states = {}
-    for device in dict.fromkeys(["cpu", _device()]):
-        states[device] = [_shown(state) for state in paddle.get_rng_state(device)]
-    return states
+    return {device: [_fields(state) for state in paddle.get_rng_state(device)] for device in {"cpu": 0, _device(): 0}}
 
 
 def random_problems(saved: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """Why saved states cannot be set; empty if they can."""
-    found = []
+    """The reasons why saved states cannot be set; empty if they can."""
+    problems = []
     for device, states in saved.items():
         if device not in ("cpu", _device()):
-            # Said, not refused: a run may go on elsewhere, only not with the same bits.
+            # A warning, not an error: a run may go on elsewhere, only not with the same bits.
             logger.warning("the checkpoint's random state of %s is not used, as the run is not on it now", device)
             continue
         present = len(paddle.get_rng_state(device))
         if present != len(states):
-            found.append(f"random states of {len(states)} {device} devices were saved, {present} are here")
-        elif any(_shown(_made(state)) != state for state in states):
-            found.append(f"Paddle {paddle.version.full_version} does not read the saved random state of {device}")
-    return found
+            problems.append(f"random states of {len(states)} {device} devices were saved, {present} are here")
+        elif any(_fields(_made(state)) != state for state in states):
+            problems.append(f"Paddle {paddle.version.full_version} does not read the saved random state of {device}")
+    return problems
 
 
 def set_paddle_state(saved: dict[str, list[dict[str, Any]]]) -> None:
-    """Sets what `random_problems` had nothing against."""
+    """Sets states that had no `random_problems`."""
     own = paddle.device.get_device()
     try:
         for device, states in saved.items():
             if device in ("cpu", _device()):
-                # Those of the device in use: before 3.3 `set_rng_state` fails where it is told of another.
-                if device != _device():
-                    paddle.device.set_device(device)
+                # Before 3.3 `set_rng_state` fails for another device than the one in use.
+                paddle.device.set_device(own if device == _device() else device)
                 paddle.set_rng_state([_made(state) for state in states])
                 paddle.device.set_device(own)
     finally:
@@ -60,7 +56,7 @@ def _device() -> str:
     return paddle.device.get_device().split(":")[0]
 
 
-def _shown(state: Any) -> dict[str, Any]:
+def _fields(state: Any) -> dict[str, Any]:
     device, seed, offset, engine = state.__getstate__()
     return {"device": device, "seed": seed, "offset": offset, "engine": bytes(engine).decode("ascii")}
 

@@ -1,4 +1,4 @@
-"""`stop_on_signals`: a run that is asked to end finishes its step first."""
+"""`stop_on_signals`: a run that is asked to stop finishes its step first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class StopRequest:
     """Whether a signal asked the run to stop.
 
     Attributes:
-        signal: the first signal that came; None before.
+        signal: the first signal that arrived; None before.
     """
 
     def __init__(self) -> None:
@@ -28,10 +28,10 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Inside the block SIGTERM and SIGINT only set a flag that the loop asks for.
+    """Inside the block SIGTERM and SIGINT only set a flag, which the training loop checks.
 
-    A second signal does at once what it would have done outside. Outside the main thread, where Python lets
-    nobody handle signals, the flag is never set; nor for a signal that the process was told to ignore. ::
+    A second signal has its usual effect at once. The flag is never set outside the main thread, where Python does not
+    allow signal handlers, nor for a signal that the process ignores. ::
 
         with stop_on_signals() as stop:
             for step in range(done, steps):

@@ -16,7 +16,7 @@ from paddle import nn
 from ofa_slim.base.nested import join, split
 from ofa_slim.base.taps import Taps
 from ofa_slim.errors import ConfigError
-from ofa_slim.train.teacher.engines import Answer, Engine, Fingerprint
+from ofa_slim.train.teacher.answer import Answer, Engine, Fingerprint
 from ofa_slim.train.teacher.keys import Rows, is_cut, rows_of, teacher_key
 from ofa_slim.train.teacher.layout import Layout, layout_of
 from ofa_slim.train.teacher.store import ENTRY_SIZE, Row, Store

@@ -12,7 +12,7 @@ import paddle
 
 from ofa_slim.base.nested import Place, join, split
 from ofa_slim.errors import ConfigError
-from ofa_slim.train.teacher.engines import Answer
+from ofa_slim.train.teacher.answer import Answer
 from ofa_slim.train.teacher.keys import Rows
 
 _DTYPES = (
