@@ -105,7 +105,7 @@ def _run(recipe: Recipe, stages: Sequence[str], overwrite: bool, resume: bool) -
 @cli.command("compress")
 @recipe_options
 @click.option("--stages", metavar="LIST", help="Stages to run, separated by commas  [default: all].")
-@click.option("--overwrite", is_flag=True, help="Delete the output of the first of these stages and of all after it.")
+@click.option("--overwrite", is_flag=True, help="Make these stages anew; what is there is replaced once it is done.")
 @click.option("--resume/--no-resume", default=True, help="Go on from the checkpoint of a stage that was stopped.")
 @click.option("--dry-run", is_flag=True, help="Print the plan, with sizes, steps, time and memory; run nothing.")
 def compress_command(

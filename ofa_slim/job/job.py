@@ -15,7 +15,7 @@ from ofa_slim.job.plan import FORMER, STAGES
 from ofa_slim.job.recipe import Recipe, RecipeError
 from ofa_slim.job.report import REPORTED, write_report
 from ofa_slim.job.run import Run
-from ofa_slim.job.stage_folders import MARK
+from ofa_slim.job.stage_folders import MARK, outdated
 from ofa_slim.job.stages import run_stages
 from ofa_slim.train import parallel
 
@@ -28,7 +28,7 @@ def compress(
     Args:
         recipe: the settings.
         stages: some of `STAGES`; by default all.
-        overwrite: whether to delete the output of the first of these stages and of all after it.
+        overwrite: whether to make all of these stages anew; each output is replaced once the new one is complete.
         resume: whether a stage that was stopped goes on from its checkpoint.
 
     Returns: the report's tables, once the stages that it needs have run; they are in the run's folder too, with
@@ -47,6 +47,10 @@ def compress(
             with logging_redirect_tqdm():
                 run_stages(run, names, overwrite, resume)
             if not parallel.is_writer() or any(not (folder / name / MARK).is_file() for name in REPORTED):
+                return None
+            stale = [name for name in REPORTED if outdated(folder, STAGES[name]) is not None]
+            if stale:
+                log.info("no report: %s must be made anew; `ofa-slim compress` does it", " and ".join(stale))
                 return None
             table = write_report(run)
             log.info("the report is in %s: report.html, and as text in report.md and report.json", folder)

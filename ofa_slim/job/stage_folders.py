@@ -11,6 +11,7 @@ from typing import Any
 from ofa_slim.base.files import atomic_file, atomic_folder
 from ofa_slim.base.settings import differences
 from ofa_slim.errors import OfaSlimError
+from ofa_slim.job.plan import Stage
 
 MARK = "stage.json"
 
@@ -21,15 +22,24 @@ class StageError(OfaSlimError, RuntimeError):
 
 @contextmanager
 def new_folder(target: Path, mark: Mapping[str, Any]) -> Iterator[Path]:
-    """Gives a temporary folder to fill; it becomes `target`, with its mark, if the block succeeds.
+    """Gives a temporary folder to fill; it replaces `target`, with its mark, if the block succeeds.
 
     Raises: StageError where another run wrote `target` meanwhile.
     """
+    before = _id_of(target)
     with atomic_folder(target) as aside:
         yield aside
         write_json(aside / MARK, mark)
-        if target.exists():
+        if _id_of(target) != before:
             raise StageError(f"{target}: another run wrote it meanwhile")
+
+
+def _id_of(target: Path) -> Any:
+    """The id in a folder's mark; None where there is no readable one."""
+    try:
+        return read_json(target / MARK)["id"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def check_mark(target: Path, settings: Mapping[str, Any]) -> None:
@@ -46,6 +56,14 @@ def check_mark(target: Path, settings: Mapping[str, Any]) -> None:
             f"{target} was made with other settings: {', '.join(changes)}. "
             "Add --overwrite to make it and all that depends on it again, or use another --output_dir"
         )
+
+
+def outdated(folder: Path, stage: Stage) -> str | None:
+    """The earlier stage whose output a stage's own was not made from; None where all are those in `folder`."""
+    for earlier, made_from in read_json(folder / stage.name / MARK)["inputs"].items():
+        if _id_of(folder / earlier) != made_from:
+            return str(earlier)
+    return None
 
 
 def write_json(path: Path, content: object) -> None:

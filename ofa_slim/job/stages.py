@@ -18,7 +18,7 @@ from ofa_slim.job import training_stages as training
 from ofa_slim.job import writing_stages as writing
 from ofa_slim.job.plan import STAGES, Stage, settings
 from ofa_slim.job.run import Run
-from ofa_slim.job.stage_folders import MARK, StageError, check_mark, new_folder, read_json
+from ofa_slim.job.stage_folders import MARK, StageError, check_mark, new_folder, outdated, read_json
 from ofa_slim.train import parallel
 
 LOG = logging.getLogger(__name__)
@@ -35,12 +35,14 @@ RUNNERS: dict[str, Callable[[Run, Path, np.random.Generator], None]] = {
 
 
 def run_stages(run: Run, names: Sequence[str], overwrite: bool, resume: bool = True) -> None:
-    """Runs stages in order; those whose output is there are skipped.
+    """Runs stages in order; those whose output is there and up to date are skipped.
+
+    An output that is made anew stays in place until the new one is complete.
 
     Args:
         run: the run.
         names: the stages.
-        overwrite: whether to delete the output of the first of these stages and of all after it.
+        overwrite: whether to make all of these stages anew, and to drop checkpoints of the first and of all after it.
         resume: whether a stage that was stopped goes on from its checkpoint.
 
     Raises: StageError where an output was made with other settings, or an earlier stage's is missing.
@@ -49,15 +51,13 @@ def run_stages(run: Run, names: Sequence[str], overwrite: bool, resume: bool = T
     wanted = sorted(set(names), key=order.index)
     if overwrite and wanted and parallel.is_writer():
         for name in order[order.index(wanted[0]) :]:
-            shutil.rmtree(run.folder / name, ignore_errors=True)
             shutil.rmtree(run.checkpoints(name), ignore_errors=True)
     parallel.barrier()
     for name in wanted:
         stage = STAGES[name]
         target = run.folder / name
         inputs = {earlier: _checked(run, STAGES[earlier], name) for earlier in stage.needs}
-        if target.exists():
-            _checked(run, stage, name)
+        if not overwrite and _is_done(run, stage):
             LOG.info("%s: skipped, its output is in %s", name, target)
         else:
             if not resume and parallel.is_writer():
@@ -95,18 +95,37 @@ def _seeded(run: Run, stage: Stage) -> np.random.Generator:
     return np.random.default_rng([run.recipe.seed, number])
 
 
+def _is_done(run: Run, stage: Stage) -> bool:
+    """Whether a stage's output is there, of this recipe, and made from the earlier outputs that are there.
+
+    Where making it anew was stopped, its checkpoints are there too: then it is not done.
+
+    Raises: StageError where it was made with other settings.
+    """
+    target = run.folder / stage.name
+    if not target.exists():
+        return False
+    checkpoints = run.checkpoints(stage.name)
+    if checkpoints.is_dir() and any(checkpoints.iterdir()):
+        LOG.info("%s: goes on with making %s anew", stage.name, target)
+        return False
+    check_mark(target, settings(run.recipe, stage))
+    earlier = outdated(run.folder, stage)
+    if earlier is not None:
+        LOG.info("%s: %s was made from another %s and is made anew", stage.name, target, earlier)
+    return earlier is None
+
+
 def _checked(run: Run, stage: Stage, asked_by: str) -> str:
     """The id of a stage's output, after checking that it belongs to this recipe and to the inputs there."""
     target = run.folder / stage.name
     if not target.exists():
         raise StageError(f"{asked_by} needs the output of {stage.name}, but {target} is not there: run it as well")
     check_mark(target, settings(run.recipe, stage))
-    mark = read_json(target / MARK)
-    for earlier, made_from in mark["inputs"].items():
-        present = run.folder / earlier / MARK
-        if not present.is_file() or read_json(present)["id"] != made_from:
-            raise StageError(
-                f"{target} was made from another {earlier} than the one in {run.folder}. "
-                "Add --overwrite to make it anew, or use another --output_dir"
-            )
-    return str(mark["id"])
+    earlier = outdated(run.folder, stage)
+    if earlier is not None:
+        raise StageError(
+            f"{asked_by} needs the output of {stage.name}, but {target} was made from another {earlier} than the one "
+            f"in {run.folder}: run {stage.name} as well, or use another --output_dir"
+        )
+    return str(read_json(target / MARK)["id"])

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from paddle import nn
 
+from ofa_slim.errors import LatencyError
 from ofa_slim.export.factorise import factorise_embeddings
 from ofa_slim.export.formats import Opened, time_models, write_formats
 from ofa_slim.export.formats.processes import SERVED
@@ -21,8 +22,11 @@ from ofa_slim.job.run import Run, describe, random_tokens, score_arrays, subnet_
 from ofa_slim.job.stage_folders import read_json, write_json
 from ofa_slim.job.tokenised import token_counts
 from ofa_slim.job.training_stages import RESULTS
+from ofa_slim.measure import LatencyTable
 from ofa_slim.ofa import dynabert_config
 from ofa_slim.search import SearchConfig, stratified
+from ofa_slim.search.budget import Budget
+from ofa_slim.search.costs import TABLE
 from ofa_slim.supernet import SubnetConfig
 from ofa_slim.train.batches import Batches, Examples, arrays
 from ofa_slim.train.fitting import predicted
@@ -42,20 +46,44 @@ def run_search(run: Run, folder: Path, rng: np.random.Generator) -> None:
     part = rows.take(stratified(_strata(rows.labels), min(recipe.search_part, len(rows))))
     directory = run.checkpoints("search")
     shape = [1, recipe.latency_length]
+    times = _kept_times(run, ofa, shape)
     config = SearchConfig(
         candidates=recipe.search_candidates, survivors=recipe.search_survivors, multiple_of=recipe.multiple_of,
         screen=search_score(run, part) if len(part) < len(rows) else None, seed=recipe.seed, directory=directory,
-        input_shapes=[shape, shape], input_dtypes=["int64", "int64"], winners=0,
+        input_shapes=[shape, shape], input_dtypes=["int64", "int64"], winners=0, latency=times,
     )  # fmt: skip
     result = ofa.search(search_score(run, rows), {str(cost): most for cost, most in recipe.budget.items()}, config)
     if not result.complete:
         raise StoppedError("search: stopped; what it scored is kept, the same command goes on", signal.SIGINT)
     for name in ("report.md", "report.json", "pareto.png", "winner.png"):
         shutil.copyfile(directory / name, folder / name)
+    if times is not None:
+        times.save(folder / TABLE)
+    elif (directory / TABLE).is_file():
+        shutil.copyfile(directory / TABLE, folder / TABLE)
     best = result.best
     found = {"config": dict(best.config), "costs": dict(best.costs), "metrics": dict(best.metrics)}
     LOG.info("search: %d sub-networks scored; the best within the budget: %s", len(result.points), best.metrics)
     write_json(folder / RESULTS, found)
+
+
+def _kept_times(run: Run, ofa: Any, shape: Sequence[int]) -> LatencyTable | None:
+    """The times that an earlier search measured, where the budget needs them and they hold for this one.
+
+    An impossible budget is then refused before anything is measured.
+    """
+    file = run.folder / "search" / TABLE
+    budget = Budget.of({str(cost): most for cost, most in run.recipe.budget.items()})
+    if not budget.needs_latency or not file.is_file() or (run.checkpoints("search") / TABLE).is_file():
+        return None
+    try:
+        table = LatencyTable.load(file)
+        table.check(ofa, [shape, shape], ["int64", "int64"])
+    except LatencyError as error:
+        LOG.info("search: %s is not used: %s", file, error)
+        return None
+    LOG.info("search: the times are those of %s", file)
+    return table
 
 
 def search_score(run: Run, examples: Examples) -> Callable[[Any], dict[str, float]]:

@@ -65,8 +65,8 @@ def test_files_that_do_not_compute_the_same_are_not_kept(
 ) -> None:
     import ofa_slim.export.subnet_files
 
-    def wrong(state: dict[str, paddle.Tensor], path: str) -> None:
-        save_file({key: value * 1.01 for key, value in state.items()}, path)
+    def wrong(state: dict[str, paddle.Tensor], path: str, **more: Any) -> None:
+        save_file({key: value * 1.01 for key, value in state.items()}, path, **more)
 
     save_subnet(plain, tmp_path / "out")
     before = load_file(str(tmp_path / "out" / "model.safetensors"))

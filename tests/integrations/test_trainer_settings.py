@@ -50,8 +50,8 @@ def test_invalid_settings_are_refused(settings: dict[str, Any], message: str) ->
 @pytest.mark.parametrize(
     ("kind", "more", "message"),
     [
-        ("uie", {"ofa_args": plain(temperature=2.0)}, r"temperature 2.0: the outputs of span scoring are no logits"),
-        ("token", {"ofa_args": plain(mapped_layers=["7"])}, r"mapped_layers: '7' is no layer of this ErnieFor"),
+        ("uie", {"ofa_args": plain(temperature=2.0)}, r"temperature 2.0: the outputs of span scoring are not logits"),
+        ("token", {"ofa_args": plain(mapped_layers=["7"])}, r"mapped_layers: '7' is not a layer of this ErnieFor"),
         ("token", {"ofa_args": plain(lambda_logit=0.0, mapped_layers=["none"])}, r"nothing would be learnt"),
         ("token", {"ofa_args": plain(strategy="sampled", subnets=0)}, r"count 0 is not a whole number"),
         ("token", {"teacher": nn.Linear(1, 1), "ofa_args": plain(teacher="none")}, r"a teacher was given, but"),

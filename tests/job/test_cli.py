@@ -13,9 +13,12 @@ import yaml
 
 import ofa_slim
 from example_runs import recipe_file
+from ofa_slim.base.clock import Rule
 from ofa_slim.cli import main
 from ofa_slim.job import stages, writing_stages
-from ofa_slim.job.recipe import CostKey, Recipe
+from ofa_slim.job.recipe import CostKey, Recipe, load_recipe
+from ofa_slim.job.run import Run
+from ofa_slim.measure import LatencyTable
 from ofa_slim.search.cost_kinds import KEYS
 
 pytest.importorskip("onnxruntime")
@@ -43,6 +46,12 @@ def other(done: Path, tmp_path: Path) -> Path:
     values["output_dir"] = str(tmp_path / "out")
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
     return tmp_path / "recipe.yaml"
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """The files of a run's stages, by their path."""
+    files = (path for path in sorted(out.rglob("*")) if path.is_file() and path.name != "run.log")
+    return {str(path.relative_to(out)): path.read_bytes() for path in files}
 
 
 def said(capsys: Capture) -> str:
@@ -294,13 +303,29 @@ class TestRunsThatAreThere:
         assert main([argument.replace("{done}", str(done)) for argument in arguments]) == 1
         assert message in said(capsys)
 
-    def test_an_impossible_budget(self, done: Path, tmp_path: Path, capsys: Capture) -> None:
+    def test_an_impossible_budget_leaves_what_is_there(
+        self, done: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         shutil.copytree(done, tmp_path / "copy")
-        recipe = tmp_path / "copy" / "recipe.yaml"
-        arguments = ["--output_dir", str(tmp_path / "copy" / "out"), "--budget", "params=1", "--overwrite"]
-        assert main(["search", str(recipe), *arguments]) == 1
-        assert "params" in said(capsys)
-        assert not (tmp_path / "copy" / "out" / "search").exists()
+        recipe, out = tmp_path / "copy" / "recipe.yaml", tmp_path / "copy" / "out"
+        # The times that an earlier search measured serve again: nothing is measured before the refusal.
+        ofa, _ = Run(load_recipe(str(recipe), {"output_dir": str(out)})).supernet()
+        shape, dtypes = [1, 16], ["int64", "int64"]
+        table = LatencyTable.build(
+            ofa,
+            input_shapes=[shape, shape],
+            input_dtypes=dtypes,
+            rule=Rule(warm_up=0, least=1, most=1, runs=1),
+            progress=False,
+        )
+        table.save(out / "search" / "latency.json")
+        monkeypatch.setattr(LatencyTable, "build", None)
+        before = contents(out)
+        for key, most in (("params", "1"), ("latency_ms", "0.0001")):
+            arguments = ["--output_dir", str(out), "--budget", f"{key}={most}", "--latency_length", "16"]
+            assert main(["search", str(recipe), *arguments, "--overwrite"]) == 1
+            assert key in said(capsys)
+            assert contents(out) == before
 
     def test_damaged_models(self, searched: Path, tmp_path: Path, capsys: Capture) -> None:
         for name, file in (("onnx-int8", "model.onnx"), ("plain", "model.safetensors")):
@@ -309,11 +334,12 @@ class TestRunsThatAreThere:
             assert main(["predict", str(tmp_path / name), "good"]) == 1
             assert f"{name} files cannot be read" in said(capsys)
 
-    def test_an_interrupted_export_leaves_nothing(
+    def test_an_interrupted_export_leaves_what_is_there(
         self, done: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         shutil.copytree(done, tmp_path / "copy")
         out = tmp_path / "copy" / "out"
+        before = contents(out)
         write = writing_stages.write_formats
 
         def interrupted(model: object, directory: Path, *rest: object, **more: object) -> object:
@@ -325,8 +351,7 @@ class TestRunsThatAreThere:
         arguments = ["export", str(tmp_path / "copy" / "recipe.yaml"), "--output_dir", str(out), "--overwrite"]
         assert main(arguments) == 130
         assert "the same command goes on" in said(capsys)
-        assert not [path for path in out.iterdir() if "formats" in path.name]
-        assert (out / "search").is_dir()
+        assert contents(out) == before
 
 
 def test_debug_shows_where(tmp_path: Path, capsys: Capture) -> None:

@@ -50,10 +50,16 @@ def test_all_stages_leave_their_output_and_are_skipped_the_next_time(
     assert run(recipe, "--widths", "1.0", "--stages", "evaluate") == 1
     assert {stage: (out / stage / "stage.json").stat().st_mtime_ns for stage in STAGES} == marks
 
-    # One stage alone, made anew; what was made from the one before is not mixed with it.
+    # One stage alone, made anew; what was made from the one before stays, but is neither read nor reported.
     assert run(recipe, "--stages", "train", "--overwrite") == 0
-    assert not (out / "evaluate").exists()
-    assert (out / "reorder" / "stage.json").stat().st_mtime_ns == marks["reorder"]
+    assert {stage: (out / stage / "stage.json").stat().st_mtime_ns for stage in STAGES if stage != "train"} == {
+        stage: marks[stage] for stage in STAGES if stage != "train"
+    }
+    assert "no report: evaluate and search and formats must be made anew" in capsys.readouterr().err
+    assert run(recipe, "--stages", "formats") == 1
+    assert "was made from another train" in capsys.readouterr().err
+    assert run(recipe, "--stages", "evaluate") == 0
+    assert (out / "evaluate" / "stage.json").stat().st_mtime_ns != marks["evaluate"]
 
 
 def test_a_stage_alone_says_what_it_needs(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

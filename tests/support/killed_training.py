@@ -66,7 +66,8 @@ def run(folder: Path, kill_at: int | None, delay: float) -> None:
     def after_step(number: int) -> None:
         if kill_at is not None and number >= kill_at and not doomed.is_set():
             doomed.set()
-            threading.Thread(target=kill_self, args=(delay,), daemon=True).start()
+            saves = folder / "checkpoints" if kill_at % 4 == 0 else None
+            threading.Thread(target=kill_self, args=(delay, saves), daemon=True).start()
 
     options = RuntimeOptions(
         seed=3, checkpoints=folder / "checkpoints", recipe={"seed": 3}, every=2, after_step=after_step
@@ -82,8 +83,14 @@ def run(folder: Path, kill_at: int | None, delay: float) -> None:
         (folder / "hash").write_text(digest.hexdigest(), encoding="utf-8")
 
 
-def kill_self(delay: float) -> None:
+def kill_self(delay: float, saves: Path | None) -> None:
+    """Kills this process after a delay in seconds or, with a folder of checkpoints, once the next save is under way."""
     time.sleep(delay)
+    give_up = time.monotonic() + 5
+    while saves is not None and time.monotonic() < give_up:
+        if saves.is_dir() and any(not name.startswith("step-") for name in os.listdir(saves)):
+            break
+        time.sleep(0.0002)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
