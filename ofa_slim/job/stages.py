@@ -102,9 +102,11 @@ def _checked(run: Run, stage: Stage, asked_by: str) -> str:
         raise StageError(f"{asked_by} needs the output of {stage.name}, but {target} is not there: run it as well")
     check_mark(target, settings(run.recipe, stage))
     mark = read_json(target / MARK)
+    if not isinstance(mark.get("inputs"), dict) or not isinstance(mark.get("id"), str):
+        raise StageError(f"{target / MARK} is damaged: it has no 'inputs' or 'id'; add --overwrite to make it again")
     for earlier, made_from in mark["inputs"].items():
         present = run.folder / earlier / MARK
-        if not present.is_file() or read_json(present)["id"] != made_from:
+        if not present.is_file() or read_json(present).get("id") != made_from:
             raise StageError(
                 f"{target} was made from another {earlier} than the one in {run.folder}. "
                 "Add --overwrite to make it anew, or use another --output_dir"
