@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -70,6 +71,9 @@ def model_config(file: Path, error: Refusal, entries: Mapping[str, Any] | None =
         raise error(f"{file}: not valid JSON ({problem})") from problem
     if not isinstance(content, dict):
         raise error(f"{file}: not a JSON object")
+    kind = content.get("model_type", "bert")
+    if not isinstance(kind, str) or not re.fullmatch(r"[\w-]*", kind):
+        raise error(f"{file}: 'model_type' is {kind!r}, not the name of a kind of model")
     config: dict[str, Any] = {**content, **(entries or {})}
     sizes: dict[str, int] = {}
     for key in (*_HIDDEN, *_INNER, *_LAYERS, *_ROWS, *_HEADS):
@@ -125,8 +129,9 @@ def check_tokenizer(folder: Path, error: Refusal) -> None:
         # Hugging Face's tokenizers note where their special tokens came from; nothing reads that file.
         if key.endswith("_file") and key != "special_tokens_map_file" and value is not None and not file_name(value):
             raise error(f"{file}: {key!r} is {value!r}, not the name of a file in this folder")
-        if key in ("tokenizer_class", "init_class") and not (isinstance(value, str) and value.isidentifier()):
-            raise error(f"{file}: {key!r} is {value!r}, not the name of a class")
+        named = isinstance(value, str) and value.isidentifier() and "Tokenizer" in value
+        if key in ("tokenizer_class", "init_class") and not named:
+            raise error(f"{file}: {key!r} is {value!r}, not the name of a tokenizer's class")
 
 
 def fits(sizes: Mapping[str, int], shapes: list[tuple[int, ...]]) -> bool:

@@ -57,7 +57,7 @@ class Kills:
 
     def compress(self) -> str:
         """`ofa-slim compress`, again and again in one folder until it is done, then in a new one."""
-        return self._killed("compress", lambda out: None, self.seconds / 3)
+        return self._killed("compress", lambda out: None, self.seconds / 4)
 
     def search(self) -> str:
         """`ofa-slim search` on a trained supernet."""

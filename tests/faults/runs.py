@@ -15,9 +15,9 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnxruntime  # noqa: F401  imported before the forks
 import optuna  # noqa: F401
-import numpy as np
 import paddlenlp.transformers  # noqa: F401
 import safetensors.numpy
 

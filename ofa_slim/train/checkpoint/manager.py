@@ -22,7 +22,7 @@ from ofa_slim.train.checkpoint.folders import (
     remove_checkpoint,
     remove_interrupted,
 )
-from ofa_slim.train.checkpoint.gradients import GRADIENTS, gradients, set_gradients
+from ofa_slim.train.checkpoint.gradients import GRADIENTS, gradient_problems, gradients, set_gradients
 from ofa_slim.train.checkpoint.manifest import (
     CorruptError,
     Manifest,
@@ -201,7 +201,8 @@ class CheckpointManager:
             saved = {name: codec.decode(codec.read(path, name)) for name in parts}
             built_in = {} if partial else {name: codec.decode(codec.read(path, name)) for name in (RANDOM, GRADIENTS)}
             wrong = [f"part {name!r}: {text}" for name, part in parts.items() for text in part.problems(saved[name])]
-            wrong += random_problems(built_in.get(RANDOM, {}))
+            if not partial:
+                wrong += random_problems(built_in[RANDOM]) + gradient_problems(parts, built_in[GRADIENTS])
         except (AttributeError, IndexError, KeyError, OSError, TypeError, ValueError, SafetensorError) as error:
             raise CheckpointError(f"{path} holds something else than the state of a run: {error}") from error
         _refuse(path, wrong)
