@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import yaml
+from safetensors.numpy import load_file
 
 from example_runs import recipe_file
 from models import batch, bert
@@ -102,10 +102,9 @@ class Kills:
     def formats(self) -> str:
         """`write_formats` over an earlier save, whose files are whole or those of the next."""
         target = self.folder / "formats"
-        models = {number: bert(classes=number) for number in ()}
 
         def write(classes: int) -> int:
-            model = models.get(classes) or bert(classes=classes)
+            model = bert(classes=classes)
             ids, types = batch(32, 7)
             samples = [{"input_ids": ids.numpy(), "token_type_ids": types.numpy()}] * 2
             write_formats(model, target, samples, ["plain", "inference", "onnx"])
@@ -118,11 +117,11 @@ class Kills:
         now = 2
         while killed < self.count:
             other = 5 - now
-            status = finished(fork(lambda wanted=other: write(wanted), self.log), self.rng.uniform(0, 1.05 * seconds))
+            status = finished(fork(lambda wanted=other: write(wanted), self.log), self.rng.uniform(0, 1.4 * seconds))
             killed += status == -9
             left += bool(partials(self.folder))
             back = target if target.exists() else self._put_back(target)
-            classes = json.loads((back / "plain" / "config.json").read_text("utf-8")).get("num_labels", 2)
+            classes = len(load_file(back / "plain" / "model.safetensors")["classifier.bias"])
             for file in visible(target):
                 check_file(file)
             record = json.loads((target / "export.json").read_text("utf-8"))
@@ -211,15 +210,9 @@ class Kills:
         status = run_line([command, str(self.recipe), "--output_dir", str(out)], self.log, kill_after)
         if status not in ((0,) if kill_after is None else (0, -9)):
             lines = self.log.read_text("utf-8", "replace").splitlines()
-            raise Broken(f"{command} ended with status {status}: {lines[-1] if lines else ''}")
+            raise Broken(f"{command} ended with status {status}: {' | '.join(lines[-2:])}")
         return status
 
     def _succeed(self, child: int) -> None:
         if status := finished(child):
             raise Broken(f"a process ended with status {status}; see {self.log}")
-
-
-def settings(recipe: Path) -> dict[str, object]:
-    """The keys of a recipe file."""
-    found: dict[str, object] = yaml.safe_load(recipe.read_text("utf-8"))
-    return found

@@ -69,6 +69,7 @@ def time_models(
     inputs: Sequence[Mapping[str, np.ndarray]],
     rule: Rule = SERVED,
     loads: int = LOADS,
+    *,
     build: str | None = None,
 ) -> dict[Name, dict[str, dict[str, Any]]]:
     """Times written models on each of some inputs.
