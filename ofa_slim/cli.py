@@ -34,8 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cli.main(args=[word for word in words if word != "--debug"], prog_name="ofa-slim", standalone_mode=False)
         sys.stdout.flush()  # here, as Python prints a stack trace where this fails at its end
     except BaseException as error:
-        # Whoever read the output has seen enough (`ofa-slim recipe | head`); click turns that into an exit of its own.
-        if isinstance(error.__context__ if isinstance(error, SystemExit) else error, BrokenPipeError):
+        # Whoever read the output has seen enough (`ofa-slim recipe | head`); click notes that in its own way.
+        if isinstance(error, BrokenPipeError) or type(sys.stdout).__name__.endswith("PacifyFlushWrapper"):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left of the output goes nowhere
             return 128 + signal.SIGPIPE
         if debug and not isinstance(error, (SystemExit, click.exceptions.Exit)):

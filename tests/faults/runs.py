@@ -157,7 +157,7 @@ def computed(folder: Path) -> str:
         outputs = Opened(folder)({"input_ids": ids, "token_type_ids": np.zeros_like(ids)})
         os.write(writer, hashlib.sha256(outputs[0].tobytes()).hexdigest().encode())
 
-    child = fork(write)
+    child = fork(write, Path(os.devnull))
     os.close(writer)
     with os.fdopen(reader) as stream:
         digest = stream.read()
