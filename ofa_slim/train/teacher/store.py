@@ -295,8 +295,9 @@ def _read_layout(file: Path) -> Layout:
         raise ConfigError(f"{file} is damaged; remove {file.parent}: {error}") from error
     if checksum != _json_checksum(about):
         raise ConfigError(f"{file} is damaged: its checksum does not fit; remove {file.parent}")
-    if not isinstance(about, dict) or about.get("format") != _FORMAT:
-        raise ConfigError(f"{file} is not of format {_FORMAT}; give another directory")
+    number = about.get("format") if isinstance(about, dict) else None
+    if number != _FORMAT:
+        raise ConfigError(f"{file} is of format {number!r}, not {_FORMAT}; give another directory")
     try:
         return Layout.from_json(about)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
