@@ -23,7 +23,7 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_inf
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test quick matrix lint check style demo examples bench clean
+.PHONY: help setup test quick matrix lint check style demo examples bench faults clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -74,6 +74,9 @@ bench: $(STAMP) ## run the benchmarks; those on SST-2 only where its files are
 	OMP_NUM_THREADS=1 $(PY) benchmarks/optimisers.py
 	OMP_NUM_THREADS=1 $(PY) benchmarks/embeddings.py
 	$(PY) benchmarks/formats.py
+
+faults: $(STAMP) ## kill jobs at random moments and check what is left (half an hour; ARGS="--seed 1 --kills 30")
+	PYTHONPATH=tests/support:examples OMP_NUM_THREADS=1 $(PY) -W ignore tests/faults/run.py $(ARGS)
 
 clean: ## remove the virtual environments, builds and caches; data/ and runs/ stay
 	rm -rf $(VENV) .matrix build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

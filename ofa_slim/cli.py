@@ -1,12 +1,15 @@
 """`ofa-slim`: from a recipe to written models, on the command line.
 
-Exit statuses: 0 done, 1 the job failed, 2 a wrong command line or recipe, 130 interrupted, 128 + n stopped by signal n.
+Exit statuses: 0 done, 1 the job failed, 2 a wrong command line or recipe, 130 interrupted, 128 + n stopped by signal n
+(141 where the reader of its output closed the pipe).
 Errors are one or two lines on standard error; ``--debug`` adds where they came from.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -29,7 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     try:
         cli.main(args=[word for word in words if word != "--debug"], prog_name="ofa-slim", standalone_mode=False)
+        sys.stdout.flush()  # here, as Python prints a stack trace where this fails at its end
     except BaseException as error:
+        # Whoever read the output has seen enough (`ofa-slim recipe | head`); click notes that in its own way.
+        if isinstance(error, BrokenPipeError) or type(sys.stdout).__name__.endswith("PacifyFlushWrapper"):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left of the output goes nowhere
+            return 128 + signal.SIGPIPE
         if debug and not isinstance(error, (SystemExit, click.exceptions.Exit)):
             traceback.print_exc()
         return _status(error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +9,9 @@ import numpy as np
 import paddle
 from paddle import inference
 
+from ofa_slim.base.json_files import read_json
 from ofa_slim.base.threads import threads, threads_kept
+from ofa_slim.errors import ExportError
 
 MODEL_FILE = "model.json"
 PARAMS_FILE = "model.pdiparams"
@@ -19,9 +20,15 @@ PASSES_FILE = "passes_off.json"
 
 
 def passes_off(folder: Path) -> list[str]:
-    """The passes that miscompute the program in a folder."""
+    """The passes that miscompute the program in a folder; raises ExportError for a file that does not list them."""
     file = folder / PASSES_FILE
-    return list(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else []
+    try:
+        names = read_json(file) if file.is_file() else []
+    except ValueError as error:
+        raise ExportError(f"{file} is not readable as JSON: {error}") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ExportError(f"{file} is not a list of the names of passes")
+    return names
 
 
 class Predictor:

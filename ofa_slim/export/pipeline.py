@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ofa_slim.base.foreign import check_tokenizer
 from ofa_slim.base.tokens import encode
 from ofa_slim.errors import ExportError
 from ofa_slim.export.formats.opened import CARD_FILE, Opened, read_card
@@ -116,6 +117,11 @@ class Pipeline:
             return [{"value": float(value)} for value in logits.reshape(-1)]
         chances = np.exp(logits - logits.max(-1, keepdims=True))
         chances /= chances.sum(-1, keepdims=True)
+        if chances.shape[-1] != len(self.task.labels):
+            raise ExportError(
+                f"{self.model.folder}: the model has {chances.shape[-1]} classes, and its task {len(self.task.labels)} "
+                "labels"
+            )
         best = chances.argmax(-1)
         return [{"label": self.task.labels[k], "score": float(row[k])} for k, row in zip(best, chances, strict=True)]
 
@@ -142,8 +148,22 @@ def pipeline(directory: str | os.PathLike[str]) -> Pipeline:
         known = TextTask(task["name"], tuple(task["labels"]), task["max_length"], task["pairs"])
     except (KeyError, TypeError) as error:
         raise ExportError(f"{folder / CARD_FILE} describes no text task: {json.dumps(task)}") from error
+    if not (
+        isinstance(known.name, str)
+        and all(isinstance(label, str) for label in known.labels)
+        and type(known.max_length) is int
+        and known.max_length >= 1
+        and type(known.pairs) is bool
+    ):
+        raise ExportError(f"{folder / CARD_FILE} describes no text task: {json.dumps(task)}")
     if not (folder / "tokenizer_config.json").is_file():
         raise ExportError(f"{folder}: no tokenizer (tokenizer_config.json is not there)")
+    check_tokenizer(folder, ExportError)
     from paddlenlp.transformers import AutoTokenizer
 
-    return Pipeline(Opened(folder), AutoTokenizer.from_pretrained(str(folder)), known)
+    opened = Opened(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    except Exception as error:  # PaddleNLP raises many types
+        raise ExportError(f"{folder}: PaddleNLP cannot read the tokenizer ({error})") from error
+    return Pipeline(opened, tokenizer, known)

@@ -9,6 +9,7 @@ from typing import Any
 
 from paddle import nn
 
+from ofa_slim.base.foreign import model_config
 from ofa_slim.errors import ExportError
 
 _PACKAGE = "paddlenlp.transformers"
@@ -55,10 +56,16 @@ def build(class_name: str, directory: Path, entries: Mapping[str, int]) -> nn.La
     """
     import paddlenlp.transformers as package
 
-    model_class = getattr(package, class_name, None)
+    model_class = getattr(package, class_name, None) if isinstance(class_name, str) else None
     if not isinstance(model_class, type) or not issubclass(model_class, package.PretrainedModel):
         raise ExportError(f"{directory}: {class_name!r} is not a model class of PaddleNLP")
     if not (directory / "config.json").is_file():
         raise ExportError(f"{directory}: config.json is not there")
+    if not isinstance(entries, Mapping) or not set(entries) <= {"num_hidden_layers"}:
+        raise ExportError(f"{directory}: 'built_with' is {entries!r}; it can hold 'num_hidden_layers' alone")
+    model_config(directory / "config.json", ExportError, entries)
     loaded: Any = model_class
-    return loaded(loaded.config_class.from_pretrained(str(directory), **entries))
+    try:
+        return loaded(loaded.config_class.from_pretrained(str(directory), **entries))
+    except Exception as error:  # whatever PaddleNLP's classes raise for values that they cannot use
+        raise ExportError(f"{directory}: PaddleNLP cannot make a {class_name} of config.json ({error})") from error

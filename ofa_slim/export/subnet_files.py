@@ -16,7 +16,9 @@ from safetensors.paddle import load_file, save_file
 
 from ofa_slim.base.examples import Example, compare, random_example
 from ofa_slim.base.files import atomic_folder
-from ofa_slim.errors import ExportError
+from ofa_slim.base.foreign import check_contents, fits
+from ofa_slim.base.json_files import read_json
+from ofa_slim.errors import ExportError, OfaSlimError
 from ofa_slim.export import pretrained
 from ofa_slim.export.cut import cut
 from ofa_slim.export.factorised_embedding import factorised_ranks, put
@@ -107,14 +109,34 @@ def load_subnet(directory: str | os.PathLike[str], model: nn.Layer | None = None
     """
     folder = Path(directory)
     about = _read_about(folder)
+    state = _read_weights(folder)
+    try:
+        return _rebuilt(folder, about, state, model)
+    except ExportError:
+        raise
+    except (OfaSlimError, AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise ExportError(f"{folder}: {SUBNET_FILE} does not describe the model: {error}") from error
+
+
+def _read_weights(folder: Path) -> dict[str, paddle.Tensor]:
+    file = folder / WEIGHTS_FILE
+    try:
+        return load_file(str(file))
+    except OSError as error:
+        raise ExportError(f"{file}: {error.strerror or error}") from error
+    except Exception as error:  # safetensors has errors of its own, and Paddle's for types that it does not know
+        raise ExportError(f"{file}: not a readable safetensors file ({error})") from error
+
+
+def _rebuilt(folder: Path, about: dict[str, Any], state: dict[str, paddle.Tensor], model: nn.Layer | None) -> nn.Layer:
+    """The model of some sizes, with its weights."""
     if model is None:
         if about["class"] is None:
             raise ExportError(f"{folder}: not a PaddleNLP model; give load_subnet(..., model=) a freshly built one")
         model = pretrained.build(about["class"], folder, about.get("built_with", {}))
     _shrink(model, about["axes"], folder)
     _factorise(model, about.get("factorised", {}), folder)
-    _resize(model, about["layers"], folder)
-    state = load_file(str(folder / WEIGHTS_FILE))
+    _resize(model, about["layers"], state, folder)
     _take_dtypes(model, state)
     own = model.state_dict()
     for key in {**own, **state}:
@@ -167,9 +189,10 @@ def _read_about(folder: Path) -> dict[str, Any]:
     file = folder / SUBNET_FILE
     if not file.is_file():
         raise ExportError(f"{folder} holds no saved sub-network: {SUBNET_FILE} is not there")
+    check_contents(folder, ExportError)
     try:
-        about = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        about = read_json(file)
+    except (OSError, ValueError) as error:
         raise ExportError(f"{file} is not readable as JSON: {error}") from error
     if (
         not isinstance(about, dict)
@@ -220,13 +243,21 @@ def _layer_sizes(model: nn.Layer) -> dict[str, dict[str, int]]:
     return {path: sizes for path, sizes in found.items() if sizes}
 
 
-def _resize(model: nn.Layer, layers: Mapping[str, Mapping[str, int]], folder: Path) -> None:
+def _resize(
+    model: nn.Layer, layers: Mapping[str, Mapping[str, int]], state: Mapping[str, paddle.Tensor], folder: Path
+) -> None:
     """Gives each layer of a model the sizes that were saved."""
     present = _layer_sizes(model)
     for path, sizes in layers.items():
         full = present.get(path)
         if full is None or set(full) != set(sizes):
             raise ExportError(f"{folder}: {SUBNET_FILE} names layer {path!r}, which the model does not have so")
+        for role, size in sizes.items():
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise ExportError(f"{folder}: {SUBNET_FILE} gives {path!r} the {role} {size!r}, not a size")
+        own = [tuple(tensor.shape) for key, tensor in state.items() if key.rpartition(".")[0] == path]
+        if any(size > full[role] for role, size in sizes.items()) and not fits(sizes, own):
+            raise ExportError(f"{folder}: {SUBNET_FILE} gives {path!r} the sizes {dict(sizes)}, its weights are {own}")
         layer = layer_at(model, path)
         smaller: dict[str, Extent] = {
             role: centre(size, full[role]) if role == "kernel" else size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -12,6 +11,8 @@ from typing import Any
 import numpy as np
 import paddle
 
+from ofa_slim.base.foreign import check_contents, check_tokenizer, file_name, model_config
+from ofa_slim.base.json_files import read_json
 from ofa_slim.base.pickles import holds_pickle, refusal
 from ofa_slim.errors import OfaSlimError
 
@@ -86,6 +87,7 @@ def _from_directory(path: Path, num_classes: int, need_head: bool, allow_pickle:
     """The model of a local directory."""
     if not (path / "config.json").is_file():
         raise ModelLoadError(f"{path}: expected config.json there, found {_listing(path)}")
+    check_contents(path, ModelLoadError)
     weights = _read_weights(path, allow_pickle)
     model = _empty_model(path, num_classes)
     parameters = model.state_dict()
@@ -127,8 +129,7 @@ def _read_weights(path: Path, allow_pickle: bool) -> dict[str, np.ndarray]:
     if (path / "model.safetensors").is_file():
         files = [path / "model.safetensors"]
     elif index.is_file():
-        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        files = [path / Path(name).name for name in sorted(set(names))]
+        files = [path / name for name in _shards(index)]
     else:
         pickles = sorted(file for file in path.iterdir() if file.is_file() and holds_pickle(file))
         own = path / "model_state.pdparams"
@@ -144,9 +145,24 @@ def _read_weights(path: Path, allow_pickle: bool) -> dict[str, np.ndarray]:
     for file in files:
         try:
             weights.update(load_file(file))
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, KeyError, TypeError) as error:  # types that NumPy does not have
             raise ModelLoadError(f"{file}: not a readable safetensors file ({error})") from error
     return weights
+
+
+def _shards(index: Path) -> list[str]:
+    """The names of the files that a sharded model consists of."""
+    try:
+        content = read_json(index)
+    except ValueError as error:
+        raise ModelLoadError(f"{index}: not valid JSON ({error})") from error
+    names = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(names, dict):
+        raise ModelLoadError(f"{index}: 'weight_map' is {names!r}, not a file for each weight")
+    for key, name in names.items():
+        if not file_name(name):
+            raise ModelLoadError(f"{index}: the file of {key!r} is {name!r}, not the name of a file beside it")
+    return sorted(set(names.values()))
 
 
 def _empty_model(path: Path, num_classes: int) -> paddle.nn.Layer:
@@ -157,19 +173,16 @@ def _empty_model(path: Path, num_classes: int) -> paddle.nn.Layer:
         BertForSequenceClassification,
     )
 
+    described = model_config(path / "config.json", ModelLoadError)
     try:
-        described = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelLoadError(f"{path / 'config.json'}: not valid JSON ({error})") from error
-    if described.get("model_type", "bert") == "bert":
-        return BertForSequenceClassification(BertConfig.from_pretrained(str(path), num_labels=num_classes))
-    try:
+        if described.get("model_type", "bert") == "bert":
+            return BertForSequenceClassification(BertConfig.from_pretrained(str(path), num_labels=num_classes))
         from paddlenlp.transformers import AutoConfig
 
         config = AutoConfig.from_pretrained(str(path), num_labels=num_classes)
         return AutoModelForSequenceClassification.from_config(config)
     except Exception as error:
-        kind = described.get("model_type")
+        kind = described.get("model_type", "bert")
         raise ModelLoadError(f"{path}: PaddleNLP cannot make a {kind!r} classifier ({error})") from error
 
 
@@ -226,7 +239,12 @@ def _tokenizer(name_or_path: str | os.PathLike[str]) -> Any:
             raise ModelLoadError(
                 f"{path}: expected the tokenizer's vocab.txt or tokenizer_config.json, found {_listing(path)}"
             )
-        return BertTokenizer.from_pretrained(str(path))
+        try:
+            return BertTokenizer.from_pretrained(str(path))
+        except Exception as error:
+            raise ModelLoadError(f"{path}: PaddleNLP cannot read the tokenizer ({error})") from error
+    if path.is_dir():
+        check_tokenizer(path, ModelLoadError)
     try:
         return AutoTokenizer.from_pretrained(str(name_or_path))
     except Exception as error:

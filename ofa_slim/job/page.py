@@ -14,6 +14,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+from ofa_slim.base.json_files import parse_json
 from ofa_slim.export.formats import FORMATS
 from ofa_slim.job.run import SCALARS, Run
 from ofa_slim.job.stage_folders import write_text
@@ -149,13 +150,14 @@ def _curves(file: Path) -> str | None:
     if not file.is_file():
         return None
     losses: dict[str, dict[int, float]] = {}
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:  # the last line of a run that was killed
+            entry = parse_json(line, infinite=True)
+            name, step, value = str(entry["name"]), int(entry["step"]), float(entry["value"])
+        except (KeyError, TypeError, ValueError):  # the last line of a run that was killed
             continue
-        if entry["name"].endswith("/loss"):
-            losses.setdefault(entry["name"].removesuffix("/loss"), {})[entry["step"]] = entry["value"]
+        if name.endswith("/loss"):
+            losses.setdefault(name.removesuffix("/loss"), {})[step] = value
     if not losses:
         return None
     figure, panels = plt.subplots(1, len(losses), figsize=(3.6 * len(losses), 3), layout="constrained", squeeze=False)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ofa_slim.base import json_files
 from ofa_slim.base.files import atomic_file, atomic_folder
 from ofa_slim.base.settings import differences
 from ofa_slim.errors import OfaSlimError
@@ -38,15 +39,19 @@ def _id_of(target: Path) -> Any:
     """The id in a folder's mark; None where there is no readable one."""
     try:
         return read_json(target / MARK)["id"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, KeyError, TypeError, StageError):
         return None
 
 
 def check_mark(target: Path, settings: Mapping[str, Any]) -> None:
     """Refuses a stage's output that other settings made; the message names them."""
     try:
-        made_with = read_json(target / MARK)["settings"]
-    except (OSError, ValueError, KeyError) as error:
+        mark = read_json(target / MARK)
+        made_with = mark["settings"]
+        for key, kind in (("settings", dict), ("inputs", dict), ("id", str)):
+            if not isinstance(mark[key], kind):
+                raise TypeError(f"{key!r} is {mark[key]!r}")
+    except (OSError, KeyError, TypeError, StageError) as error:
         raise StageError(
             f"{target}: no readable {MARK}, so it is not the output of a stage; use another --output_dir"
         ) from error
@@ -78,5 +83,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Reads JSON."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Reads JSON of a stage; raises StageError for a file that holds anything else."""
+    try:
+        return json_files.read_json(path, infinite=True)
+    except ValueError as error:
+        raise StageError(f"{path} is damaged: {error}; add --overwrite to make it again") from error

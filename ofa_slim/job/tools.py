@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ofa_slim.base.json_files import read_json
 from ofa_slim.errors import ConfigError, ExportError
 from ofa_slim.export.formats import time_models
 from ofa_slim.export.formats.opened import read_card
@@ -105,7 +105,7 @@ def classified(directory: Path, texts: Sequence[str], lines: Path | None) -> lis
 def _vocabulary(folder: Path) -> int:
     """How many token ids a written model surely knows."""
     file = folder / "vocab.txt"
-    return len(file.read_text(encoding="utf-8").splitlines()) if file.is_file() else 1000
+    return len(file.read_bytes().splitlines()) if file.is_file() else 1000
 
 
 def _shares(text: str) -> list[float]:
@@ -120,11 +120,14 @@ def _shares(text: str) -> list[float]:
 
 def _sizes(file: Path) -> SubnetConfig:
     try:
-        sizes = json.loads(file.read_text(encoding="utf-8"))
+        sizes = read_json(file)
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}") from error
     except ValueError as error:
         raise ConfigError(f"{file}: not a JSON text file ({error})") from error
     if not isinstance(sizes, dict):
         raise ConfigError(f"{file}: not an object {{axis: size}}")
-    return SubnetConfig(sizes.get("config", sizes))
+    sizes = sizes.get("config", sizes)
+    if not isinstance(sizes, dict):
+        raise ConfigError(f"{file}: 'config' is {sizes!r}, not an object {{axis: size}}")
+    return SubnetConfig(sizes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -65,6 +66,18 @@ class Times:
     values: tuple[tuple[float, ...], ...]
     base: float
     additive: bool
+
+    def check(self) -> None:
+        """Raises ValueError where there is not one time for each size, or the sizes do not ascend."""
+        for sizes in self.grid:
+            if not sizes or any(type(size) is not int or size < 0 for size in sizes) or sorted(set(sizes)) != [*sizes]:
+                raise ValueError(f"the sizes {sizes} do not ascend")
+        counts = [len(sizes) for sizes in self.grid]
+        wanted = counts if self.additive else [math.prod(counts)]
+        if [len(row) for row in self.values] != wanted:
+            raise ValueError(f"there are {[len(row) for row in self.values]} times for {counts} sizes")
+        if any(isinstance(time, bool) or not isinstance(time, (int, float)) for row in self.values for time in row):
+            raise ValueError("a time is not a number")
 
     def __call__(self, sizes: Sequence[int]) -> float:
         """Milliseconds at some sizes, those between measured ones on the straight line."""

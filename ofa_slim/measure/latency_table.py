@@ -13,6 +13,7 @@ from typing import Any
 
 from ofa_slim.base.clock import Rule
 from ofa_slim.base.files import atomic_file
+from ofa_slim.base.json_files import read_json
 from ofa_slim.errors import LatencyError
 from ofa_slim.measure.block_times import BlockTimes, Conditions, Times
 from ofa_slim.measure.blocks import Block, Dimension, Dropped, Repeated
@@ -156,7 +157,7 @@ class LatencyTable:
         """
         path = Path(file)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
         except OSError as error:
             raise LatencyError(f"{path}: cannot read the latency table ({error.strerror})") from error
         except ValueError as error:  # no JSON, or no text
@@ -172,6 +173,8 @@ class LatencyTable:
                 for entry in content["kinds"]
             ]
             blocks = [_block(entry, kinds[entry["kind"]][0]) for entry in content["blocks"]]
+            for _, times in kinds:
+                times.check()
             about = Conditions(**content["about"])
             return cls(
                 about,
@@ -179,7 +182,7 @@ class LatencyTable:
                 dict(kinds),
                 float(content["fixed_ms"]),
                 float(content["scale"]),
-                {SubnetConfig.from_json(text): ms for text, ms in content["measured_subnets"].items()},
+                {SubnetConfig.from_json(text): float(ms) for text, ms in content["measured_subnets"].items()},
             )
         except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise LatencyError(f"{path} is a damaged latency table: {type(error).__name__} {error}") from error

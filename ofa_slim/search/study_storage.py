@@ -12,6 +12,7 @@ import optuna
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from sqlalchemy.engine import make_url
 
+from ofa_slim.base.foreign import check_contents
 from ofa_slim.errors import SearchError
 
 DATABASE = "search.db"
@@ -32,6 +33,8 @@ def open_storage(storage: str | BaseStorage | None, directory: Path | None) -> t
         return storage, nullcontext
     if storage is None and directory is None:
         return InMemoryStorage(), nullcontext
+    if storage is None and directory is not None and directory.is_dir():
+        check_contents(directory, SearchError)
     url = storage if storage is not None else f"sqlite:///{directory / DATABASE}"  # type: ignore[operator]
     try:
         address = make_url(url)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from ofa_slim.base.json_files import parse_json
 from ofa_slim.errors import IllegalSubnetError
 
 
@@ -62,8 +63,8 @@ class SubnetConfig(Mapping[str, int]):
     def from_json(cls, text: str) -> SubnetConfig:
         """Reads what `to_json` wrote; raises `IllegalSubnetError` for anything else."""
         try:
-            sizes = json.loads(text)
-        except json.JSONDecodeError as error:
+            sizes = parse_json(text)
+        except ValueError as error:
             raise IllegalSubnetError(f"not the JSON of a sub-network: {error}") from error
         if not isinstance(sizes, dict):
             raise IllegalSubnetError(f"not the JSON of a sub-network: {text[:40]!r} is not an object")

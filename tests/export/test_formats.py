@@ -160,7 +160,7 @@ def test_a_users_own_model_around_an_encoder(tmp_path: Path) -> None:
     assert list(record["formats"]) == list(FORMATS)
     assert record["formats"]["onnx-int8-static"]["agreement"] > 0.5
     sample = texts(("ids",))[2]
-    wanted = Opened(tmp_path / "out" / "plain")(sample)[0]
+    wanted = Opened(tmp_path / "out" / "plain", tagger)(sample)[0]
     assert wanted.shape == (4, 23, 5)
     assert np.abs(Opened(tmp_path / "out" / "onnx")(sample)[0] - wanted).max() < 1e-4
 

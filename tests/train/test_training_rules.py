@@ -185,7 +185,7 @@ def test_the_published_arguments_of_elastic_layers() -> None:
         layers.SuperLayerNorm: "normalized_shape epsilon weight_attr bias_attr name",
         layers.Block: "fn fixed key",
     }
-    newer = ("bias", "device", "dtype")  # what later releases of Paddle add
+    newer = ("bias", "device", "dtype", "elementwise_affine")  # what later releases of Paddle add
     for layer, names in published.items():
         assert " ".join(name for name in inspect.signature(layer).parameters if name not in newer) == names
     for norm in (layers.SuperBatchNorm2D, layers.SuperInstanceNorm2D):

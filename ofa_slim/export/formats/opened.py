@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from paddle import nn
 
+from ofa_slim.base.foreign import check_contents, file_name
+from ofa_slim.base.json_files import read_json
 from ofa_slim.base.threads import threads, threads_kept
 from ofa_slim.errors import ExportError
-from ofa_slim.export.formats.reader import OPENERS, Inputs
+from ofa_slim.export.formats.reader import OPENERS, Inputs, layer_run
+from ofa_slim.export.subnet_files import load_subnet
 
 CARD_FILE = "format.json"
 
@@ -20,6 +24,8 @@ class Opened:
 
     Args:
         folder: of one format, as `write_formats` makes them.
+        build: makes a model of the original sizes, for the plain format of one that is not of PaddleNLP. The folder
+            names such a function too, but code that a file names is not run.
 
     Attributes:
         folder: that folder.
@@ -29,13 +35,16 @@ class Opened:
     Raises: ExportError for a folder without such a model, or files that its engine cannot read.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, build: Callable[[], nn.Layer] | None = None) -> None:
         self.folder = folder
         self.card = read_card(folder)
         self.format = str(self.card["format"])
         try:
             with threads_kept():
-                self._run = OPENERS[self.card["opener"]](folder, self.card.get("build"), threads())
+                if self.card["opener"] == "plain":
+                    self._run = layer_run(load_subnet(folder, built(folder, self.card, build)))
+                else:
+                    self._run = OPENERS[self.card["opener"]](folder, None, threads())
         except ExportError:
             raise
         except Exception as error:  # each engine has errors of its own
@@ -55,6 +64,21 @@ class Opened:
             return self._run({name: inputs[name] for name in wanted})
 
 
+def built(folder: Path, card: dict[str, Any], build: Callable[[], nn.Layer] | None) -> nn.Layer | None:
+    """A new model for a plain format that needs one; None where PaddleNLP makes it.
+
+    Raises: ExportError where a folder needs a function and none is given.
+    """
+    if card.get("build") is None:
+        return None
+    if build is None:
+        raise ExportError(
+            f"{folder / CARD_FILE} says that {card['build']!r} builds the model, and code that a file names is not "
+            "run; if you know it, import it yourself and give it as build="
+        )
+    return build()
+
+
 def read_card(folder: Path) -> dict[str, Any]:
     """The content of a folder's ``format.json``; raises ExportError for a folder that `write_formats` did not write."""
     file = folder / CARD_FILE
@@ -64,10 +88,19 @@ def read_card(folder: Path) -> dict[str, Any]:
         inside = sorted(path.parent.name for path in folder.glob(f"*/{CARD_FILE}"))
         more = f"; it holds the formats {', '.join(inside)}: name one of these folders" if inside else ""
         raise ExportError(f"{folder} holds no written model: {CARD_FILE} is not there{more}")
+    check_contents(folder, ExportError)
     try:
-        card = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        card = read_json(file)
+    except (OSError, ValueError) as error:
         raise ExportError(f"{file} is not readable as JSON: {error}") from error
-    if not isinstance(card, dict) or not {"format", "opener", "inputs"} <= set(card) or card["opener"] not in OPENERS:
+    if not isinstance(card, dict) or not {"format", "opener", "inputs"} <= set(card):
         raise ExportError(f"{file} does not describe a written model")
+    if not isinstance(card["opener"], str) or card["opener"] not in OPENERS:
+        raise ExportError(f"{file}: 'opener' is {card['opener']!r}, not one of {', '.join(OPENERS)}")
+    if not file_name(card["format"]):
+        raise ExportError(f"{file}: 'format' is {card['format']!r}, not the name of a format")
+    if not isinstance(card["inputs"], dict) or not all(isinstance(kind, str) for kind in card["inputs"].values()):
+        raise ExportError(f"{file}: 'inputs' is {card['inputs']!r}, not the type of each input by its name")
+    if not isinstance(card.get("build"), (str, type(None))):
+        raise ExportError(f"{file}: 'build' is {card['build']!r}, not 'module:function' or null")
     return card

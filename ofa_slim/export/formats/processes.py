@@ -27,7 +27,7 @@ from ofa_slim.base.clock import Latency, Rounds, Rule
 from ofa_slim.base.threads import threads
 from ofa_slim.errors import ExportError
 from ofa_slim.export.formats import reader
-from ofa_slim.export.formats.opened import read_card
+from ofa_slim.export.formats.opened import CARD_FILE, read_card
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -39,15 +39,22 @@ QUIET_SECONDS = 0.25  # between two turns: so long OpenMP's threads spin after t
 ANSWER_SECONDS = 300.0  # that a process may take to open its model, or for one turn
 
 
-def run_in_subprocess(folder: Path, samples: Sequence[Mapping[str, np.ndarray]]) -> list[list[np.ndarray]]:
+def run_in_subprocess(
+    folder: Path, samples: Sequence[Mapping[str, np.ndarray]], build: str | None = None
+) -> list[list[np.ndarray]]:
     """The outputs for each sample, computed from the files in a process of its own.
+
+    Args:
+        folder: of one format.
+        samples: arrays by the name of the input.
+        build: ``module:function`` that makes the model of a plain format which PaddleNLP cannot make.
 
     Raises: ExportError with the last line that the process wrote, where it failed.
     """
     with tempfile.TemporaryDirectory() as name:
         aside = Path(name)
         reader.write_samples(aside / "inputs.npz", samples)
-        command = _command(aside, folder, aside / "inputs.npz")
+        command = _command(aside, folder, aside / "inputs.npz", build)
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode:
             raise ExportError(
@@ -58,7 +65,12 @@ def run_in_subprocess(folder: Path, samples: Sequence[Mapping[str, np.ndarray]])
 
 
 def time_models(
-    models: Mapping[Name, Path], inputs: Sequence[Mapping[str, np.ndarray]], rule: Rule = SERVED, loads: int = LOADS
+    models: Mapping[Name, Path],
+    inputs: Sequence[Mapping[str, np.ndarray]],
+    rule: Rule = SERVED,
+    loads: int = LOADS,
+    *,
+    build: str | None = None,
 ) -> dict[Name, dict[str, dict[str, Any]]]:
     """Times written models on each of some inputs.
 
@@ -72,6 +84,7 @@ def time_models(
         inputs: arrays by the name of the input.
         rule: how long to measure in each load.
         loads: how often each model is loaded.
+        build: ``module:function`` that makes the models of plain formats which PaddleNLP cannot make.
 
     Returns: by model and by shape of the inputs, such as ``"1x64"``, the median and the 95th percentile in milliseconds
         and the number of runs.
@@ -84,7 +97,7 @@ def time_models(
     first, *others = models
     groups = [[first, *others[start : start + AT_ONCE - 1]] for start in range(0, max(1, len(others)), AT_ONCE - 1)]
     shapes = ["x".join(str(size) for size in next(iter(given.values())).shape) for given in inputs]
-    measured = [_rounds({name: models[name] for name in group}, inputs, rule, loads) for group in groups]
+    measured = [_rounds({name: models[name] for name in group}, inputs, rule, loads, build) for group in groups]
     for number, shape in enumerate(shapes):
         together = Latency.of([part for group in measured for part in group[first][number]])
         for group in measured:
@@ -96,7 +109,11 @@ def time_models(
 
 
 def _rounds(
-    models: Mapping[Name, Path], inputs: Sequence[Mapping[str, np.ndarray]], rule: Rule, loads: int
+    models: Mapping[Name, Path],
+    inputs: Sequence[Mapping[str, np.ndarray]],
+    rule: Rule,
+    loads: int,
+    build: str | None,
 ) -> dict[Name, list[Rounds]]:
     """The rounds of each model for each input."""
     found: dict[Name, list[list[Sequence[float]]]] = {name: [[] for _ in inputs] for name in models}
@@ -105,7 +122,7 @@ def _rounds(
             aside = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             reader.write_samples(aside / "inputs.npz", inputs)
             served = {
-                name: stack.enter_context(serving(folder, aside, number))
+                name: stack.enter_context(serving(folder, aside, number, build))
                 for number, (name, folder) in enumerate(models.items())
             }
             for process in served.values():
@@ -158,18 +175,18 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, aside: Path, number: int) -> Iterator[Served]:
+def serving(folder: Path, aside: Path, number: int, build: str | None = None) -> Iterator[Served]:
     """The process of a model, until the block ends.
 
     Args:
         folder: of the model.
         aside: holds ``inputs.npz``, and receives the job.
         number: tells the jobs in `aside` from each other.
-
+        build: see `time_models`.
     """
     own = aside / str(number)
     own.mkdir()
-    command = _command(own, folder, aside / "inputs.npz", clock.__file__)
+    command = _command(own, folder, aside / "inputs.npz", build, clock.__file__)
     with (
         tempfile.TemporaryFile("w+", errors="replace") as errors,
         subprocess.Popen(
@@ -183,9 +200,14 @@ def serving(folder: Path, aside: Path, number: int) -> Iterator[Served]:
             process.kill()
 
 
-def _command(aside: Path, folder: Path, inputs: Path, clock_file: str | None = None) -> list[str]:
+def _command(aside: Path, folder: Path, inputs: Path, build: str | None, clock_file: str | None = None) -> list[str]:
     """The command of a reader, whose job is written into `aside`."""
     card = read_card(folder)
+    if card.get("build") not in (None, build):
+        raise ExportError(
+            f"{folder / CARD_FILE} says that {card['build']!r} builds the model, and code that a file names is not "
+            f"run; build is {build!r}"
+        )
     job = {
         "opener": card["opener"],
         "folder": str(folder.absolute()),

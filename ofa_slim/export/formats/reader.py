@@ -57,7 +57,7 @@ def open_inference(folder: Path, build: str | None, threads: int) -> Run:
     config.set_cpu_math_library_num_threads(threads)
     off = folder / "passes_off.json"
     for name in json.loads(off.read_text(encoding="utf-8")) if off.is_file() else ():
-        config.delete_pass(name)
+        config.delete_pass(str(name))
     predictor = inference.create_predictor(config)
 
     def run(inputs: Inputs) -> list[np.ndarray]:

@@ -105,9 +105,11 @@ def write_formats(
                 if kind.name in formats:
                     _describe(folder, kind, samples[0], made_by, tokenizer, task)
             with ThreadPoolExecutor(min(len(chosen), os.cpu_count() or 1)) as pool:
-                outputs = list(pool.map(lambda kind: run_in_subprocess(aside / kind.name, samples), chosen))
+                outputs = list(pool.map(lambda kind: run_in_subprocess(aside / kind.name, samples, made_by), chosen))
             for kind, found in zip(chosen, outputs, strict=True):
-                entry = entries[kind.name] = _proven(kind, aside / kind.name, expected, found, score, wanted, tolerance)
+                entry = entries[kind.name] = _proven(
+                    kind, aside / kind.name, expected, found, score, wanted, tolerance, build
+                )
                 logger.info(
                     "%s: differs by %.2g, decides alike on %.3f%s",
                     kind.name, entry["difference"], entry["agreement"],
@@ -115,7 +117,7 @@ def write_formats(
                 )  # fmt: skip
             for name in set(source.done) - set(formats):
                 shutil.rmtree(source.done[name])
-            latency = time_models({name: aside / name for name in entries}, timed)
+            latency = time_models({name: aside / name for name in entries}, timed, build=made_by)
             for name, entry in entries.items():
                 entry["latency_ms"] = latency.get(name, {})
                 entry["files"] = _files(aside / name)
@@ -194,6 +196,7 @@ def _proven(
     score: Score | None,
     wanted: float | None,
     tolerance: float,
+    build: Callable[[], nn.Layer] | None,
 ) -> dict[str, Any]:
     """How what a format computed in a fresh process compares; raises ExportError where it is not what it should be."""
     entry: dict[str, Any] = {"difference": difference(expected, found), "agreement": agreement(expected, found)}
@@ -204,7 +207,7 @@ def _proven(
             f"allowed is {TOLERANCE:g}. Nothing was kept"
         )
     if score is not None and wanted is not None:
-        entry["score"] = score(Opened(folder))
+        entry["score"] = score(Opened(folder, build))
         lost = wanted - entry["score"]
         if not kind.exact and not lost <= tolerance:
             raise ExportError(

@@ -10,6 +10,8 @@ from typing import Any
 
 from paddle import nn
 
+from ofa_slim.base.json_files import read_json
+from ofa_slim.errors import ConfigError
 from ofa_slim.export.subnet_files import save_subnet
 
 METRICS_FILE = "metrics.json"
@@ -41,9 +43,12 @@ class Best:
         for name in names:
             file = self._folder / name / METRICS_FILE
             if file.is_file():
-                value = json.loads(file.read_text(encoding="utf-8"))["value"]
-                if value is not None:
-                    self._values[name] = float(value)
+                try:
+                    value = read_json(file, infinite=True)["value"]
+                    if value is not None:
+                        self._values[name] = float(value)
+                except (KeyError, TypeError, ValueError) as error:
+                    raise ConfigError(f"{file} is damaged ({error}); remove its folder") from error
 
     def improves(self, name: str, value: float) -> bool:
         """Whether a value is finite and better than the best so far; if so it becomes the best."""

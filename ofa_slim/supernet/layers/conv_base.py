@@ -41,17 +41,6 @@ class ElasticConv(ElasticLayer):
     function: ClassVar[Callable[..., paddle.Tensor]]
     depthwise_only: ClassVar[bool] = False
     transforms: tuple[int, ...] = ()
-    __signature__: ClassVar[inspect.Signature]
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Shows the arguments of the Paddle layer in the signature."""
-        super().__init_subclass__(**kwargs)
-        if issubclass(cls, nn.Layer):
-            kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-            own = inspect.signature(ElasticConv.__init__).parameters.values()
-            named = {parameter.name: parameter for parameter in own if parameter.kind not in kinds}
-            named |= inspect.signature(super().__init__).parameters
-            cls.__signature__ = inspect.Signature([named[name] for name in named if name != "self"])
 
     def __init__(
         self,

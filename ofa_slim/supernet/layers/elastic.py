@@ -6,9 +6,10 @@ names stay the same objects; nothing is copied and no framework class is changed
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import paddle
 from paddle import nn
@@ -56,6 +57,22 @@ class ElasticLayer(nn.Layer):
     fixed_kernel: str
     one_share: int
     candidate_config: dict[str, tuple[float, ...]]
+    __signature__: ClassVar[inspect.Signature]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Shows the arguments that are handed on to the Paddle layer in the signature, by name."""
+        super().__init_subclass__(**kwargs)
+        paddle_layers = [
+            base for base in cls.__mro__ if issubclass(base, nn.Layer) and not issubclass(base, ElasticLayer)
+        ]
+        if paddle_layers[0] is nn.Layer:
+            return
+        several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        shown = dict(inspect.signature(cls.__init__).parameters)
+        named = {name: parameter for name, parameter in shown.items() if parameter.kind not in several}
+        if len(named) < len(shown):
+            named |= inspect.signature(paddle_layers[0].__init__).parameters
+        cls.__signature__ = inspect.Signature([named[name] for name in named if name != "self"])
 
     def make_elastic(self, candidate_config: CandidateConfig | None = None) -> None:
         """Sets up the state of an elastic layer, at full size."""

@@ -14,6 +14,7 @@ import paddle
 import safetensors.numpy
 import safetensors.paddle
 
+from ofa_slim.base.json_files import read_json
 from ofa_slim.errors import CheckpointError
 
 # What safetensors writes and reads back as the same type.
@@ -124,12 +125,18 @@ _READERS: dict[str, Callable[[Any, Encoded], Any]] = {
     "$float": lambda value, parts: float(value),
     "$tuple": lambda value, parts: tuple(_decode(item, parts) for item in value),
     "$dict": lambda value, parts: {key: _decode(item, parts) for key, item in value},
-    "$empty": lambda value, parts: paddle.empty(value["shape"], dtype=value["dtype"]),
+    "$empty": lambda value, parts: _empty(value["shape"], value["dtype"]),
     "$bits": lambda value, parts: _viewed(parts.tensors[value["of"]], value["dtype"]),
     "$tensor": lambda value, parts: parts.tensors[value],
     "$array": lambda value, parts: parts.arrays[value],
     "$scalar": lambda value, parts: parts.arrays[value][()],
 }
+
+
+def _empty(shape: list[int], dtype: Any) -> paddle.Tensor:
+    if 0 not in shape or dtype not in _TENSORS:
+        raise ValueError(f"{dtype} {shape} is not a tensor without entries")
+    return paddle.empty(shape, dtype=dtype)
 
 
 def _viewed(tensor: paddle.Tensor, dtype: Any) -> paddle.Tensor:
@@ -173,7 +180,7 @@ def read(folder: Path, name: str) -> Encoded:
     """Reads what `write` wrote and a checksum has vouched for."""
     content, tensors, arrays = _files(folder, name)
     return Encoded(
-        json.loads(content.read_text(encoding="utf-8")),
+        read_json(content),
         safetensors.paddle.load_file(str(tensors)) if tensors.exists() else {},
         safetensors.numpy.load_file(str(arrays)) if arrays.exists() else {},
     )

@@ -42,6 +42,17 @@ def gradients(parts: Mapping[str, Part]) -> dict[str, Any]:
     return states
 
 
+def gradient_problems(parts: Mapping[str, Part], saved: Any) -> list[str]:
+    """The reasons why saved gradients cannot be set; empty if they can."""
+    problems = []
+    for name, part in _with_tensors(parts).items():
+        own = saved[name]
+        known = {*own["zeros"], *own["others"]} <= set(part.tensors)
+        if not known or any(list(one.shape) != list(part.tensors[key].shape) for key, one in own["others"].items()):
+            problems.append(f"part {name!r}: its gradients are not those of its tensors")
+    return problems
+
+
 def set_gradients(parts: Mapping[str, Part], saved: Mapping[str, Any]) -> None:
     """Gives every parameter its saved gradient, or none."""
     for name, part in _with_tensors(parts).items():

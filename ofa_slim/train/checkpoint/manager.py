@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from ofa_slim.base.settings import differences
 from ofa_slim.errors import CheckpointError
 from ofa_slim.train.checkpoint import codec
@@ -20,7 +22,7 @@ from ofa_slim.train.checkpoint.folders import (
     remove_checkpoint,
     remove_interrupted,
 )
-from ofa_slim.train.checkpoint.gradients import GRADIENTS, gradients, set_gradients
+from ofa_slim.train.checkpoint.gradients import GRADIENTS, gradient_problems, gradients, set_gradients
 from ofa_slim.train.checkpoint.manifest import (
     CorruptError,
     Manifest,
@@ -195,10 +197,15 @@ class CheckpointManager:
             if manifest.parts.get(name, part.kind) != part.kind:
                 wrong.append(f"part {name!r} is a {manifest.parts[name]} in the checkpoint and a {part.kind} here")
         _refuse(path, wrong)
-        saved = {name: codec.decode(codec.read(path, name)) for name in parts}
-        built_in = {} if partial else {name: codec.decode(codec.read(path, name)) for name in (RANDOM, GRADIENTS)}
-        wrong = [f"part {name!r}: {text}" for name, part in parts.items() for text in part.problems(saved[name])]
-        _refuse(path, wrong + random_problems(built_in.get(RANDOM, {})))
+        try:
+            saved = {name: codec.decode(codec.read(path, name)) for name in parts}
+            built_in = {} if partial else {name: codec.decode(codec.read(path, name)) for name in (RANDOM, GRADIENTS)}
+            wrong = [f"part {name!r}: {text}" for name, part in parts.items() for text in part.problems(saved[name])]
+            if not partial:
+                wrong += random_problems(built_in[RANDOM]) + gradient_problems(parts, built_in[GRADIENTS])
+        except (AttributeError, IndexError, KeyError, OSError, TypeError, ValueError, SafetensorError) as error:
+            raise CheckpointError(f"{path} holds something else than the state of a run: {error}") from error
+        _refuse(path, wrong)
 
         stateful = {name: part for name, part in parts.items() if isinstance(part, StatefulPart)}
         # Copied, as the owner may change the state that it returned.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,8 @@ import numpy as np
 import paddle
 import safetensors
 
+from ofa_slim.base.foreign import check_contents, file_name
+from ofa_slim.base.json_files import parse_json
 from ofa_slim.base.version import __version__
 from ofa_slim.train.checkpoint.codec import Encoded, decode, encode, render
 
@@ -70,10 +71,11 @@ def read_manifest(folder: Path) -> Manifest:
 
     Raises: CorruptError where it is not there, altered, or of another format.
     """
+    check_contents(folder, CorruptError)
     file = folder / MANIFEST
     try:
         text = file.read_bytes().decode("utf-8")
-        content = json.loads(text)
+        content = parse_json(text)
         content.pop("sha256")
     except OSError as error:
         raise CorruptError(f"{file}: {error.strerror}") from error
@@ -82,11 +84,28 @@ def read_manifest(folder: Path) -> Manifest:
     # Byte for byte, so that no change goes unseen.
     if text != _sealed(content):
         raise CorruptError(f"{file}: altered, its checksum does not match")
-    known: dict[str, Any] = decode(Encoded(content))
-    number = known.pop("format", None)
-    if number != _FORMAT:
-        raise CorruptError(f"{file}: format {number}, this version reads {_FORMAT}")
-    return Manifest(**known)
+    try:
+        known: dict[str, Any] = decode(Encoded(content))
+        number = known.pop("format", None)
+        if number != _FORMAT:
+            raise CorruptError(f"{file}: format {number}, this version reads {_FORMAT}")
+        manifest = Manifest(**known)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CorruptError(f"{file}: not a manifest ({error})") from error
+    _check(file, manifest)
+    return manifest
+
+
+def _check(file: Path, manifest: Manifest) -> None:
+    """Refuses entries of other kinds: a checksum says that a text is as it was written, not who wrote it."""
+    kinds = {"step": int, "score": (int, float, type(None)), "recipe": dict, "parts": dict, "files": dict}
+    for name, kind in kinds.items():
+        value = getattr(manifest, name)
+        if isinstance(value, bool) or not isinstance(value, kind):  # type: ignore[arg-type]
+            raise CorruptError(f"{file}: {name!r} is {value!r}")
+    for name, about in manifest.files.items():
+        if not file_name(name) or not isinstance(about, dict) or set(about) != {"size", "sha256"}:
+            raise CorruptError(f"{file}: 'files' has {name!r}: {about!r}, not size and checksum of a file beside it")
 
 
 def verify(folder: Path, manifest: Manifest) -> None:

@@ -77,7 +77,11 @@ class GeneratorPart(Part):
         return self.generator.bit_generator.state
 
     def problems(self, saved: Any) -> list[str]:
-        """None: the kind names the bit generator."""
+        """Whether a bit generator of the same kind, named by `kind`, takes the state."""
+        try:
+            type(self.generator.bit_generator)().state = saved
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
+            return [f"not the state of a generator ({error})"]
         return []
 
     def load(self, saved: Any) -> None:

@@ -118,9 +118,17 @@ class Layout:
 
     @staticmethod
     def from_json(about: dict[str, Any]) -> Layout:
-        """The layout that `to_json` wrote."""
-        fields = (Field(field["dtype"], tuple(field["shape"]), field["positions"]) for field in about["fields"])
-        return Layout(tuple(fields), about["nesting"])
+        """The layout that `to_json` wrote; raises ValueError, KeyError or TypeError for anything else."""
+        fields = tuple(Field(field["dtype"], tuple(field["shape"]), field["positions"]) for field in about["fields"])
+        for field in fields:
+            whole = all(type(size) is int and size >= 0 for size in field.shape)
+            if field.dtype not in _DTYPES or not whole or type(field.positions) is not bool:
+                raise ValueError(f"{field} is not a tensor of a row")
+        layout = Layout(fields, about["nesting"])
+        places = _places(about["nesting"])
+        if sorted(places) != list(range(len(fields))) or not isinstance(_decoded(layout.nesting)[1], dict):
+            raise ValueError("its nesting is not that of its tensors")
+        return layout
 
 
 def layout_of(answer: Answer, rows: Rows, shorter: Callable[[], Answer]) -> Layout:
@@ -189,6 +197,17 @@ def _encoded(nesting: Any) -> Any:
             "dictionaries can be stored"
         )
     return {"value": nesting}
+
+
+def _places(nesting: Any) -> list[int]:
+    """The numbers of the tensors in an encoded nesting."""
+    ((kind, inside),) = nesting.items()
+    if kind == "tensor":
+        return [inside]
+    if kind == "value":
+        return []
+    parts = [item for _, item in inside] if kind == "dict" else inside
+    return [number for part in parts for number in _places(part)]
 
 
 def _decoded(nesting: Any) -> Any:

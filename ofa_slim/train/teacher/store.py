@@ -26,6 +26,8 @@ from zlib import crc32
 import numpy as np
 
 from ofa_slim.base.files import atomic_file
+from ofa_slim.base.foreign import check_contents
+from ofa_slim.base.json_files import read_json
 from ofa_slim.errors import ConfigError
 from ofa_slim.train.teacher.keys import KEY_SIZE
 from ofa_slim.train.teacher.layout import Layout
@@ -161,6 +163,7 @@ class Store:
             self._unlock()
 
     def _open(self) -> None:
+        check_contents(self._folder, ConfigError)
         descriptor = _locked(self._folder)
         self._unlock = weakref.finalize(self, os.close, descriptor)
         try:
@@ -286,12 +289,16 @@ def _json_checksum(about: Any) -> str:
 
 def _read_layout(file: Path) -> Layout:
     try:
-        written = json.loads(file.read_text(encoding="utf-8"))
+        written = read_json(file)
         about, checksum = written["about"], written["checksum"]
     except (UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{file} is damaged; remove {file.parent}: {error}") from error
     if checksum != _json_checksum(about):
         raise ConfigError(f"{file} is damaged: its checksum does not fit; remove {file.parent}")
-    if about.get("format") != _FORMAT:
-        raise ConfigError(f"{file} is of format {about.get('format')!r}, not {_FORMAT}; give another directory")
-    return Layout.from_json(about)
+    number = about.get("format") if isinstance(about, dict) else None
+    if number != _FORMAT:
+        raise ConfigError(f"{file} is of format {number!r}, not {_FORMAT}; give another directory")
+    try:
+        return Layout.from_json(about)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{file} describes no rows of a teacher's answer ({error}); remove {file.parent}") from error
