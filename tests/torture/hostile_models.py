@@ -404,6 +404,12 @@ def _share_layer(model: nn.Layer, rng: Rng) -> None:
                     parent.add_sublayer(name, pair[0])
 
 
+def _repeat_block(model: nn.Layer, rng: Rng) -> None:
+    for blocks in _picked(model, rng, nn.LayerList):
+        if len(blocks) > 1 and type(blocks[0]) is type(blocks[1]) and not isinstance(model, Network):
+            blocks[1] = blocks[0]
+
+
 def _recompute_blocks(model: nn.Layer, rng: Rng) -> None:
     for layer in model.sublayers():
         if hasattr(layer, "enable_recompute"):
@@ -417,6 +423,7 @@ CHANGES: dict[str, Callable[[nn.Layer, Rng], None]] = {
     "subclassed layer": _subclass,
     "shared parameter": _share_parameter,
     "shared layer": _share_layer,
+    "block twice": _repeat_block,
     "blocks recomputed": _recompute_blocks,
 }
 DTYPES = ("float64", "float16", "bfloat16")
