@@ -2,7 +2,7 @@
 # `dev` and `demo` extras. `make help` lists the targets.
 #
 #   PYTHON=/path/to/python  chooses the interpreter for a new .venv (3.10, 3.11 or 3.12)
-#   ARGS="..."              is handed on to pytest, to the matrix (`make matrix ARGS=--help`) or to the demo
+#   ARGS="..."              is handed on to pytest, to the matrix (`make matrix ARGS=--help`), the demo or torture
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -23,7 +23,7 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_inf
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test quick matrix lint check style demo examples bench faults clean
+.PHONY: help setup test quick matrix torture lint check style demo examples bench faults clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -38,6 +38,9 @@ quick: $(STAMP) ## run the tests that start no processes and take no long time
 
 matrix: ## run the tests on every supported release of Paddle, in environments of their own (2 GB each)
 	$(PYTHON) tests/matrix.py $(ARGS)
+
+torture: $(STAMP) ## random hostile models, all checks (ARGS="--seed 1 --minutes 10", or --cases 3000, or --only N)
+	PYTHONPATH=tests/support:$(CURDIR) $(PY) tests/torture/torture.py $(ARGS)
 
 lint: $(STAMP) ## ruff, mypy and import-linter, changing nothing
 	$(PY) -m ruff check .

@@ -26,8 +26,8 @@ from ofa_slim.supernet.discover import full_space
 from ofa_slim.supernet.families import layer_at
 from ofa_slim.supernet.grow import grow
 from ofa_slim.supernet.handle import require_plain
-from ofa_slim.supernet.layers.kernels import centre
-from ofa_slim.supernet.spec import Extent, cut_plain, parameter_like, spec_of
+from ofa_slim.supernet.layers.kernels import centre, has_kernel, padding_of, set_padding
+from ofa_slim.supernet.spec import Extent, cut_plain, parameter_like, row_of, spec_of
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +63,7 @@ def save_subnet(model: nn.Layer, directory: str | os.PathLike[str], inputs: Mapp
         "built_with": pretrained.built_with(model) if known else {},
         "axes": sizes,
         "layers": _layer_sizes(model),
+        "paddings": _paddings(model),
         "factorised": factorised_ranks(model),
     }
     with replacing(directory, marker=SUBNET_FILE) as aside:
@@ -137,6 +138,7 @@ def _rebuilt(folder: Path, about: dict[str, Any], state: dict[str, paddle.Tensor
     _shrink(model, about["axes"], folder)
     _factorise(model, about.get("factorised", {}), folder)
     _resize(model, about["layers"], state, folder)
+    _pad(model, about.get("paddings", {}), folder)
     _take_dtypes(model, state)
     own = model.state_dict()
     for key in {**own, **state}:
@@ -243,22 +245,55 @@ def _layer_sizes(model: nn.Layer) -> dict[str, dict[str, int]]:
     return {path: sizes for path, sizes in found.items() if sizes}
 
 
+def _paddings(model: nn.Layer) -> dict[str, list[list[int]]]:
+    """The padding of each convolution, ``[before, after]`` per spatial dimension, by path.
+
+    Where the kernel of an even size lay in that of the supernet does not follow from the sizes.
+    """
+    found = {path: padding_of(layer) for path, layer in model.named_sublayers(include_self=True) if has_kernel(layer)}
+    return {path: [list(sides) for sides in padding] for path, padding in found.items() if padding is not None}
+
+
+def _pad(model: nn.Layer, paddings: Any, folder: Path) -> None:
+    """Gives each convolution of a model the padding that was saved."""
+    layers = dict(model.named_sublayers(include_self=True))
+    for path, padding in paddings.items() if isinstance(paddings, dict) else ():
+        layer = layers.get(path)
+        own = padding_of(layer) if layer is not None and has_kernel(layer) else None
+        if layer is None or own is None or not _is_padding(padding, len(own)):
+            raise ExportError(f"{folder}: {SUBNET_FILE} gives layer {path!r} the padding {padding!r}")
+        pairs = [(before, after) for before, after in padding]
+        if pairs != own:
+            set_padding(layer, pairs)
+
+
+def _is_padding(value: Any, dims: int) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == dims
+        and all(isinstance(sides, list) and len(sides) == 2 for sides in value)
+        and all(type(side) is int and side >= 0 for sides in value for side in sides)
+    )
+
+
 def _resize(
     model: nn.Layer, layers: Mapping[str, Mapping[str, int]], state: Mapping[str, paddle.Tensor], folder: Path
 ) -> None:
     """Gives each layer of a model the sizes that were saved."""
     present = _layer_sizes(model)
-    for path, sizes in layers.items():
+    for path, saved in layers.items():
         full = present.get(path)
-        if full is None or set(full) != set(sizes):
+        layer = layer_at(model, path) if full is not None else model
+        sizes = saved if full is None or set(full) == set(saved) else {**_shape_sizes(layer, path, state), **saved}
+        if full is None or not set(full) <= set(sizes):
             raise ExportError(f"{folder}: {SUBNET_FILE} names layer {path!r}, which the model does not have so")
         for role, size in sizes.items():
             if isinstance(size, bool) or not isinstance(size, int) or size < 1:
                 raise ExportError(f"{folder}: {SUBNET_FILE} gives {path!r} the {role} {size!r}, not a size")
+        sizes = {role: sizes[role] for role in full}
         own = [tuple(tensor.shape) for key, tensor in state.items() if key.rpartition(".")[0] == path]
         if any(size > full[role] for role, size in sizes.items()) and not fits(sizes, own):
             raise ExportError(f"{folder}: {SUBNET_FILE} gives {path!r} the sizes {dict(sizes)}, its weights are {own}")
-        layer = layer_at(model, path)
         smaller: dict[str, Extent] = {
             role: centre(size, full[role]) if role == "kernel" else size
             for role, size in sizes.items()
@@ -269,3 +304,14 @@ def _resize(
             grow(layer, larger)
         if smaller:
             cut_plain(layer, smaller)
+
+
+def _shape_sizes(layer: nn.Layer, path: str, state: Mapping[str, paddle.Tensor]) -> dict[str, int]:
+    """The sizes of a layer's roles by the saved shapes: a cut can leave a layer fewer roles (one slope for all)."""
+    spec = row_of(layer)
+    return {
+        role: size
+        for name in spec.params
+        if (key := f"{path}.{name}" if path else name) in state
+        for role, size in zip(spec.roles(layer, name), state[key].shape, strict=False)
+    }

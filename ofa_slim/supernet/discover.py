@@ -6,6 +6,7 @@ The axes have their full sizes; `with_candidates` adds the choices that converti
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,7 @@ from ofa_slim.base.examples import Example
 from ofa_slim.errors import ConfigError, ConvertError
 from ofa_slim.supernet.axis import KERNEL, WIDTH, Axis, Fixed, Slot
 from ofa_slim.supernet.coupling import Holder, couple, trace
-from ofa_slim.supernet.families import find_stacks, layer_at, stack_axes
+from ofa_slim.supernet.families import find_stacks, layer_at, stack_axes, weight_reason
 from ofa_slim.supernet.grow import original_extent
 from ofa_slim.supernet.handle import Supernet
 from ofa_slim.supernet.layers import Block, ElasticLayer, has_kernel, inner_layer, is_depthwise
@@ -60,8 +61,8 @@ def needs_trace(model: nn.Layer) -> bool:
 def full_space(model: nn.Layer) -> SearchSpace:
     """The axes that need no example: those of families, and kernels."""
     rows = _family_rows(model)
-    axes = [row for row in rows if isinstance(row, Axis)]
-    fixed = [row for row in rows if isinstance(row, Fixed)]
+    axes, fixed = _without_shared(model, [row for row in rows if isinstance(row, Axis)])
+    fixed = [*(row for row in rows if isinstance(row, Fixed)), *fixed]
     taken = {slot.layer for axis in axes for slot in axis.slots} | {row.layer for row in fixed}
     for path, layer in model.named_sublayers(include_self=True):
         spec = spec_of(layer)
@@ -107,7 +108,7 @@ def traced_space(model: nn.Layer, example: Example, depth: Mapping[str, Any] | N
     for path, layer in layers.items():
         computed = computed_weight(layer)
         if computed is not None:
-            fixed.append(Fixed(path, f"its {computed} is computed anew in each forward, as by weight_norm"))
+            fixed.append(Fixed(path, weight_reason(computed)))
     return SearchSpace([*_kernel_axes(model), *axes], [*fixed, *_fixed_kernels(model)], _layouts(axes, layers))
 
 
@@ -273,6 +274,49 @@ def failure_of(supernet: Supernet, shrunk: Sequence[Axis], example: Example) -> 
 
 def _family_rows(model: nn.Layer) -> list[Axis | Fixed]:
     return [row for stack in find_stacks(model) for row in stack_axes(model, stack)]
+
+
+def _without_shared(model: nn.Layer, axes: Sequence[Axis]) -> tuple[list[Axis], list[Fixed]]:
+    """The axes of which no layer is also elsewhere in the model; a layer has one size wherever it is called.
+
+    An attention, or a block, that is at several places as a whole has one axis.
+    """
+    counts = _counted_places(model)
+    kept: dict[frozenset[tuple[int, str, int]], Axis] = {}
+    fixed: list[Fixed] = []
+    for axis in axes:
+        paths = [slot.layer for slot in axis.slots]
+        around = _common_path(paths)
+        shared = next((path for path in paths if counts.get(path, 1) != counts.get(around, 1)), None)
+        if shared is not None:
+            fixed += [Fixed(path, f"layer {shared!r} is also elsewhere in the model") for path in dict.fromkeys(paths)]
+            continue
+        parts = frozenset((id(layer_at(model, slot.layer)), slot.role, slot.unit) for slot in axis.slots)
+        first = kept.setdefault(parts, axis)
+        if first is not axis:
+            fixed += [Fixed(path, f"it is on axis {first.name!r}, under another name") for path in dict.fromkeys(paths)]
+    return list(kept.values()), fixed
+
+
+def _counted_places(model: nn.Layer) -> dict[str, int]:
+    """At how many places the layer at each path is."""
+    paths = {""}
+    for key in model.state_dict():  # names a shared parameter at each place; `named_sublayers` names a layer once
+        parts = key.split(".")[:-1]
+        paths.update(".".join(parts[: count + 1]) for count in range(len(parts)))
+    layers = {path: id(layer_at(model, path)) for path in paths}
+    counts = Counter(layers.values())
+    return {path: counts[layer] for path, layer in layers.items()}
+
+
+def _common_path(paths: Sequence[str]) -> str:
+    """The longest path that all paths begin with."""
+    common = []
+    for parts in zip(*(path.split(".") for path in paths), strict=False):
+        if len(set(parts)) > 1:
+            break
+        common.append(parts[0])
+    return ".".join(common)
 
 
 def _kernel_axes(model: nn.Layer) -> list[Axis]:

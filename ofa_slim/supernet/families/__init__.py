@@ -14,6 +14,7 @@ from ofa_slim.supernet.families.family import (
     layer_at,
     max_sizes,
     stack_axes,
+    weight_reason,
 )
 from ofa_slim.supernet.families.gpt import GPT
 from ofa_slim.supernet.families.post_norm import ALBERT, MPNET, NEZHA
@@ -29,6 +30,7 @@ __all__ = [
     "max_sizes",
     "register_family",
     "stack_axes",
+    "weight_reason",
 ]
 
 _FAMILIES: list[Family] = [TRANSFORMER_ENCODER, NEZHA, MPNET, ALBERT, ERNIE_LAYOUT, GPT]

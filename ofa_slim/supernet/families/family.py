@@ -10,7 +10,7 @@ from paddle import nn
 from ofa_slim.errors import ConvertError
 from ofa_slim.supernet.axis import Axis, Fixed, Slot
 from ofa_slim.supernet.layers import ElasticLayer
-from ofa_slim.supernet.spec import full_class_name, spec_of
+from ofa_slim.supernet.spec import computed_weight, full_class_name, spec_of
 
 Place = tuple[str, str]
 """An attribute path, and a role of the layer there."""
@@ -126,8 +126,8 @@ def joined(*parts: str) -> str:
 def layer_at(model: nn.Layer, path: str) -> nn.Layer:
     """The layer at an attribute path; the path "" is the model itself."""
     for part in path.split(".") if path else ():
-        # A stack indexes only its active layers; its children are all of them.
-        model = dict(model.named_children())[part] if part.isdigit() else getattr(model, part)
+        # By attribute, also in a list: a stack indexes only its active layers, and `named_children` names a layer once.
+        model = getattr(model, part)
     return model
 
 
@@ -183,6 +183,11 @@ def max_sizes(layer: nn.Layer) -> dict[str, int] | None:
     return None if spec is None else spec.full_sizes(layer)
 
 
+def weight_reason(name: str) -> str:
+    """Why a layer is fixed whose weight `name` is not a parameter."""
+    return f"its {name} is computed anew in each forward, as by weight_norm"
+
+
 def _own_forward(block: nn.Layer, kind: type[nn.Layer] | str) -> bool:
     # PaddleNLP replaces the forward of Paddle's class, so it is looked up each time.
     return type(block).forward is not kind.forward if isinstance(kind, type) else full_class_name(block) != kind
@@ -224,6 +229,9 @@ def _axis(
         found = max_sizes(layer)
         if found is None or role not in found:
             return Fixed(path, f"{type(layer).__name__} is not a layer type that can be cut")
+        computed = computed_weight(layer)
+        if computed is not None:
+            return Fixed(path, weight_reason(computed))
         sizes[path] = found
     size = sizes[counted[0]][counted[1]]
     slots = []

@@ -135,13 +135,16 @@ def widen_padding(conv: nn.Layer, old: int, new: int) -> None:
         return
     ((start, stop),) = ranges_of(centre(old, new))
     wide = [
-        side
+        (before + start * step, after + (new - stop) * step)
         for (before, after), step in zip(padding, conv._dilation, strict=True)
-        for side in (before + start * step, after + (new - stop) * step)
     ]
-    conv._padding = wide
+    set_padding(conv, wide)
+
+
+def set_padding(conv: nn.Layer, padding: Sequence[tuple[int, int]]) -> None:
+    """Gives a convolution its padding, ``(before, after)`` per spatial dimension."""
+    conv._padding = [side for sides in padding for side in sides]
     if conv._padding_mode != "zeros":
-        pairs = list(zip(wide[0::2], wide[1::2], strict=True))
-        conv._reversed_padding_repeated_twice = [side for pair in reversed(pairs) for side in pair]
+        conv._reversed_padding_repeated_twice = [side for sides in reversed(padding) for side in sides]
     elif hasattr(conv, "_updated_padding"):
-        conv._updated_padding, conv._padding_algorithm = wide, "EXPLICIT"
+        conv._updated_padding, conv._padding_algorithm = conv._padding, "EXPLICIT"
