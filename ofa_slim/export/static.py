@@ -13,6 +13,7 @@ from paddle import nn
 from paddle.static import InputSpec
 
 from ofa_slim.base.examples import Example, compare, random_example
+from ofa_slim.base.input_types import as_type
 from ofa_slim.base.modes import eval_mode, forward_signature, forwards_kept
 from ofa_slim.base.predictor import MODEL_FILE, PASSES_FILE, Predictor
 from ofa_slim.errors import ExportError
@@ -116,14 +117,21 @@ def _check(model: nn.Layer, probes: Sequence[Example], folder: Path) -> None:
 
 
 def _probes(model: nn.Layer, specs: Sequence[InputSpec], inputs: Mapping[str, paddle.Tensor] | None) -> list[Example]:
-    if inputs is not None:
-        return [Example(kwargs=dict(inputs))]
     dtypes = {spec.name: spec.dtype for spec in specs}
+    if inputs is not None:
+        return [Example(kwargs={name: _typed(name, value, dtypes.get(name)) for name, value in inputs.items()})]
     found = []
     for seed, unknown in enumerate(((2, 16), (3, 7))):
         shapes = {spec.name: _filled(spec.shape, unknown) for spec in specs}
         found.append(random_example(model, [shapes], [dtypes], seed=seed))
     return found
+
+
+def _typed(name: str, value: paddle.Tensor, dtype: paddle.dtype | None) -> paddle.Tensor:
+    """An input in the type of its spec; one that has no spec stays as it is."""
+    if dtype is None or value.dtype == dtype:
+        return value
+    return paddle.to_tensor(as_type(name, value.numpy(), str(dtype).removeprefix("paddle.")))
 
 
 def _filled(shape: Sequence[int | None], unknown: Sequence[int]) -> list[int]:

@@ -81,6 +81,27 @@ def test_each_format_computes_what_the_supernet_does(written: tuple[Path, dict[s
     assert record["formats"]["onnx-int8"]["difference"] > 0  # 8 bits are not 32
 
 
+def test_integers_of_another_size_are_taken_by_every_format(written: tuple[Path, dict[str, Any], nn.Layer]) -> None:
+    folder, _, _ = written
+    sample = texts()[0]
+    for name in TEXT:
+        opened = Opened(folder / name)
+        for other in ("int32", "uint8"):
+            found = opened({key: value.astype(other) for key, value in sample.items()})
+            np.testing.assert_array_equal(found[0], opened(sample)[0])
+
+
+def test_inputs_that_a_model_cannot_run_on_are_named(written: tuple[Path, dict[str, Any], nn.Layer]) -> None:
+    folder, _, _ = written
+    sample = texts()[0]
+    for name in TEXT:
+        opened = Opened(folder / name)
+        with pytest.raises(ExportError, match="'input_ids' is float32, and the model takes int64"):
+            opened({**sample, "input_ids": sample["input_ids"].astype("float32")})
+        with pytest.raises(ExportError, match=r"cannot run on input_ids \[30\], token_type_ids \[30\] \("):
+            opened({key: value[:, 0] for key, value in sample.items()})
+
+
 def test_the_record_says_what_was_written(written: tuple[Path, dict[str, Any], nn.Layer]) -> None:
     import hashlib
 

@@ -28,6 +28,16 @@ def test_inference_files_compute_what_the_supernet_does_at_any_batch_and_length(
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+def test_inputs_are_taken_in_the_type_of_their_spec(tmp_path: Path) -> None:
+    names = ("input_ids", "token_type_ids")
+    ids = dict(zip(names, batch(2, 5), strict=True))
+    to_static(bert(layers=1), tmp_path / "out", inputs={name: value.astype("int32") for name, value in ids.items()})
+    assert (tmp_path / "out" / "model.json").is_file()
+    with pytest.raises(ExportError, match="'token_type_ids' is float32, and the model takes int64"):
+        to_static(bert(layers=1), tmp_path / "no", inputs={**ids, "token_type_ids": ids["input_ids"].astype("float32")})
+    assert not (tmp_path / "no").exists()
+
+
 def test_the_model_stays_as_it_is(tmp_path: Path) -> None:
     model = bert()
     model.train()

@@ -118,6 +118,20 @@ def test_blocks_with_a_forward_of_their_own_stay_fixed_and_are_explained() -> No
     assert "1.layers.0: Mine has its own forward" in space.explain()
 
 
+def test_a_linear_with_an_adapter_stays_whole_and_says_what_to_do() -> None:
+    class Adapted(nn.Linear):
+        def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+            return super().forward(x) + x
+
+    model = encoder(1)
+    model.layers[0].self_attn.q_proj = Adapted(16, 16)
+    Convert(supernet(expand_ratio=[0.5])).convert(model)
+    space = OFA(model).search_space
+    assert [axis.name for axis in space.axes if axis.task == "width"] == ["encoder.0.ffn"]
+    assert "Adapted is not a layer type that can be cut" in space.explain()
+    assert "where it is an adapter, merge it" in space.explain()
+
+
 def test_frozen_parameters_stay_frozen_through_export() -> None:
     model = encoder(1)
     model.layers[0].linear1.weight.stop_gradient = True

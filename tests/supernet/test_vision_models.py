@@ -6,8 +6,11 @@ import pytest
 
 from vision_models import NAMES, check
 
+# Their layers are those of another model here, only wider; `benchmarks/vision_models.py` has them.
+WIDER = {"wide_resnet50_2"}
 
-@pytest.mark.parametrize("name", NAMES)
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in WIDER])
 def test_sub_networks_of_vision_models_are_what_their_configs_say(name: str) -> None:
     outcome = check(name, configs=1)
     assert any(axis.elastic for axis in outcome.space.axes)

@@ -10,6 +10,7 @@ import numpy as np
 from paddle import nn
 
 from ofa_slim.base.foreign import check_contents, file_name
+from ofa_slim.base.input_types import as_type
 from ofa_slim.base.json_files import read_json
 from ofa_slim.base.threads import threads, threads_kept
 from ofa_slim.errors import ExportError
@@ -48,20 +49,24 @@ class Opened:
         except ExportError:
             raise
         except Exception as error:  # each engine has errors of its own
-            said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise ExportError(f"{folder}: the {self.format} files cannot be read ({said[:200]})") from error
+            raise ExportError(f"{folder}: the {self.format} files cannot be read ({_first_line(error)})") from error
 
     def __call__(self, inputs: Inputs) -> list[np.ndarray]:
-        """The outputs, in order, for inputs by name.
+        """The outputs, in order, for inputs by name; integers may be of another size than the model's.
 
-        Raises: ExportError for an input that is missing.
+        Raises: ExportError for an input that is missing, is of another kind of type, or that the engine cannot run.
         """
         wanted = self.card["inputs"]
         for name in wanted:
             if name not in inputs:
                 raise ExportError(f"{self.folder}: no input {name!r}; the model has {', '.join(wanted)}")
-        with threads_kept():
-            return self._run({name: inputs[name] for name in wanted})
+        arrays = {name: as_type(name, inputs[name], kind) for name, kind in wanted.items()}
+        try:
+            with threads_kept():
+                return self._run(arrays)
+        except Exception as error:  # each engine has errors of its own
+            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
+            raise ExportError(f"{self.folder}: the model cannot run on {shapes} ({_first_line(error)})") from error
 
 
 def built(folder: Path, card: dict[str, Any], build: Callable[[], nn.Layer] | None) -> nn.Layer | None:
@@ -77,6 +82,11 @@ def built(folder: Path, card: dict[str, Any], build: Callable[[], nn.Layer] | No
             "run; if you know it, import it yourself and give it as build="
         )
     return build()
+
+
+def _first_line(error: Exception) -> str:
+    """The first line of an error that says anything, cut to 200 characters."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -99,8 +109,15 @@ def read_card(folder: Path) -> dict[str, Any]:
         raise ExportError(f"{file}: 'opener' is {card['opener']!r}, not one of {', '.join(OPENERS)}")
     if not file_name(card["format"]):
         raise ExportError(f"{file}: 'format' is {card['format']!r}, not the name of a format")
-    if not isinstance(card["inputs"], dict) or not all(isinstance(kind, str) for kind in card["inputs"].values()):
+    if not isinstance(card["inputs"], dict) or not all(_is_type(kind) for kind in card["inputs"].values()):
         raise ExportError(f"{file}: 'inputs' is {card['inputs']!r}, not the type of each input by its name")
     if not isinstance(card.get("build"), (str, type(None))):
         raise ExportError(f"{file}: 'build' is {card['build']!r}, not 'module:function' or null")
     return card
+
+
+def _is_type(name: object) -> bool:
+    try:
+        return isinstance(name, str) and np.dtype(name).kind in "biuf"
+    except TypeError:
+        return False

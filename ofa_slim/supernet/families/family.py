@@ -228,7 +228,7 @@ def _axis(
             return Fixed(path, "the model has no such layer")
         found = max_sizes(layer)
         if found is None or role not in found:
-            return Fixed(path, f"{type(layer).__name__} is not a layer type that can be cut")
+            return Fixed(path, _uncut_reason(layer))
         computed = computed_weight(layer)
         if computed is not None:
             return Fixed(path, weight_reason(computed))
@@ -243,3 +243,10 @@ def _axis(
     # The first slot names the axis in published dictionaries.
     slots.sort(key=lambda slot: slot.role != "out")
     return Axis(name, size, (size,), tuple(slots), task, whole)
+
+
+def _uncut_reason(layer: nn.Layer) -> str:
+    reason = f"{type(layer).__name__} is not a layer type that can be cut"
+    if isinstance(layer, nn.Linear) or any(isinstance(part, nn.Linear) for part in layer.sublayers()):
+        return f"{reason}; it computes more than a Linear: where it is an adapter, merge it into a plain Linear first"
+    return reason
