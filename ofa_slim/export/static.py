@@ -127,7 +127,7 @@ def _probes(model: nn.Layer, specs: Sequence[InputSpec], inputs: Mapping[str, pa
     return found
 
 
-def _typed(name: str, value: paddle.Tensor, dtype: paddle.dtype | None) -> paddle.Tensor:
+def _typed(name: str, value: paddle.Tensor, dtype: object) -> paddle.Tensor:
     """An input in the type of its spec; one that has no spec stays as it is."""
     if dtype is None or value.dtype == dtype:
         return value
