@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import multiprocessing.process
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Generator, Iterator
@@ -24,6 +25,8 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("deterministic")
+
+platform.processor()  # starts `uname` the first time and remembers its answer
 
 
 class _WithoutPaddleNLP(MetaPathFinder):

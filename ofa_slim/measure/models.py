@@ -11,7 +11,7 @@ from paddle import nn
 from ofa_slim.base.clock import Latency, Rule, over_loads
 from ofa_slim.base.examples import Example, random_example
 from ofa_slim.base.threads import threads_kept
-from ofa_slim.measure.programs import engine_of
+from ofa_slim.measure.programs import engine_of, written_once
 
 
 def measure_latency(
@@ -34,9 +34,9 @@ def measure_latency(
 
     Raises: LatencyError where the engine cannot run here.
     """
-    open_program = engine_of(engine)
+    save_program = engine_of(engine)
     loads = {
-        name: partial(open_program, model, _example(model, input_shapes, input_dtypes, call))
+        name: written_once(partial(save_program, model, _example(model, input_shapes, input_dtypes, call)))
         for name, model in models.items()
     }
     with threads_kept():

@@ -1,13 +1,15 @@
 """Layers as programs of the engine that will serve them.
 
-An engine makes a program of a layer and one call of it; running it is what is timed. `ENGINES` is the table of them.
+An engine writes the program of a layer and one call of it, once, as tracing takes longest, and opens it anew for each
+load; running it is what is timed. `ENGINES` is the table of them.
 """
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import weakref
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,9 @@ from ofa_slim.export.formats.onnx import ONNX_FILE, write_onnx
 from ofa_slim.export.formats.reader import open_session
 
 Program = Callable[[], None]
-OpenProgram = Callable[[nn.Layer, Example], Program]
+OpenProgram = Callable[[], Program]
+SaveProgram = Callable[[nn.Layer, Example], OpenProgram]
+"""Writes the program of a layer and one call of it; the answer opens it from its files, as often as it is called."""
 
 
 class OfTensors(nn.Layer):
@@ -45,47 +49,82 @@ class OfTensors(nn.Layer):
         return self.inner(*args, **kwargs)
 
 
-def paddle_inference(layer: nn.Layer, example: Example) -> Program:
-    """A program of Paddle Inference with oneDNN, on as many threads as Paddle was told to use."""
-    with _saved(layer, example, "inference") as (folder, inputs):
-        predictor = Predictor(folder, onednn=True)
-    predictor.feed({name: inputs[name] for name in predictor.names})
-    return predictor.run
+class _Files:
+    """The files of a layer for Paddle Inference, in a folder that goes away with this object.
 
+    Args:
+        layer: in the state in which it is written.
+        example: its call.
+        engine: for errors.
 
-def onnx_runtime(layer: nn.Layer, example: Example) -> Program:
-    """A session of ONNX Runtime, on as many threads as Paddle was told to use."""
-    with _saved(layer, example, "onnx") as (folder, inputs):
-        try:
-            write_onnx(folder, folder / ONNX_FILE)
-        except ExportError as error:
-            raise LatencyError(f"engine 'onnx': {error}") from error
-        session = open_session(folder / ONNX_FILE, threads())
-    needed = {wanted.name: inputs[wanted.name] for wanted in session.get_inputs()}
+    Attributes:
+        folder: holds the files.
+        inputs: the arrays of the call, by the program's names.
 
-    def run() -> None:
-        session.run(None, needed)
+    Raises: LatencyError where Paddle was told to use another device than the CPU.
+    """
 
-    return run
-
-
-@contextmanager
-def _saved(layer: nn.Layer, example: Example, engine: str) -> Iterator[tuple[Path, dict[str, np.ndarray]]]:
-    """The files of a layer for Paddle Inference, in a folder that goes away, and its inputs by name."""
-    device = paddle.device.get_device()
-    if device != "cpu":
-        raise LatencyError(f"engine {engine!r} is timed on the CPU, and Paddle was told to use {device}")
-    called = OfTensors(layer, example)
-    specs = [InputSpec(list(one.shape), one.dtype, name=f"x{number}") for number, one in enumerate(called.tensors)]
-    with tempfile.TemporaryDirectory() as folder:
+    def __init__(self, layer: nn.Layer, example: Example, engine: str) -> None:
+        device = paddle.device.get_device()
+        if device != "cpu":
+            raise LatencyError(f"engine {engine!r} is timed on the CPU, and Paddle was told to use {device}")
+        self.folder = Path(tempfile.mkdtemp(prefix="ofa_slim-"))
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        called = OfTensors(layer, example)
+        specs = [InputSpec(list(one.shape), one.dtype, name=f"x{number}") for number, one in enumerate(called.tensors)]
         with forwards_kept(called):
             program = paddle.jit.to_static(called, input_spec=[specs], full_graph=True)
-            paddle.jit.save(program, str(Path(folder) / "model"))
-        arrays = {f"x{number}": np.ascontiguousarray(tensor.numpy()) for number, tensor in enumerate(called.tensors)}
-        yield Path(folder), arrays
+            paddle.jit.save(program, str(self.folder / "model"))
+        self.inputs = {
+            f"x{number}": np.ascontiguousarray(tensor.numpy()) for number, tensor in enumerate(called.tensors)
+        }
 
 
-ENGINES: dict[str, OpenProgram] = {"inference": paddle_inference, "onnx": onnx_runtime}
+def paddle_inference(layer: nn.Layer, example: Example) -> OpenProgram:
+    """A program of Paddle Inference with oneDNN, on as many threads as Paddle was told to use."""
+    files = _Files(layer, example, "inference")
+
+    def open_program() -> Program:
+        predictor = Predictor(files.folder, onednn=True)
+        predictor.feed({name: files.inputs[name] for name in predictor.names})
+        return predictor.run
+
+    return open_program
+
+
+def onnx_runtime(layer: nn.Layer, example: Example) -> OpenProgram:
+    """A session of ONNX Runtime, on as many threads as Paddle was told to use."""
+    files = _Files(layer, example, "onnx")
+    try:
+        write_onnx(files.folder, files.folder / ONNX_FILE)
+    except ExportError as error:
+        raise LatencyError(f"engine 'onnx': {error}") from error
+
+    def open_program() -> Program:
+        session = open_session(files.folder / ONNX_FILE, threads())
+        needed = {wanted.name: files.inputs[wanted.name] for wanted in session.get_inputs()}
+
+        def run() -> None:
+            session.run(None, needed)
+
+        return run
+
+    return open_program
+
+
+def written_once(save: Callable[[], OpenProgram]) -> OpenProgram:
+    """Opens a program that is written the first time it is opened."""
+    opens: list[OpenProgram] = []
+
+    def open_program() -> Program:
+        if not opens:
+            opens.append(save())
+        return opens[0]()
+
+    return open_program
+
+
+ENGINES: dict[str, SaveProgram] = {"inference": paddle_inference, "onnx": onnx_runtime}
 
 
 def version_of(engine: str) -> str:
@@ -94,7 +133,7 @@ def version_of(engine: str) -> str:
     return f"{paddles} with ONNX Runtime {metadata.version('onnxruntime')}" if engine == "onnx" else paddles
 
 
-def engine_of(name: str) -> OpenProgram:
+def engine_of(name: str) -> SaveProgram:
     """The engine of a name; raises `LatencyError` where there is none."""
     if name not in ENGINES:
         raise LatencyError(f"engine {name!r} is not one of {', '.join(ENGINES)}")

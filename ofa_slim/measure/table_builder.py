@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from ofa_slim.base.threads import threads_kept
 from ofa_slim.export.cut import cut, transformed_weights
 from ofa_slim.measure.block_times import BlockTimes, Conditions, Times
 from ofa_slim.measure.blocks import COPIES, Block, BlockCall, empty_program, find_blocks, program_of
-from ofa_slim.measure.programs import OpenProgram, Program, engine_of
+from ofa_slim.measure.programs import OpenProgram, SaveProgram, engine_of, written_once
 from ofa_slim.supernet.handle import Supernet, make_plain
 from ofa_slim.supernet.space import SearchSpace
 from ofa_slim.supernet.subnet_config import SubnetConfig
@@ -45,7 +44,7 @@ def measure_blocks(
     progress: bool,
 ) -> Measured:
     """See `LatencyTable.build`."""
-    open_program, rule = engine_of(engine), rule or Rule()
+    save_program, rule = engine_of(engine), rule or Rule()
     example = supernet.example(input_shapes, input_dtypes)
     if choices is not None:
         supernet = Supernet(supernet.model, supernet.space.with_choices(choices), supernet.names)
@@ -62,17 +61,17 @@ def measure_blocks(
     }
     anchors = _anchors(space)
     with threads_kept(), _bar(len(wanted) + len(anchors), progress) as bar:
-        load_model = partial(_open_whole, open_program, supernet, anchors[0], example)
+        load_model = _whole(save_program, supernet, anchors[0], example)
         as_served = _Reference(load_model, rule)
-        whole = {config: partial(_open_whole, open_program, supernet, config, example) for config in anchors[1:]}
+        whole = {config: _whole(save_program, supernet, config, example) for config in anchors[1:]}
         whole_shares = as_served.shares(whole)
         bar.update(len(anchors))
         # In a model a block finds the weights of other blocks in the caches, so here its turn is a single run.
         rounds = {"least": rule.least * rule.runs, "most": rule.most * rule.runs}
         among_others = _Reference(load_model, replace(rule, untimed=0, runs=1, **rounds))
-        shares = among_others.shares({_EMPTY: lambda: open_program(*empty_program(blocks[0]))})
+        shares = among_others.shares({_EMPTY: save_program(*empty_program(blocks[0]))})
         for keys in _batches(list(wanted)):
-            loads = {key: partial(_open_block, open_program, supernet, *wanted[key]) for key in keys}
+            loads = {key: _block(save_program, supernet, *wanted[key]) for key in keys}
             shares |= among_others.shares(loads)
             bar.update(len(keys))
     whole_ms = [as_served.ms * whole_shares.get(config, 1.0) for config in anchors]
@@ -96,7 +95,7 @@ class _Reference:
         rule: how long to measure.
     """
 
-    def __init__(self, load: Callable[[], Program], rule: Rule) -> None:
+    def __init__(self, load: OpenProgram, rule: Rule) -> None:
         self._load = load
         self._rule = rule
         self._rounds: list[Sequence[float]] = []
@@ -106,7 +105,7 @@ class _Reference:
         """Its median, in milliseconds."""
         return Latency.of(self._rounds).median
 
-    def shares(self, loads: Mapping[Any, Callable[[], Program]]) -> dict[Any, float]:
+    def shares(self, loads: Mapping[Any, OpenProgram]) -> dict[Any, float]:
         """How long some programs take, in units of the whole model."""
         rounds = over_loads({None: self._load, **loads}, self._rule)
         self._rounds += rounds[None]
@@ -139,17 +138,23 @@ def _batches(keys: list[Any]) -> Iterator[list[Any]]:
         yield keys[start : start + _AT_ONCE]
 
 
-def _open_block(open_program: OpenProgram, supernet: Supernet, seen: BlockCall, config: SubnetConfig) -> Program:
-    return open_program(*program_of(supernet, seen, config))
+def _block(save_program: SaveProgram, supernet: Supernet, seen: BlockCall, config: SubnetConfig) -> OpenProgram:
+    """Opens the program of a block, cut to a config."""
+    return written_once(lambda: save_program(*program_of(supernet, seen, config)))
 
 
-def _open_whole(open_program: OpenProgram, supernet: Supernet, config: SubnetConfig, example: Example) -> Program:
-    """The program of a whole sub-network."""
-    with supernet.using(config):
-        weights = transformed_weights(supernet.model)
-    plain = make_plain(copy.deepcopy(supernet.model))
-    cut(plain, supernet.space, config, weights)
-    return open_program(plain, Example(example.args, {**example.kwargs, **supernet.forward_arguments(config)}))
+def _whole(save_program: SaveProgram, supernet: Supernet, config: SubnetConfig, example: Example) -> OpenProgram:
+    """Opens the program of a whole sub-network."""
+
+    def save() -> OpenProgram:
+        with supernet.using(config):
+            weights = transformed_weights(supernet.model)
+        plain = make_plain(copy.deepcopy(supernet.model))
+        cut(plain, supernet.space, config, weights)
+        call = Example(example.args, {**example.kwargs, **supernet.forward_arguments(config)})
+        return save_program(plain, call)
+
+    return written_once(save)
 
 
 def _levels(space: SearchSpace, block: Block) -> list[list[dict[str, int]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +33,21 @@ class Machine:
 
     def __init__(self) -> None:
         self.now = 0.0
+        self.saved = 0
 
     def clock(self) -> float:
         return self.now
 
-    def make(self, layer: nn.Layer, example: Example) -> Callable[[], None]:
+    def save(self, layer: nn.Layer, example: Example) -> Callable[[], Callable[[], None]]:
         example.call(layer)  # it has to run
+        self.saved += 1
         weights = [parameter for parameter in layer.parameters() if parameter.ndim > 1]
         seconds = 1e-5 + 1e-6 * sum(int(weight.size) for weight in weights)
 
         def run() -> None:
             self.now += seconds
 
-        return run
+        return lambda: run
 
 
 def use_clock(monkeypatch: pytest.MonkeyPatch, clock: Callable[[], float]) -> None:
@@ -53,7 +56,7 @@ def use_clock(monkeypatch: pytest.MonkeyPatch, clock: Callable[[], float]) -> No
 
 
 def use(machine: Machine, patch: pytest.MonkeyPatch) -> Machine:
-    patch.setitem(programs.ENGINES, "counted", machine.make)
+    patch.setitem(programs.ENGINES, "counted", machine.save)
     use_clock(patch, machine.clock)
     return machine
 
@@ -91,6 +94,15 @@ def test_where_time_is_the_sum_of_the_weights_every_prediction_is_right(machine:
         plain = ofa.export(config=config)
         weights = sum(int(parameter.size) for parameter in plain.parameters() if parameter.ndim > 1)
         assert table.predict(config) == pytest.approx(1e3 * (1e-5 + 1e-6 * weights), rel=1e-6)
+
+
+def test_each_program_is_written_once_however_often_it_is_loaded(machine: Machine) -> None:
+    ofa = ofa_of(bert(layers=1), ratios=[1.0, 0.5])
+    table = built(ofa)
+    blocks = {sizes for times in table.times.values() for sizes in product(*times.grid)}
+    # The middle of both dimensions, and each of them at its other size; whole sub-networks; the empty program.
+    assert len(blocks) == 4
+    assert machine.saved == 3 + len(table.measured_subnets) + 1
 
 
 def test_a_convolutional_network_is_predicted_from_its_layers(machine: Machine) -> None:
