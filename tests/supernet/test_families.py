@@ -16,7 +16,17 @@ from paddle import nn
 
 from families import FAMILIES, HEADS, HIDDEN, LAYERS, NEURONS, VOCABULARY, each_family, inputs, outputs, tokens
 from models import difference
-from ofa_slim import OFA, Convert, DistillConfig, RunConfig, dynabert_config, load_subnet, save_subnet, supernet
+from ofa_slim import (
+    OFA,
+    Convert,
+    DistillConfig,
+    RunConfig,
+    dynabert_config,
+    load_subnet,
+    save_subnet,
+    supernet,
+    to_static,
+)
 from ofa_slim.errors import ConfigError, ExportError, ImportanceError
 from ofa_slim.importance import compute_neuron_head_importance, reorder_head, reorder_neuron_head
 from ofa_slim.measure.cost import CostModel
@@ -402,3 +412,37 @@ def test_llama_learns_from_a_teacher_as_a_language_model() -> None:
         optimizer.step()
         optimizer.clear_grad()
     assert history[-1] < 0.7 * history[0]
+
+
+class Unknown(nn.Layer):
+    """A decoder of no known family, whose forward contains each of its widths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.query, self.head = nn.Embedding(20, 8), nn.Linear(8, 8), nn.Linear(8, 20)
+
+    def forward(self, ids: paddle.Tensor) -> paddle.Tensor:
+        x = self.embed(ids)
+        y = self.query(x).reshape([ids.shape[0], ids.shape[1], 2, 4])
+        return self.head(F.softmax(y, axis=-1).reshape([ids.shape[0], ids.shape[1], 8]) + x)
+
+
+def test_a_model_in_which_nothing_is_elastic_says_why(caplog: pytest.LogCaptureFixture) -> None:
+    ids = paddle.ones([2, 3], "int64")
+    with caplog.at_level("WARNING", logger="ofa_slim"):
+        ofa = OFA(Convert(supernet(expand_ratio=[1.0, 0.5])).convert(Unknown()), example_inputs=[ids])
+    assert not any(axis.elastic for axis in ofa.search_space.axes)
+    warning = next(record.getMessage() for record in caplog.records if "is elastic" in record.getMessage())
+    assert warning.startswith("nothing in this Unknown is elastic: ")
+    assert "head: it is an output of the model; embed: at a smaller width the forward fails" in warning
+
+
+def test_a_known_decoder_does_not_warn(caplog: pytest.LogCaptureFixture) -> None:
+    converted("llama")
+    assert not any("is elastic" in record.getMessage() for record in caplog.records)
+
+
+def test_a_program_of_a_llama_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="cannot make a program of the forward of LlamaForCausalLM"):
+        to_static(language_model(), tmp_path / "static")
+    assert not list(tmp_path.iterdir())
