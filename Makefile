@@ -1,7 +1,7 @@
 # Each target does its own set-up: a virtual environment in .venv with this package (editable) and its
 # `dev` and `demo` extras. `make help` lists the targets.
 #
-#   PYTHON=/path/to/python  chooses the interpreter for a new .venv (3.10, 3.11 or 3.12)
+#   PYTHON=/path/to/python  chooses the interpreter for a new .venv (3.10, 3.11, 3.12; 3.13 without PaddleNLP)
 #   ARGS="..."              is handed on to pytest, to the matrix (`make matrix ARGS=--help`), the demo or torture
 
 VENV := .venv
@@ -18,8 +18,9 @@ PYTHON_GIVEN := $(filter-out undefined,$(origin PYTHON))
 PYTHON ?= python3
 CANDIDATES := $(if $(PYTHON_GIVEN),"$(PYTHON)",$(PYTHON) python3.12 python3.11 python3.10)
 
-# Exits 0 on a Python that has wheels for every dependency and can make a virtual environment.
-SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))
+# Exits 0 on a Python that has wheels for every dependency and can make a virtual environment. On 3.13, without
+# PaddleNLP, for those who name it.
+SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, $(if $(PYTHON_GIVEN),14,13)))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -46,6 +46,10 @@ class ParallelError(OfaSlimError, RuntimeError):
     """Processes that train together and do not agree, or were not joined."""
 
 
+class MissingPackageError(OfaSlimError, ImportError):
+    """A package that is needed for this and is not installed."""
+
+
 class LatencyError(OfaSlimError, ValueError):
     """Times that cannot be measured, or that hold for another machine, model or input."""
 

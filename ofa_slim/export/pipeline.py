@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ofa_slim.base.foreign import check_tokenizer
+from ofa_slim.base.optional import require_paddlenlp
 from ofa_slim.base.tokens import encode
 from ofa_slim.errors import ExportError
 from ofa_slim.export.formats.opened import CARD_FILE, Opened, read_card
@@ -159,6 +160,7 @@ def pipeline(directory: str | os.PathLike[str]) -> Pipeline:
     if not (folder / "tokenizer_config.json").is_file():
         raise ExportError(f"{folder}: no tokenizer (tokenizer_config.json is not there)")
     check_tokenizer(folder, ExportError)
+    require_paddlenlp("the tokenizer of a pipeline")
     from paddlenlp.transformers import AutoTokenizer
 
     opened = Opened(folder)

@@ -10,6 +10,7 @@ from typing import Any
 from paddle import nn
 
 from ofa_slim.base.foreign import model_config
+from ofa_slim.base.optional import require_paddlenlp
 from ofa_slim.errors import ExportError
 
 _PACKAGE = "paddlenlp.transformers"
@@ -54,6 +55,7 @@ def build(class_name: str, directory: Path, entries: Mapping[str, int]) -> nn.La
 
     Raises: ExportError for a name that is not a model class of PaddleNLP.
     """
+    require_paddlenlp(f"the class {class_name!r}")
     import paddlenlp.transformers as package
 
     model_class = getattr(package, class_name, None) if isinstance(class_name, str) else None

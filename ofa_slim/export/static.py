@@ -59,7 +59,16 @@ def to_static(
     with replacing(directory, marker=MODEL_FILE) as aside, eval_mode(model):
         with forwards_kept(model):
             program = paddle.jit.to_static(_ByName(model, names), input_spec=[specs], full_graph=True)
-            paddle.jit.save(program, str(aside / "model"))
+            try:
+                paddle.jit.save(program, str(aside / "model"))
+            except OSError:
+                raise
+            except Exception as error:  # whatever the model's forward raises while Paddle translates it
+                raise ExportError(
+                    f"to_static: Paddle cannot make a program of the forward of {type(model).__name__} with the sizes "
+                    f"{[list(spec.shape) for spec in specs]} (None is any) ({type(error).__name__}: "
+                    f"{_message(error)}); give an input_spec with fixed sizes, if its forward needs them"
+                ) from error
         _check(model, _probes(model, specs, inputs), aside)
 
 
@@ -75,6 +84,12 @@ class _ByName(nn.Layer):
     def forward(self, inputs: list[paddle.Tensor]) -> paddle.Tensor:
         """The model's output."""
         return self.model(**dict(zip(self.names, inputs)))  # noqa: B905  Paddle's translation of zip takes no strict
+
+
+def _message(error: Exception) -> str:
+    """What an error of Paddle's translation says after the code that it shows, without its advice."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in lines if "Error: " in line), lines[0] if lines else "")[:300]
 
 
 def _default_spec(model: nn.Layer) -> list[InputSpec]:

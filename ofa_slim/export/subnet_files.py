@@ -18,7 +18,7 @@ from ofa_slim.base.examples import Example, compare, random_example
 from ofa_slim.base.files import atomic_folder
 from ofa_slim.base.foreign import check_contents, fits
 from ofa_slim.base.json_files import read_json
-from ofa_slim.errors import ExportError, OfaSlimError
+from ofa_slim.errors import ExportError, MissingPackageError, OfaSlimError
 from ofa_slim.export import pretrained
 from ofa_slim.export.cut import cut
 from ofa_slim.export.factorised_embedding import factorised_ranks, put
@@ -113,7 +113,7 @@ def load_subnet(directory: str | os.PathLike[str], model: nn.Layer | None = None
     state = _read_weights(folder)
     try:
         return _rebuilt(folder, about, state, model)
-    except ExportError:
+    except (ExportError, MissingPackageError):
         raise
     except (OfaSlimError, AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         raise ExportError(f"{folder}: {SUBNET_FILE} does not describe the model: {error}") from error

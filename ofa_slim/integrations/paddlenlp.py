@@ -13,6 +13,7 @@ import paddle
 
 from ofa_slim.base.foreign import check_contents, check_tokenizer, file_name, model_config
 from ofa_slim.base.json_files import read_json
+from ofa_slim.base.optional import require_paddlenlp
 from ofa_slim.base.pickles import holds_pickle, refusal
 from ofa_slim.errors import OfaSlimError
 
@@ -62,6 +63,7 @@ def load_sequence_classifier(
     """
     if num_classes < 1:
         raise ModelLoadError(f"num_classes is {num_classes}: a classifier has at least 1 output")
+    require_paddlenlp("loading a sequence classifier")
     path = Path(name_or_path)
     if path.is_dir():
         model = _from_directory(path, num_classes, need_head, allow_pickle)

@@ -11,6 +11,7 @@ from pathlib import Path
 import paddle
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from ofa_slim.base.optional import require_paddlenlp
 from ofa_slim.job.plan import FORMER, STAGES
 from ofa_slim.job.recipe import Recipe, RecipeError
 from ofa_slim.job.report import REPORTED, write_report
@@ -108,6 +109,7 @@ def quiet_third_parties() -> None:
 @contextmanager
 def logged(path: Path | None) -> Iterator[logging.Logger]:
     """Logs to the console and a file inside the block, without a file only warnings; of PaddleNLP only warnings."""
+    require_paddlenlp("a job on text")
     from paddlenlp.utils.log import logger as paddlenlp_logger
 
     paddlenlp_logger.set_level("WARNING")

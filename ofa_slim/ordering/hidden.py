@@ -48,7 +48,7 @@ def compute_hidden_importance(
     supernet = Supernet.of(ofa)
     network = supernet.model
     norms = _norms(network, _hidden_axis(supernet, axis))
-    weights = [tensor for norm in norms for tensor in (norm.weight, norm.bias) if tensor is not None]
+    weights = [tensor for norm in norms for tensor in (norm.weight, _bias(norm)) if tensor is not None]
     if not weights:
         raise ImportanceError(f"no layer norm with a weight is on axis {axis!r}, so its channels cannot be scored")
 
@@ -102,6 +102,12 @@ def _norms(model: nn.Layer, axis: Axis) -> list[nn.Layer]:
 def _score(norm: nn.Layer, grads: Iterator[paddle.Tensor]) -> paddle.Tensor:
     """The score of each channel, float32; takes the next gradients, those of the norm's weight and bias."""
     score = (norm.weight * next(grads)).astype("float32")
-    if norm.bias is not None:
-        score = score + (norm.bias * next(grads)).astype("float32")
+    bias = _bias(norm)
+    if bias is not None:
+        score = score + (bias * next(grads)).astype("float32")
     return score.abs()
+
+
+def _bias(norm: nn.Layer) -> paddle.Tensor | None:
+    """The bias of a norm; None where it has none, as an RMSNorm."""
+    return getattr(norm, "bias", None)

@@ -213,27 +213,36 @@ class BlockPart:
     def __init__(self, path: str, stack: Stack, block: nn.Layer, intermediate: str, output: str) -> None:
         family = stack.family
         self.path = path
-        attention = layer_at(block, family.heads.counted[0])
+        heads, ffn = family.heads.of_block(block), family.ffn.of_block(block)
+        attention = layer_at(block, heads.counted[0])
         sizes = max_sizes(attention)
         if sizes is None:
             raise ImportanceError(f"{path}: {type(attention).__name__} has its own forward")
-        self.num_heads: int = sizes["heads"]
-        projection = _linear(block, path, family.heads.place("in"))
+        self.num_heads: int = sizes[heads.counted[1]]
+        projection = _linear(block, path, heads.place("in"))
         # The published defaults are Paddle's names; other families have their own.
-        first = _linear(block, path, family.intermediate if intermediate == _INTERMEDIATE else intermediate)
-        second = _linear(block, path, family.output if output == _OUTPUT else output)
-        self.weights = [projection.weight, first.weight, second.weight]
-        if first.bias is not None:
-            self.weights.append(first.bias)
+        inner = [name for name, role in ffn.slots if role == "out"] if intermediate == _INTERMEDIATE else [intermediate]
+        first = [_linear(block, path, name) for name in inner]
+        second = _linear(block, path, ffn.place("in") if output == _OUTPUT else output)
+        self.weights = [projection.weight, second.weight]
+        self._biased = [layer.bias is not None for layer in first]
+        for layer in first:
+            self.weights += [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
 
     def scores(self, grads: list[paddle.Tensor]) -> tuple[paddle.Tensor, paddle.Tensor]:
         """Scores of the heads ``[heads]`` and of the neurons ``[neurons]``, float32, for one batch."""
         saliency = [(weight * grad).astype("float32") for weight, grad in zip(self.weights, grads, strict=True)]
-        projection, first, second = saliency[:3]
+        projection, second, *first = saliency
         # A mask on a head scales the rows of the projection that belong to it, so this sum is its gradient.
         head = projection.reshape([self.num_heads, -1]).sum(axis=1).abs()
-        incoming = first.sum(axis=0) + saliency[3] if len(saliency) == 4 else first.sum(axis=0)
-        return head, incoming.abs() + second.sum(axis=1).abs()
+        neuron, left = second.sum(axis=1).abs(), iter(first)
+        for biased in self._biased:
+            incoming = next(left).sum(axis=0)
+            if biased:
+                incoming = incoming + next(left)
+            # A gate and what it multiplies, in one layer, give two numbers for each neuron.
+            neuron = neuron + incoming.reshape([-1, neuron.shape[0]]).abs().sum(axis=0)
+        return head, neuron
 
 
 def block_parts(

@@ -251,7 +251,15 @@ class Convert:
                 choices_from(axis, axis.slots[0], by_axis[axis.name])
             except IllegalSubnetError as error:
                 raise ConvertError(str(error)) from None
-        return {slot.layer: by_axis[axis.name] for axis in axes for slot in axis.slots if slot.is_output}
+        candidates = {}
+        for axis in axes:
+            first, chosen = axis.slots[0], by_axis[axis.name]
+            for slot in axis.slots:
+                # Channels are those of the first layer; keys and values have fewer than their group of queries.
+                same = (slot.unit, slot.starts) == (first.unit, first.starts)
+                if slot.is_output and (same or "channel" not in chosen):
+                    candidates[slot.layer] = chosen
+        return candidates
 
     def _by_axis(self, network: nn.Layer, space: SearchSpace, axes: list[Axis]) -> dict[str, dict[str, Any]]:
         ratios, channels = self.context.expand_ratio, self.context.channel

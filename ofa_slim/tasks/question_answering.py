@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import paddle
 
+from ofa_slim.base.optional import require_paddlenlp
 from ofa_slim.tasks.losses import Mask, cross_entropy, mask_padding, soft_cross_entropy
 from ofa_slim.tasks.task_kind import Predictions, TaskKind
 
@@ -87,6 +88,7 @@ def squad_metrics(
 
     Returns: a function from an ``EvalPrediction`` to ``{"exact": ..., "f1": ...}``, shares.
     """
+    require_paddlenlp("the metric of SQuAD")
     from paddlenlp.metrics.squad import compute_prediction, squad_evaluate
 
     rows = _Rows(examples)

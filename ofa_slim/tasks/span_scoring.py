@@ -8,6 +8,7 @@ import numpy as np
 import paddle
 from paddle.nn import functional as F
 
+from ofa_slim.base.optional import require_paddlenlp
 from ofa_slim.tasks.losses import Mask, intersection, label_mask, masked_mean, same_shape
 from ofa_slim.tasks.task_kind import Predictions, TaskKind
 
@@ -49,6 +50,7 @@ class SpanScoring(TaskKind):
 
     def metrics(self, predictions: Predictions, labels: Predictions) -> dict[str, float]:
         """Precision, recall and F1 of the spans, by PaddleNLP's evaluator."""
+        require_paddlenlp("the metric of spans")
         from paddlenlp.metrics import SpanEvaluator
 
         evaluator = SpanEvaluator(limit=self.limit)

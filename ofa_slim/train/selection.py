@@ -84,6 +84,8 @@ class ElasticModel(nn.Layer):
         run = self.run_config
         model = unwrap(self.model)
         space = build_space(model, self._names, run, self._passes_depth, example)
+        if not any(axis.elastic for axis in space.axes):
+            logger.warning("nothing in this %s is elastic: %s", type(model).__name__, _reasons(space))
         sampler = Sampler(space, self._tasks(space.tasks()), run)
         self._known = _Known(Supernet(model, space, self._names), sampler, stem_layers(model, space))
         for step in self._deferred:
@@ -248,3 +250,13 @@ def _choices(axes: Mapping[str, Axis]) -> dict[str, tuple[float, ...]]:
     return {
         key: axis.choices if key == KERNEL else tuple(map(axis.ratio_of, axis.choices)) for key, axis in axes.items()
     }
+
+
+def _reasons(space: SearchSpace) -> str:
+    """Why nothing in a space is elastic: each reason with the first layer that it is given for."""
+    first: dict[str, str] = {}
+    for row in space.fixed:
+        first.setdefault(row.reason, row.layer)
+    for axis in space.axes:
+        first.setdefault(axis.fixed_reason or "it has one choice, its full size", axis.name)
+    return "; ".join(f"{layer}: {reason}" for reason, layer in first.items()) or "no layer of it can be cut"

@@ -96,8 +96,9 @@ def _with_all_labels(losses: TaskLosses, loader: Iterable[Mapping[str, Any]]) ->
 
 def _heads(stack: Stack) -> int:
     """How many heads a block has at most."""
-    attentions = [layer_at(block, stack.family.heads.counted[0]) for block in stack.blocks.values()]
-    return max((max_sizes(attention) or {}).get("heads", 0) for attention in attentions)
+    path, role = stack.family.heads.counted
+    attentions = [layer_at(block, path) for block in stack.blocks.values()]
+    return max((max_sizes(attention) or {}).get(role, 0) for attention in attentions)
 
 
 def _has(model: nn.Layer, path: str) -> bool:

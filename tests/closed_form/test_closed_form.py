@@ -153,7 +153,7 @@ def test_every_family_is_repaired_and_reordered(name):
     assert any(key.endswith("weight") for key in changed)
 
 
-@pytest.mark.parametrize("name", ["bert", "gpt", "albert"])
+@pytest.mark.parametrize("name", ["bert", "gpt", "albert", "llama"])
 def test_full_width_stays_as_it_is(name):
     model = FAMILIES[name]()
     twin = copy.deepcopy(model)

@@ -14,15 +14,27 @@ import paddle.nn.functional as F
 import pytest
 from paddle import nn
 
-from families import FAMILIES, HEADS, HIDDEN, LAYERS, NEURONS, each_family, inputs, outputs
+from families import FAMILIES, HEADS, HIDDEN, LAYERS, NEURONS, VOCABULARY, each_family, inputs, outputs, tokens
 from models import difference
-from ofa_slim import OFA, Convert, DistillConfig, RunConfig, dynabert_config, load_subnet, save_subnet, supernet
+from ofa_slim import (
+    OFA,
+    Convert,
+    DistillConfig,
+    RunConfig,
+    dynabert_config,
+    load_subnet,
+    save_subnet,
+    supernet,
+    to_static,
+)
 from ofa_slim.errors import ConfigError, ExportError, ImportanceError
 from ofa_slim.importance import compute_neuron_head_importance, reorder_head, reorder_neuron_head
 from ofa_slim.measure.cost import CostModel
 from ofa_slim.supernet.layers import ElasticLayer
+from ofa_slim.tasks.language_modelling import LanguageModelling
 
 CLOSE = 1e-4
+MOVED = {"llama": 7, "llama-fused": 4}  # parameters of a block that reordering moves; they have no biases
 every_family = each_family()
 
 
@@ -66,7 +78,7 @@ def test_reordering_by_importance_does_not_change_what_the_model_computes(name: 
     assert float(heads.max()) > 0
     reorder_neuron_head(model, heads, neurons)
     moved = [key for key, value in model.state_dict().items() if not np.array_equal(value.numpy(), before[key])]
-    assert len(moved) >= 8 * blocks_of(name) - 2
+    assert len(moved) >= MOVED.get(name, 8) * blocks_of(name) - 2
     assert same(outputs(model, batch), expected)
     # The most important come first now, for those that every block can order by itself.
     again, _ = scored(model, name, blocks_of(name))
@@ -299,3 +311,138 @@ def test_a_step_gives_the_gradients_of_its_sub_networks_one_by_one(name: str) ->
     for key, expected in alone.items():
         # The true gradient of a key's bias is zero: what is left of it is rounding.
         assert np.abs(together[key] - expected).max() < 1e-5 * max(1.0, np.abs(expected).max()), key
+
+
+def language_model(**own: Any) -> nn.Layer:
+    """A LLaMA whose two heads of keys and values are read by two query heads each."""
+    return FAMILIES["llama"](**{"num_attention_heads": 4, "num_key_value_heads": 2, **own})
+
+
+def generated(model: nn.Layer, use_cache: bool) -> np.ndarray:
+    ids = tokens(2, 5, seed=3)
+    mask = paddle.ones(ids.shape, "bool")
+    options = {"decode_strategy": "greedy_search", "max_new_tokens": 8, "use_cache": use_cache, "eos_token_id": -1}
+    return model.generate(ids, attention_mask=mask, **options)[0].numpy()
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {},
+        {"fuse_attention_qkv": True, "fuse_attention_ffn": True},
+        {"num_key_value_heads": 4},
+        {"num_key_value_heads": 1},
+    ],
+    ids=["grouped", "fused", "one each", "one for all"],
+)
+def test_llama_generates_the_same_tokens_before_and_after_export(own: dict[str, Any], tmp_path: Path) -> None:
+    model = language_model(**own)
+    ratios = [1.0, 0.5] if own.get("num_key_value_heads") != 1 else {"llama.0.ffn": [1.0, 0.5]}
+    ofa = OFA(Convert(supernet(expand_ratio=ratios)).convert(model))
+    rng, batch = np.random.default_rng(0), inputs("llama")
+    texts = set()
+    for number in range(4):
+        sizes = {axis.name: int(rng.integers(1, axis.size + 1)) for axis in ofa.search_space.axes}
+        config = ofa.search_space.complete(sizes)
+        with ofa.subnet(config):
+            expected = generated(ofa.model, use_cache=False)
+            assert np.array_equal(generated(ofa.model, use_cache=True), expected)
+        plain = ofa.export(config=config, input_shapes=[batch])
+        plain.eval()
+        save_subnet(plain, tmp_path / str(number), batch)
+        for one in (plain, load_subnet(tmp_path / str(number))):
+            for use_cache in (False, True):
+                assert np.array_equal(generated(one, use_cache), expected)
+        texts.add(expected.tobytes())
+    assert len(texts) > 1
+
+
+def test_a_head_of_keys_and_values_takes_its_queries_along() -> None:
+    ofa = OFA(Convert(supernet(expand_ratio=[1.0, 0.5])).convert(language_model()))
+    assert ofa.search_space["llama.0.heads"].size == 2
+    plain = ofa.export(config=dynabert_config(ofa, 0.5), input_shapes=[inputs("llama")])
+    attention = plain.llama.layers[0].self_attn
+    assert (attention.num_heads, attention.num_key_value_heads) == (2, 1)
+    assert attention.q_proj.weight.shape == [HIDDEN, 8]
+    assert attention.k_proj.weight.shape == [HIDDEN, 4]
+
+
+def test_the_work_of_a_llama_is_counted() -> None:
+    """By hand, for 2 rows of 5 tokens."""
+    ofa = OFA(Convert(supernet(expand_ratio=[1.0, 0.5])).convert(language_model()))
+    found = CostModel.of(ofa, [{"input_ids": tokens(2, 5)}])(ofa.subnet_config(dynabert_config(ofa, 0.5, 2 / 3)))
+    queries, keys, neurons = 2 * 4, 1 * 4, NEURONS // 2
+    projections = HIDDEN * (2 * queries + 2 * keys + 3 * neurons)
+    block = 10 * (projections + 2 * 2 * HIDDEN) + 2 * 5 * 5 * 2 * queries
+    assert found.flops == 2 * block + 10 * (2 * HIDDEN + HIDDEN * VOCABULARY)
+
+
+def test_channels_of_a_llama_are_those_of_its_queries() -> None:
+    widths = [[8, 16], [12, 24]] * LAYERS
+    ofa = OFA(Convert(supernet(channel=widths)).convert(language_model()))
+    assert ofa.search_space["llama.0.heads"].choices == (1, 2)
+    assert ofa.search_space["llama.0.ffn"].choices == (12, 24)
+
+
+def test_a_llama_with_a_slope_for_each_head_keeps_its_heads() -> None:
+    ofa = OFA(Convert(supernet(expand_ratio=[1.0, 0.5])).convert(language_model(alibi=True)))
+    assert not any(axis.name.endswith("heads") for axis in ofa.search_space.axes)
+    assert "ALiBi has a slope for each head" in ofa.search_space.explain()
+
+
+def test_llama_learns_from_a_teacher_as_a_language_model() -> None:
+    """The loss is that of the next token and of the teacher's probabilities for it."""
+    teacher, student = language_model(), language_model()
+    student.lm_head.weight.set_value(student.lm_head.weight * 0.5)
+    ids = tokens(4, 9, seed=1)
+    kind = LanguageModelling()
+
+    def objective(answer: Any, wanted: Any) -> paddle.Tensor:
+        return kind.loss(answer, ids) + kind.distance(kind.answer(answer), kind.answer(wanted), ids, None, 1.0)
+
+    ofa = OFA(
+        Convert(supernet(expand_ratio=[1.0, 0.5])).convert(student),
+        distill_config=DistillConfig(teacher_model=teacher, teacher_engine="dygraph"),
+    )
+    optimizer = paddle.optimizer.AdamW(1e-2, parameters=ofa.parameters())
+    configs = [dynabert_config(ofa, width) for width in (1.0, 0.5)]
+    history = []
+    for _ in range(20):
+        history.append(float(ofa.train_step({"input_ids": ids}, objective, configs)[1]))
+        optimizer.step()
+        optimizer.clear_grad()
+    assert history[-1] < 0.7 * history[0]
+
+
+class Unknown(nn.Layer):
+    """A decoder of no known family, whose forward contains each of its widths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.query, self.head = nn.Embedding(20, 8), nn.Linear(8, 8), nn.Linear(8, 20)
+
+    def forward(self, ids: paddle.Tensor) -> paddle.Tensor:
+        x = self.embed(ids)
+        y = self.query(x).reshape([ids.shape[0], ids.shape[1], 2, 4])
+        return self.head(F.softmax(y, axis=-1).reshape([ids.shape[0], ids.shape[1], 8]) + x)
+
+
+def test_a_model_in_which_nothing_is_elastic_says_why(caplog: pytest.LogCaptureFixture) -> None:
+    ids = paddle.ones([2, 3], "int64")
+    with caplog.at_level("WARNING", logger="ofa_slim"):
+        ofa = OFA(Convert(supernet(expand_ratio=[1.0, 0.5])).convert(Unknown()), example_inputs=[ids])
+    assert not any(axis.elastic for axis in ofa.search_space.axes)
+    warning = next(record.getMessage() for record in caplog.records if "is elastic" in record.getMessage())
+    assert warning.startswith("nothing in this Unknown is elastic: ")
+    assert "head: it is an output of the model; embed: at a smaller width the forward fails" in warning
+
+
+def test_a_known_decoder_does_not_warn(caplog: pytest.LogCaptureFixture) -> None:
+    converted("llama")
+    assert not any("is elastic" in record.getMessage() for record in caplog.records)
+
+
+def test_a_program_of_a_llama_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="cannot make a program of the forward of LlamaForCausalLM"):
+        to_static(language_model(), tmp_path / "static")
+    assert not list(tmp_path.iterdir())

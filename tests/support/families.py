@@ -87,10 +87,20 @@ FAMILIES: dict[str, Make] = {
     ),
     "gpt": _maker("GPT"),
     "gpt-lm": _maker("GPT", "ForCausalLM"),
+    # A step of their heads is a head of keys and values with its two query heads.
+    "llama": _maker("Llama", "ForCausalLM", num_attention_heads=2 * HEADS, num_key_value_heads=HEADS),
+    "llama-fused": _maker(
+        "Llama",
+        "ForCausalLM",
+        num_attention_heads=2 * HEADS,
+        num_key_value_heads=HEADS,
+        fuse_attention_qkv=True,
+        fuse_attention_ffn=True,
+    ),
 }
 
 
-QUICK = ("bert", "electra")
+QUICK = ("bert", "electra", "llama")
 
 
 def each_family(names: Iterable[str] = FAMILIES, quick: Iterable[str] = QUICK) -> pytest.MarkDecorator:

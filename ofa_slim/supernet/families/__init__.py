@@ -17,6 +17,7 @@ from ofa_slim.supernet.families.family import (
     weight_reason,
 )
 from ofa_slim.supernet.families.gpt import GPT
+from ofa_slim.supernet.families.llama import LLAMA
 from ofa_slim.supernet.families.post_norm import ALBERT, MPNET, NEZHA
 from ofa_slim.supernet.families.transformer_encoder import TRANSFORMER_ENCODER
 
@@ -33,7 +34,7 @@ __all__ = [
     "weight_reason",
 ]
 
-_FAMILIES: list[Family] = [TRANSFORMER_ENCODER, NEZHA, MPNET, ALBERT, ERNIE_LAYOUT, GPT]
+_FAMILIES: list[Family] = [TRANSFORMER_ENCODER, NEZHA, MPNET, ALBERT, ERNIE_LAYOUT, GPT, LLAMA]
 
 
 def register_family(family: Family) -> None:

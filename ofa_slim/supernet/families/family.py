@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from paddle import nn
 
@@ -27,6 +27,10 @@ class BlockAxis:
         whole: whether a ratio must give a whole number (of heads).
         beside: ``(path in the stack, role)`` of what it cuts outside the blocks. Every block uses such a part, so
             all blocks share the axis.
+        doubled: the one of `slots`, if any, that holds the axis twice, one half after the other (a gate beside what it
+            multiplies, in one layer).
+        fixed: a block -> why the axis cannot be elastic in it; None where it can.
+        otherwise: the axis of blocks that lack a layer of this one (with fused projections).
     """
 
     name: str
@@ -34,12 +38,28 @@ class BlockAxis:
     slots: tuple[Place, ...]
     whole: bool = False
     beside: tuple[Place, ...] = ()
+    doubled: Place | None = None
+    fixed: Callable[[nn.Layer], str | None] = lambda block: None
+    otherwise: BlockAxis | None = None
+
+    def or_else(self, other: BlockAxis) -> BlockAxis:
+        """This axis, or the other one in blocks that lack a layer of this one."""
+        return replace(self, otherwise=other)
+
+    def of_block(self, block: nn.Layer) -> BlockAxis:
+        """This axis or the one in its place, whichever has all its layers in a block; this one where none has."""
+        row: BlockAxis | None = self
+        while row is not None:
+            if all(_has(block, path) for path, _ in row.slots):
+                return row
+            row = row.otherwise
+        return self
 
     def within(self, layer: nn.Layer, path: str) -> Axis | Fixed:
         """The axis of a lone `layer`, which would be at `path` in a block; or why it has none."""
         places = [(place[len(path) + 1 :], role) for place, role in self.slots]
         counted = self.counted[0][len(path) + 1 :], self.counted[1]
-        return _axis(self.name, layer, counted, places, self.whole)
+        return _axis(self.name, layer, counted, places, whole=self.whole)
 
     def place(self, role: str) -> str:
         """The path in the block of the one layer whose `role` it cuts."""
@@ -77,16 +97,6 @@ class Family:
     def axes(self) -> tuple[BlockAxis, ...]:
         """The axes of each block."""
         return self.heads, self.ffn
-
-    @property
-    def output(self) -> str:
-        """Path of the second layer of the feed-forward part in a block."""
-        return self.ffn.place("in")
-
-    @property
-    def intermediate(self) -> str:
-        """Path of the first layer of the feed-forward part in a block."""
-        return self.ffn.place("out")
 
     def holds(self, layer: nn.Layer) -> bool:
         """Whether a layer is a stack of this family."""
@@ -160,19 +170,23 @@ def stack_axes(model: nn.Layer, stack: Stack) -> Iterator[Axis | Fixed]:
             counted = [(joined(path, row.counted[0]), row.counted[1]) for path in elastic.values()]
             # All blocks use the parts outside them, so these are cut with all blocks or not at all.
             if counted and len(elastic) == len(stack.blocks):
-                yield _axis(f"{stack.name}.{row.name}", model, counted[0], places, row.whole)
+                yield _axis(f"{stack.name}.{row.name}", model, counted[0], places, whole=row.whole)
     for number, path in elastic.items():
-        for row in family.axes:
-            if not row.beside:
+        for row in (row.of_block(stack.blocks[path]) for row in family.axes if not row.beside):
+            fixed = row.fixed(stack.blocks[path])
+            if fixed is not None:
+                yield Fixed(joined(path, row.counted[0]), fixed)
+            else:
                 places = [(joined(path, place), role) for place, role in row.slots]
                 counted_at = (joined(path, row.counted[0]), row.counted[1])
-                yield _axis(f"{stack.name}.{number}.{row.name}", model, counted_at, places, row.whole)
+                doubled = row.doubled and (joined(path, row.doubled[0]), row.doubled[1])
+                yield _axis(f"{stack.name}.{number}.{row.name}", model, counted_at, places, doubled, row.whole)
     reason = family.fixed_depth(holder)
     if reason is not None:
         yield Fixed(stack.path, reason)
         return
     places = [(joined(stack.path, place), role) for place, role in family.depth]
-    yield _axis(f"{stack.name}.depth", model, places[0], places, True, task="depth")
+    yield _axis(f"{stack.name}.depth", model, places[0], places, whole=True, task="depth")
 
 
 def max_sizes(layer: nn.Layer) -> dict[str, int] | None:
@@ -186,6 +200,13 @@ def max_sizes(layer: nn.Layer) -> dict[str, int] | None:
 def weight_reason(name: str) -> str:
     """Why a layer is fixed whose weight `name` is not a parameter."""
     return f"its {name} is computed anew in each forward, as by weight_norm"
+
+
+def _has(block: nn.Layer, path: str) -> bool:
+    try:
+        return isinstance(layer_at(block, path), nn.Layer)
+    except (AttributeError, KeyError):
+        return False
 
 
 def _own_forward(block: nn.Layer, kind: type[nn.Layer] | str) -> bool:
@@ -218,7 +239,13 @@ def ffn_axis(first: str, second: str) -> BlockAxis:
 
 
 def _axis(
-    name: str, model: nn.Layer, counted: Place, places: list[Place], whole: bool, task: str = "width"
+    name: str,
+    model: nn.Layer,
+    counted: Place,
+    places: list[Place],
+    doubled: Place | None = None,
+    whole: bool = False,
+    task: str = "width",
 ) -> Axis | Fixed:
     sizes = {}
     for path, role in (*places, counted):
@@ -236,10 +263,11 @@ def _axis(
     size = sizes[counted[0]][counted[1]]
     slots = []
     for path, role in places:
-        unit, rest = divmod(sizes[path][role], size)
+        parts = 2 if (path, role) == doubled else 1
+        unit, rest = divmod(sizes[path][role], size * parts)
         if rest:
             raise ConvertError(f"axis {name!r}: {path} has {sizes[path][role]} {role}, which {size} does not divide")
-        slots.append(Slot(path, role, unit))
+        slots.append(Slot(path, role, unit, tuple(part * size * unit for part in range(parts))))
     # The first slot names the axis in published dictionaries.
     slots.sort(key=lambda slot: slot.role != "out")
     return Axis(name, size, (size,), tuple(slots), task, whole)
