@@ -36,12 +36,14 @@ class TextTask:
         labels: the name of each class; empty for regression.
         max_length: longer inputs are cut to this many tokens.
         pairs: whether an input is two texts.
+        several: whether an input has any number of the labels.
     """
 
     name: str
     labels: tuple[str, ...]
     max_length: int
     pairs: bool = False
+    several: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -69,7 +71,9 @@ class Pipeline:
             texts: strings, or pairs of strings for a task on pairs; a single one counts as a list of one.
             batch_size: texts that the model gets at a time.
 
-        Returns: for each text ``{"label": name, "score": probability}``, or ``{"value": number}`` for regression.
+        Returns: for each text ``{"label": name, "score": probability}``; for several labels per text
+            ``{"labels": [names], "scores": {name: probability}}`` with the names whose probability is above one half;
+            ``{"value": number}`` for regression.
 
         Raises: ExportError for an input that is not a text, or not a pair for a task on pairs.
         """
@@ -115,15 +119,18 @@ class Pipeline:
         logits = np.asarray(self.model(inputs)[0], np.float64)
         if not self.task.labels:
             return [{"value": float(value)} for value in logits.reshape(-1)]
+        labels = self.task.labels
+        if logits.shape[-1] != len(labels):
+            raise ExportError(
+                f"{self.model.folder}: the model has {logits.shape[-1]} classes, and its task {len(labels)} labels"
+            )
+        if self.task.several:
+            scores = [dict(zip(labels, map(float, row), strict=True)) for row in 1 / (1 + np.exp(-logits))]
+            return [{"labels": [name for name in row if row[name] > 0.5], "scores": row} for row in scores]
         chances = np.exp(logits - logits.max(-1, keepdims=True))
         chances /= chances.sum(-1, keepdims=True)
-        if chances.shape[-1] != len(self.task.labels):
-            raise ExportError(
-                f"{self.model.folder}: the model has {chances.shape[-1]} classes, and its task {len(self.task.labels)} "
-                "labels"
-            )
         best = chances.argmax(-1)
-        return [{"label": self.task.labels[k], "score": float(row[k])} for k, row in zip(best, chances, strict=True)]
+        return [{"label": labels[k], "score": float(row[k])} for k, row in zip(best, chances, strict=True)]
 
 
 def pipeline(directory: str | os.PathLike[str]) -> Pipeline:
@@ -145,7 +152,8 @@ def pipeline(directory: str | os.PathLike[str]) -> Pipeline:
             f"{folder / CARD_FILE} names no task; give write_formats one (ofa_slim.export.pipeline.TextTask)"
         )
     try:
-        known = TextTask(task["name"], tuple(task["labels"]), task["max_length"], task["pairs"])
+        several = task.get("several", False)
+        known = TextTask(task["name"], tuple(task["labels"]), task["max_length"], task["pairs"], several)
     except (KeyError, TypeError) as error:
         raise ExportError(f"{folder / CARD_FILE} describes no text task: {json.dumps(task)}") from error
     if not (
@@ -154,6 +162,7 @@ def pipeline(directory: str | os.PathLike[str]) -> Pipeline:
         and type(known.max_length) is int
         and known.max_length >= 1
         and type(known.pairs) is bool
+        and type(known.several) is bool
     ):
         raise ExportError(f"{folder / CARD_FILE} describes no text task: {json.dumps(task)}")
     if not (folder / "tokenizer_config.json").is_file():

@@ -94,8 +94,12 @@ def _from_directory(path: Path, num_classes: int, need_head: bool, allow_pickle:
     if any(re.match(r"(bert\.)?encoder\.layer\.\d+\.", key) for key in weights):
         weights = {_paddle_name(key): _paddle_value(key, value) for key, value in weights.items()}
 
+    base = f"{model.base_model_prefix}."
+    if not any(key.startswith(base) for key in weights):  # those of the model without a head
+        weights = {key if key in parameters else base + key: value for key, value in weights.items()}
+
     def required(key: str) -> bool:
-        return need_head or not key.startswith(HEAD)
+        return need_head or key.startswith(base)
 
     missing = [key for key in parameters if key not in weights and required(key)]
     if missing:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ofa_slim.base.tokens import encode
-from ofa_slim.job.glue import Rows
+from ofa_slim.job.task import Rows
 from ofa_slim.train.batches import Examples
 
 _INPUTS = ("input_ids", "token_type_ids")

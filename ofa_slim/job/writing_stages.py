@@ -18,6 +18,7 @@ from ofa_slim.export.factorise import factorise_embeddings
 from ofa_slim.export.formats import Opened, time_models, write_formats
 from ofa_slim.export.formats.processes import SERVED
 from ofa_slim.export.pipeline import TextTask
+from ofa_slim.job.data.own import strata
 from ofa_slim.job.run import Run, describe, random_tokens, score_arrays, subnet_name
 from ofa_slim.job.stage_folders import read_json, write_json
 from ofa_slim.job.tokenised import token_counts
@@ -31,6 +32,7 @@ from ofa_slim.supernet import SubnetConfig
 from ofa_slim.train.batches import Batches, Examples, arrays
 from ofa_slim.train.fitting import predicted
 from ofa_slim.train.loop import StoppedError
+from ofa_slim.train.stack_layers import only_stack
 
 LOG = logging.getLogger(__name__)
 
@@ -43,7 +45,7 @@ def run_search(run: Run, folder: Path, rng: np.random.Generator) -> None:
     recipe = run.recipe
     ofa, tokenizer = run.supernet()
     rows = run.search_examples(tokenizer)
-    part = rows.take(stratified(_strata(rows.labels), min(recipe.search_part, len(rows))))
+    part = rows.take(stratified(strata(rows.labels), min(recipe.search_part, len(rows))))
     directory = run.checkpoints("search")
     shape = [1, recipe.latency_length]
     times = _kept_times(run, ofa, shape)
@@ -94,18 +96,14 @@ def search_score(run: Run, examples: Examples) -> Callable[[Any], dict[str, floa
         metrics = run.task.score(logits, labels)
         if run.task.regression:
             return metrics
+        if run.task.form == "multi_label":
+            right = 1 / (1 + np.exp(np.where(labels > 0.5, -logits, logits)))
+            return {"probability": float(right.mean()), **metrics}
         chances = np.exp(logits - logits.max(-1, keepdims=True))
         right = chances[np.arange(len(labels)), labels] / chances.sum(-1)
         return {"probability": float(right.mean()), **metrics}
 
     return score
-
-
-def _strata(labels: np.ndarray) -> np.ndarray:
-    """Classes, or for regression ten groups of values."""
-    if np.issubdtype(labels.dtype, np.integer):
-        return labels
-    return np.digitize(labels, np.quantile(labels, np.linspace(0.1, 0.9, 9)))
 
 
 def run_formats(run: Run, folder: Path, rng: np.random.Generator) -> None:
@@ -130,7 +128,7 @@ def run_formats(run: Run, folder: Path, rng: np.random.Generator) -> None:
         LOG.info("formats: writing %s", name)
         with ofa.subnet(config):
             plain, reference = ofa.export(config=config), ofa.model
-            layers[name] = len(plain.bert.encoder.layers)
+            layers[name] = len(only_stack(plain).blocks)
             if name == SEARCHED and recipe.embedding_rank is not None:
                 # The written model no longer computes what the supernet does: it is scored as it is.
                 counts = token_counts(train, original.config.vocab_size) + 1
@@ -194,7 +192,8 @@ class _Writer:
         self._folder = folder
         self._examples = next(iter(dev.values()))
         self._calibration = _spread(train)
-        task = TextTask(run.task.name, run.task.labels, run.recipe.max_length, run.task.pairs)
+        several = run.task.form == "multi_label"
+        task = TextTask(run.task.name, run.task.labels, run.recipe.max_length, run.task.pairs, several)
         self._shared = {
             "samples": _spread(self._examples) + self._calibration, "calibration": self._calibration,
             "tolerance": run.recipe.tolerance, "tokenizer": tokenizer, "task": task.to_dict(),
