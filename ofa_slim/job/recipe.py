@@ -68,7 +68,7 @@ class Recipe(BaseModel):
     output_dir: str = Field("runs/movie-polarity", description="folder that receives every stage's output")
     model_name_or_path: str = Field(
         "data/minilm",
-        description="pre-trained BERT: a PaddleNLP or Hugging Face-layout directory with model.safetensors; with "
+        description="pre-trained encoder: a PaddleNLP or Hugging Face-layout directory with model.safetensors; with "
         "allow_pickle also a PaddleNLP hub name or a directory with model_state.pdparams",
     )
     finetuned_dir: str | None = Field(

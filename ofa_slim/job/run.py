@@ -15,17 +15,17 @@ import paddle
 from visualdl import LogWriter
 
 from ofa_slim.base.foreign import model_config
-from ofa_slim.integrations.paddlenlp import ModelLoadError, load_sequence_classifier
+from ofa_slim.integrations.paddlenlp import ModelLoadError, load_model
 from ofa_slim.job.data.fingerprint import fingerprints
 from ofa_slim.job.data.own import own_files, own_task
 from ofa_slim.job.glue import TASKS
 from ofa_slim.job.plan import STAGES, Stage, settings
 from ofa_slim.job.recipe import Recipe, RecipeError
 from ofa_slim.job.task import Rows, Task
-from ofa_slim.job.tokenised import tokenise
+from ofa_slim.job.tokenised import accepted_inputs, tokenise
 from ofa_slim.ofa import OFA
 from ofa_slim.train import parallel
-from ofa_slim.train.batches import LABELS, Batches, Examples, arrays
+from ofa_slim.train.batches import LABELS, Batches, Examples, arrays, joined
 from ofa_slim.train.builders import elastic_blocks
 from ofa_slim.train.fitting import evaluate
 from ofa_slim.train.loop import RuntimeOptions, Scalars, Schedule, no_scalars
@@ -44,6 +44,7 @@ class Run:
         """Reads nothing yet."""
         self.recipe = recipe
         self.folder = Path(recipe.output_dir)
+        self.inputs: tuple[str, ...] = ()  # of the model that was loaded last
         self._examples: tuple[Examples, Examples, dict[str, Examples]] | None = None
 
     @cached_property
@@ -96,21 +97,17 @@ class Run:
             LOG.info("%s: tokenising %s", self.task.name, sizes)
             cut = self.recipe.max_length
             self._examples = (
-                tokenise(tokenizer, train, cut),
-                tokenise(tokenizer, search, cut),
-                {name: tokenise(tokenizer, rows, cut) for name, rows in dev.items()},
+                tokenise(tokenizer, train, cut, self.inputs),
+                tokenise(tokenizer, search, cut, self.inputs),
+                {name: tokenise(tokenizer, rows, cut, self.inputs) for name, rows in dev.items()},
             )
         return self._examples
 
     def original(self) -> tuple[paddle.nn.Layer, Any]:
         """The model that the recipe names, in eval mode, and its tokenizer."""
         recipe = self.recipe
-        model, tokenizer = load_sequence_classifier(
-            recipe.model_name_or_path if recipe.finetuned_dir is None else recipe.finetuned_dir,
-            self.task.num_classes,
-            need_head=recipe.finetuned_dir is not None,
-            allow_pickle=recipe.allow_pickle,
-        )
+        folder = recipe.model_name_or_path if recipe.finetuned_dir is None else recipe.finetuned_dir
+        model, tokenizer = self._loaded(folder, recipe.finetuned_dir is not None, recipe.allow_pickle)
         if recipe.data is not None and self.task.labels:
             model.config.id2label = dict(enumerate(self.task.labels))
             model.config.label2id = {label: number for number, label in enumerate(self.task.labels)}
@@ -118,7 +115,15 @@ class Run:
 
     def classifier(self, stage: str) -> tuple[paddle.nn.Layer, Any]:
         """The model, in eval mode, and tokenizer that a stage wrote."""
-        return load_sequence_classifier(self.folder / stage, self.task.num_classes, need_head=True)
+        return self._loaded(self.folder / stage, True)
+
+    def _loaded(self, folder: str | Path, need_head: bool, allow_pickle: bool = False) -> tuple[paddle.nn.Layer, Any]:
+        task = self.task
+        model, tokenizer = load_model(
+            folder, task.num_classes, task.head, need_head=need_head, allow_pickle=allow_pickle
+        )
+        self.inputs = accepted_inputs(model, tokenizer)
+        return model, tokenizer
 
     def supernet(self) -> tuple[OFA, Any]:
         """The trained supernet, without a teacher, and the tokenizer."""
@@ -208,8 +213,8 @@ def describe(scores: Scores) -> str:
 def score_arrays(model: Callable[[Any], Any], examples: Examples, task: Task, batch_size: int) -> dict[str, float]:
     """The metrics of a written model, which maps arrays by name to its outputs."""
     batches = list(Batches(examples, batch_size))
-    logits = np.concatenate([np.asarray(model(arrays(batch))[0]) for batch in batches])
-    labels = np.concatenate([batch[LABELS].numpy() for batch in batches])
+    logits = joined([np.asarray(model(arrays(batch))[0]) for batch in batches])
+    labels = joined([batch[LABELS].numpy() for batch in batches])
     return task.score(logits, labels)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ofa_slim.errors import DataError
-from ofa_slim.tasks import MultiLabelClassification, Regression, SequenceClassification, TaskKind
+from ofa_slim.tasks import MultiLabelClassification, Regression, SequenceClassification, TaskKind, TokenClassification
 
 SPLIT_SEED = 0
 
@@ -19,12 +20,13 @@ class Rows:
     """Text with labels.
 
     Attributes:
-        first: the sentences.
+        first: the sentences; for tags of tokens each is a list of tokens.
         second: the sentences they are paired with; empty for a task on single sentences.
-        labels: int64 [rows], float32 [rows] for regression, or float32 [rows, classes] for several labels per row.
+        labels: int64 [rows], float32 [rows] for regression, float32 [rows, classes] for several labels per row, or an
+            array of rows of tags, int64 [tokens] each.
     """
 
-    first: list[str]
+    first: list[Any]
     second: list[str]
     labels: np.ndarray
 
@@ -62,7 +64,7 @@ class Task:
         read: data folder → training rows and named sets of rows to score on; the first is the main one.
         labels: the name of each class; empty for regression.
         pairs: whether a row is two sentences.
-        form: what the labels are: "classification", "multi_label" or "regression".
+        form: what the labels are: "classification", "multi_label", "regression" or "tokens".
         files: data folder → the files that it reads, by a name for each.
     """
 
@@ -81,8 +83,15 @@ class Task:
         return self.form == "regression"
 
     @property
+    def head(self) -> str:
+        """What PaddleNLP calls a model for it: ``AutoModelFor`` and this."""
+        return "TokenClassification" if self.form == "tokens" else "SequenceClassification"
+
+    @property
     def kind(self) -> TaskKind:
         """Its losses and metrics."""
+        if self.form == "tokens":
+            return TokenClassification(self.labels if len(self.metrics) > 1 else ())
         if self.form == "multi_label":
             return MultiLabelClassification()
         return Regression(self.metrics) if self.regression else SequenceClassification(self.metrics)

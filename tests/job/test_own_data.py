@@ -139,6 +139,20 @@ WRONG_FILES: dict[str, tuple[str, str | bytes, str, dict[str, Any], str]] = {
     "too few rows to split": (
         "my.csv", HEAD + "x,a\ny,b\n", "classification", {}, ": 2 rows, of which data.dev_share (0.1) leaves 0 to"
     ),
+    "a token without a tag": (
+        "my.conll", "Anna B-PER\n\nin O\nRome\n", "tokens", {}, ", line 4: 'Rome' has no tag beside it"
+    ),
+    "fewer tags than tokens": (
+        "my.jsonl", '{"tokens": ["a"], "tags": ["O"]}\n{"tokens": ["a", "b"], "tags": ["B-X"]}\n', "tokens", {},
+        ", line 2, column 'tags': 1 tags for 2 tokens",
+    ),
+    "an empty token": (
+        "my.jsonl", '{"tokens": ["a", " "], "tags": ["O", "B-X"]}\n', "tokens", {}, ", line 1, column 'tokens': entry 2"
+    ),
+    "a row without tokens": (
+        "my.jsonl", '{"tokens": [], "tags": []}\n', "tokens", {}, ", line 1, column 'tokens': the list is empty"
+    ),
+    "texts where tokens are needed": ("my.csv", GOOD, "tokens", {}, ", line 1: no column 'tokens'"),
 }  # fmt: skip
 
 

@@ -64,7 +64,12 @@ def model_folder(folder: Path, name: str = "Ernie", words: Sequence[str] = (), e
 
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = [*SPECIAL, *FILLERS, *(words or [f"{topic}word" for topic in TOPICS])]
-    own = {"embedding_size": 16} if name == "Electra" else {}
+    own = {
+        "Electra": {"embedding_size": 8},
+        "RoFormer": {"embedding_size": 16},
+        "DistilBert": {"dim": 16},
+        "Albert": {"embedding_size": 8, "num_hidden_groups": 1, "inner_group_num": 1},
+    }.get(name, {})
     model_class = getattr(nlp, name + ending)
     paddle.seed(0)
     config = model_class.config_class(
@@ -74,7 +79,7 @@ def model_folder(folder: Path, name: str = "Ernie", words: Sequence[str] = (), e
     )  # fmt: skip
     model_class(config).save_pretrained(str(folder), safe_serialization=True)
     (folder / "words.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
-    tokenizer = getattr(nlp, f"{'Bert' if name == 'Roberta' else name}Tokenizer")
+    tokenizer = {"Ernie": nlp.ErnieTokenizer, "Electra": nlp.ElectraTokenizer}.get(name, nlp.BertTokenizer)
     tokenizer(str(folder / "words.txt")).save_pretrained(str(folder))
     return folder
 
