@@ -137,7 +137,8 @@ def compress_command(
     by commas.
     """
     keys["model_name_or_path"] = keys["model_name_or_path"] if model is None else model
-    if recipe is None and all(value is None for value in keys.values()):
+    nothing = recipe is None and stages is None and all(value is None for value in keys.values())
+    if nothing and not dry_run:
         click.echo(click.get_current_context().get_help())
         return
     if recipe is not None and recipe.suffix.lower() in READERS:
