@@ -18,7 +18,10 @@ from typing import Any, TypeVar
 
 import click
 
+from ofa_slim.base.files import atomic_file
 from ofa_slim.errors import OfaSlimError
+from ofa_slim.export.formats import FORMATS
+from ofa_slim.job.data.tables import READERS
 from ofa_slim.job.glue import TASKS
 from ofa_slim.job.recipe import Recipe, RecipeError, commented, load_recipe, texts_to_values
 from ofa_slim.train.loop import StoppedError
@@ -112,19 +115,36 @@ def _run(recipe: Recipe, stages: Sequence[str], overwrite: bool, resume: bool) -
 
 @cli.command("compress")
 @recipe_options
+@click.option("--model", metavar="DIR", help="The same as --model_name_or_path.")
 @click.option("--stages", metavar="LIST", help="Stages to run, separated by commas  [default: all].")
 @click.option("--overwrite", is_flag=True, help="Make these stages anew; what is there is replaced once it is done.")
 @click.option("--resume/--no-resume", default=True, help="Go on from the checkpoint of a stage that was stopped.")
 @click.option("--dry-run", is_flag=True, help="Print the plan, with sizes, steps, time and memory; run nothing.")
 def compress_command(
-    recipe: Path | None, stages: str | None, overwrite: bool, resume: bool, dry_run: bool, **keys: str | None
+    recipe: Path | None,
+    model: str | None,
+    stages: str | None,
+    overwrite: bool,
+    resume: bool,
+    dry_run: bool,
+    **keys: str | None,
 ) -> None:
     """Run a RECIPE: fine-tune, train the supernet, search, write every format, report.
 
-    Each stage leaves its output in a folder of output_dir and is skipped when that is there. Every key of the recipe is
-    an option too, which wins over the file; lists are separated by commas.
+    RECIPE is a YAML file, or a data file (.csv, .tsv, .jsonl, .json, .parquet): then --model names the model, and
+    the recipe is the one that `ofa-slim init` proposes. Each stage leaves its output in a folder of output_dir and is
+    skipped when that is there. Every key of the recipe is an option too, which wins over the file; lists are separated
+    by commas.
     """
-    settings = _recipe(recipe, keys)
+    keys["model_name_or_path"] = keys["model_name_or_path"] if model is None else model
+    nothing = recipe is None and stages is None and all(value is None for value in keys.values())
+    if nothing and not dry_run:
+        click.echo(click.get_current_context().get_help())
+        return
+    if recipe is not None and recipe.suffix.lower() in READERS:
+        settings = _proposal(recipe, keys).recipe
+    else:
+        settings = _recipe(recipe, keys)
     from ofa_slim.job.job import stage_names
     from ofa_slim.job.plan import STAGES
 
@@ -137,6 +157,38 @@ def compress_command(
         click.echo(plan)
         return
     _run(settings, names, overwrite, resume)
+
+
+def _proposal(file: Path, keys: dict[str, str | None]) -> Any:
+    """The recipe that fits a data file and a model."""
+    given = texts_to_values({key: text for key, text in keys.items() if text is not None})
+    model = given.pop("model_name_or_path", None)
+    if model is None:
+        raise click.UsageError(f"{file} is a data file; give --model DIR too", click.get_current_context())
+    from ofa_slim.job.propose import proposed
+
+    with _quiet():
+        return proposed(file, str(model), given)
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--model", required=True, metavar="DIR", help="Directory of the model to compress.")
+@click.option("--task", help="The kind of task  [default: what the labels look like].")
+@click.option("--data", metavar="KEY=VALUE,...", help="Columns and other keys of data, such as text=body.")
+@click.option("--output", type=click.Path(path_type=Path), help="The recipe  [default: FILE with the ending .yaml].")
+def init(file: Path, model: str, task: str | None, data: str | None, output: Path | None) -> None:
+    """Write a recipe for the data in FILE and a model, with sizes that fit both and the reason of each."""
+    target = file.with_suffix(".yaml") if output is None else output
+    if target.exists():
+        raise click.UsageError(f"{target} is there already; name another file with --output")
+    proposal = _proposal(file, {"model_name_or_path": model, "task": task, "data": data})
+    load_recipe(None, proposal.values)
+    with atomic_file(target) as aside:
+        aside.write_text(proposal.text(), encoding="utf-8")
+    click.echo(f"wrote {target}; next:")
+    click.echo(f"  ofa-slim compress {target} --dry-run   # how long it will take")
+    click.echo(f"  ofa-slim compress {target}")
 
 
 @cli.command()
@@ -153,6 +205,52 @@ def search(recipe: Path | None, overwrite: bool, **keys: str | None) -> None:
 def export(recipe: Path | None, overwrite: bool, **keys: str | None) -> None:
     """Write the original, uniform and searched sub-networks of a RECIPE in its formats, each proven."""
     _run(_recipe(recipe, keys), ["formats"], overwrite, True)
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--budget", "budgets", multiple=True, metavar="COST=MOST", help="Limits, separated by commas; repeatable."
+)
+@click.option("--at-least", metavar="METRIC=LEAST", help="The least of a metric: a share, or percent above 1.")
+@click.option("--minimise", metavar="COST", help="Make this cost least  [default: make the score best].")
+@click.option("--formats", metavar="LIST", help="Formats to write  [default: those of the run].")
+def pick(run: Path, budgets: tuple[str, ...], at_least: str | None, minimise: str | None, formats: str | None) -> None:
+    """Answer other budgets from a finished RUN (its output_dir), and write the chosen sub-networks.
+
+    Costs are those of a search (params, flops, latency_ms, ... and with _ratio), and size_mb. Each --budget is a
+    question of its own; nothing is trained, scored or measured again.
+    """
+    if not budgets and at_least is None:
+        raise click.UsageError("give --budget, --at-least or both", click.get_current_context())
+    limits = [_numbers("--budget", text) for text in budgets] or [{}]
+    least = {} if at_least is None else _numbers("--at-least", at_least)
+    from ofa_slim.job import pick as picking
+
+    with _quiet():
+        job = picking.finished(run)
+        names = job.recipe.formats if formats is None else [name.strip() for name in formats.split(",")]
+        for name in names:
+            if name not in FORMATS:
+                raise click.UsageError(f"--formats: {name!r} is not one of {', '.join(FORMATS)}")
+        chosen = picking.picks(job, [picking.Wish(budget, least, minimise) for budget in limits])
+        records = picking.write_picks(job, chosen, names)
+    for one, record in zip(chosen, records, strict=True):
+        click.echo(picking.described(job, one, record))
+
+
+def _numbers(option: str, text: str) -> dict[str, float]:
+    """The numbers of an option such as ``latency_ms=3,size_mb=10``."""
+    found = {}
+    for part in text.split(","):
+        key, _, value = part.partition("=")
+        try:
+            found[key.strip()] = float(value)
+        except ValueError:
+            raise click.UsageError(f"{option}: {part!r} is not NAME=NUMBER") from None
+        if not 0 < found[key.strip()] < float("inf"):
+            raise click.UsageError(f"{option}: {part!r} is not a number above 0")
+    return found
 
 
 @cli.command()

@@ -30,6 +30,10 @@ class CalibrationError(OfaSlimError, ValueError):
     """Calibration rows, or a model, that no closed form can be computed from."""
 
 
+class DataError(OfaSlimError, ValueError):
+    """A data file that is missing, or not in the format that the task needs."""
+
+
 class DistillError(OfaSlimError, ValueError):
     """A distillation loss that cannot be formed."""
 

@@ -13,11 +13,12 @@ import numpy as np
 
 from ofa_slim.base.foreign import check_tokenizer
 from ofa_slim.base.optional import require_paddlenlp
-from ofa_slim.base.tokens import encode
+from ofa_slim.base.tokens import encode, encode_tokens
 from ofa_slim.errors import ExportError
 from ofa_slim.export.formats.opened import CARD_FILE, Opened, read_card
 
-Text = str | tuple[str, str]
+Text = str | tuple[str, str] | list[str]
+_WORDS, _STARTS = "words", "starts"
 
 
 # Of inputs that a tokenizer may leave out: what each holds for a text of so many tokens.
@@ -26,6 +27,9 @@ _MADE: Mapping[str, Callable[[int], Any]] = {
     "position_ids": np.arange,
     "token_type_ids": np.zeros,
 }
+
+
+FORMS = ("classification", "multi_label", "tokens", "regression")
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,14 @@ class TextTask:
         labels: the name of each class; empty for regression.
         max_length: longer inputs are cut to this many tokens.
         pairs: whether an input is two texts.
+        form: one of `FORMS`: whether an input has one label, any number, one for each token, or a number.
     """
 
     name: str
     labels: tuple[str, ...]
     max_length: int
     pairs: bool = False
+    form: str = "classification"
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -67,10 +73,14 @@ class Pipeline:
         """Classifies texts.
 
         Args:
-            texts: strings, or pairs of strings for a task on pairs; a single one counts as a list of one.
+            texts: strings; pairs of strings for a task on pairs; for tags lists of tokens, or strings with spaces
+                between them. A single string or pair counts as a list of one.
             batch_size: texts that the model gets at a time.
 
-        Returns: for each text ``{"label": name, "score": probability}``, or ``{"value": number}`` for regression.
+        Returns: for each text ``{"label": name, "score": probability}``; for several labels per text
+            ``{"labels": [names], "scores": {name: probability}}`` with the names whose probability is above one half;
+            ``{"tokens": [texts], "tags": [names]}`` for tags, of the tokens that fit; ``{"value": number}`` for
+            regression.
 
         Raises: ExportError for an input that is not a text, or not a pair for a task on pairs.
         """
@@ -89,6 +99,8 @@ class Pipeline:
         return found
 
     def _tokens(self, text: Any, number: int) -> Any:
+        if self.task.form == "tokens":
+            return self._words(text, number)
         pair = isinstance(text, (tuple, list)) and len(text) == 2 and all(isinstance(part, str) for part in text)
         if not (pair if self.task.pairs else isinstance(text, str)):
             wanted = "a pair of strings" if self.task.pairs else "a string"
@@ -96,6 +108,13 @@ class Pipeline:
         parts = text if self.task.pairs else (text,)
         first, *second = parts
         return encode(self.tokenizer, first, second[0] if second else None, self.task.max_length)
+
+    def _words(self, text: Any, number: int) -> dict[str, Any]:
+        words = text.split() if isinstance(text, str) else text
+        if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) for word in words):
+            raise ExportError(f"text number {number} is {text!r}, not a string or a list of tokens")
+        ids, starts = encode_tokens(self.tokenizer, words, self.task.max_length)
+        return {"input_ids": ids, _WORDS: list(words[: len(starts)]), _STARTS: starts}
 
     def _filled(self, name: str, rows: Sequence[Any]) -> np.ndarray:
         """One of the model's inputs, int64 [rows, length]; what the tokenizer does not give is made from the ids."""
@@ -116,15 +135,24 @@ class Pipeline:
         logits = np.asarray(self.model(inputs)[0], np.float64)
         if not self.task.labels:
             return [{"value": float(value)} for value in logits.reshape(-1)]
+        labels = self.task.labels
+        if logits.shape[-1] != len(labels):
+            raise ExportError(
+                f"{self.model.folder}: the model has {logits.shape[-1]} classes, and its task {len(labels)} labels"
+            )
+        if self.task.form == "tokens":
+            best = logits.argmax(-1)
+            return [
+                {"tokens": row[_WORDS], "tags": [labels[one] for one in classes[row[_STARTS]]]}
+                for row, classes in zip(rows, best, strict=True)
+            ]
+        if self.task.form == "multi_label":
+            scores = [dict(zip(labels, map(float, row), strict=True)) for row in 1 / (1 + np.exp(-logits))]
+            return [{"labels": [name for name in row if row[name] > 0.5], "scores": row} for row in scores]
         chances = np.exp(logits - logits.max(-1, keepdims=True))
         chances /= chances.sum(-1, keepdims=True)
-        if chances.shape[-1] != len(self.task.labels):
-            raise ExportError(
-                f"{self.model.folder}: the model has {chances.shape[-1]} classes, and its task {len(self.task.labels)} "
-                "labels"
-            )
         best = chances.argmax(-1)
-        return [{"label": self.task.labels[k], "score": float(row[k])} for k, row in zip(best, chances, strict=True)]
+        return [{"label": labels[k], "score": float(row[k])} for k, row in zip(best, chances, strict=True)]
 
 
 def pipeline(directory: str | os.PathLike[str]) -> Pipeline:
@@ -146,7 +174,8 @@ def pipeline(directory: str | os.PathLike[str]) -> Pipeline:
             f"{folder / CARD_FILE} names no task; give write_formats one (ofa_slim.export.pipeline.TextTask)"
         )
     try:
-        known = TextTask(task["name"], tuple(task["labels"]), task["max_length"], task["pairs"])
+        form = task.get("form", "classification")
+        known = TextTask(task["name"], tuple(task["labels"]), task["max_length"], task["pairs"], form)
     except (KeyError, TypeError) as error:
         raise ExportError(f"{folder / CARD_FILE} describes no text task: {json.dumps(task)}") from error
     if not (
@@ -155,6 +184,7 @@ def pipeline(directory: str | os.PathLike[str]) -> Pipeline:
         and type(known.max_length) is int
         and known.max_length >= 1
         and type(known.pairs) is bool
+        and known.form in FORMS
     ):
         raise ExportError(f"{folder / CARD_FILE} describes no text task: {json.dumps(task)}")
     if not (folder / "tokenizer_config.json").is_file():

@@ -1,10 +1,9 @@
-"""Loads PaddleNLP sequence classifiers from PaddleNLP's and Hugging Face's directories."""
+"""Loads PaddleNLP models with their heads from PaddleNLP's and Hugging Face's directories."""
 
 from __future__ import annotations
 
 import logging
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +15,11 @@ from ofa_slim.base.json_files import read_json
 from ofa_slim.base.optional import require_paddlenlp
 from ofa_slim.base.pickles import holds_pickle, refusal
 from ofa_slim.errors import OfaSlimError
+from ofa_slim.integrations.hugging_face import config_entries, is_hugging_face, paddle_weights
 
 LOG = logging.getLogger(__name__)
 
-HEAD = ("classifier.",)
-
-# Hugging Face's names for the parts of a BERT, and PaddleNLP's. The first rule that matches is applied.
-_PARTS = (
-    (r"^encoder\.layer\.(\d+)\.attention\.self\.query\.", r"encoder.layers.\1.self_attn.q_proj."),
-    (r"^encoder\.layer\.(\d+)\.attention\.self\.key\.", r"encoder.layers.\1.self_attn.k_proj."),
-    (r"^encoder\.layer\.(\d+)\.attention\.self\.value\.", r"encoder.layers.\1.self_attn.v_proj."),
-    (r"^encoder\.layer\.(\d+)\.attention\.output\.dense\.", r"encoder.layers.\1.self_attn.out_proj."),
-    (r"^encoder\.layer\.(\d+)\.attention\.output\.LayerNorm\.", r"encoder.layers.\1.norm1."),
-    (r"^encoder\.layer\.(\d+)\.intermediate\.dense\.", r"encoder.layers.\1.linear1."),
-    (r"^encoder\.layer\.(\d+)\.output\.dense\.", r"encoder.layers.\1.linear2."),
-    (r"^encoder\.layer\.(\d+)\.output\.LayerNorm\.", r"encoder.layers.\1.norm2."),
-    (r"^embeddings\.LayerNorm\.", r"embeddings.layer_norm."),
-)
+HEADS = ("SequenceClassification", "TokenClassification")
 
 
 class ModelLoadError(OfaSlimError, ValueError):
@@ -42,17 +29,30 @@ class ModelLoadError(OfaSlimError, ValueError):
 def load_sequence_classifier(
     name_or_path: str | os.PathLike[str], num_classes: int, *, need_head: bool = False, allow_pickle: bool = False
 ) -> tuple[paddle.nn.Layer, Any]:
-    """Loads a PaddleNLP sequence classifier and its tokenizer.
+    """Loads a PaddleNLP sequence classifier and its tokenizer; see `load_model`."""
+    return load_model(name_or_path, num_classes, need_head=need_head, allow_pickle=allow_pickle)
 
-    Every weight except the classification head must be found; a head that is missing, or has another
-    number of classes, is initialised at random and logged.
+
+def load_model(
+    name_or_path: str | os.PathLike[str],
+    num_classes: int,
+    head: str = "SequenceClassification",
+    *,
+    need_head: bool = False,
+    allow_pickle: bool = False,
+) -> tuple[paddle.nn.Layer, Any]:
+    """Loads a PaddleNLP model with a head, and its tokenizer.
+
+    Every weight except the head must be found; a head that is missing, or has another number of classes, is initialised
+    at random and logged.
 
     Args:
         name_or_path: a local directory, or a name of PaddleNLP's hub. A directory holds ``config.json``,
-            the tokenizer's files, and either ``model.safetensors`` (PaddleNLP's parameter names, or those of
-            a Hugging Face BERT with or without the prefix ``bert.``) or, with `allow_pickle`, PaddleNLP's
+            the tokenizer's files, and either ``model.safetensors`` (PaddleNLP's parameter names; or Hugging Face's for
+            a BERT, RoBERTa, ERNIE, ELECTRA, DistilBERT, MPNet or ALBERT) or, with `allow_pickle`, PaddleNLP's
             ``model_state.pdparams``. What the hub sends is a pickle too.
         num_classes: the size of the head; 1 for regression.
+        head: one of `HEADS`.
         need_head: whether the head is required too (a fine-tuned model).
         allow_pickle: whether the weights may be a pickle. Reading one runs whatever code it contains: only from
             people you trust.
@@ -66,7 +66,7 @@ def load_sequence_classifier(
     require_paddlenlp("loading a sequence classifier")
     path = Path(name_or_path)
     if path.is_dir():
-        model = _from_directory(path, num_classes, need_head, allow_pickle)
+        model = _from_directory(path, num_classes, head, need_head, allow_pickle)
     elif path.is_file():
         raise ModelLoadError(f"{path} is a file; give the directory that contains it and its config.json")
     elif path.is_absolute() or str(name_or_path).startswith((".", "~")) or str(name_or_path).count("/") > 1:
@@ -78,32 +78,36 @@ def load_sequence_classifier(
             "or, if you trust the hub, say allow_pickle=True"
         )
     else:
-        model = _from_hub(str(name_or_path), num_classes, need_head)
+        model = _from_hub(str(name_or_path), num_classes, head, need_head)
     # Hugging Face's configs say use_cache, with which PaddleNLP's models return tuples instead of logits.
     model.config.use_cache = model.config.output_hidden_states = model.config.output_attentions = False
     model.eval()
-    return model, _tokenizer(name_or_path)
+    return model, load_tokenizer(name_or_path)
 
 
-def _from_directory(path: Path, num_classes: int, need_head: bool, allow_pickle: bool) -> paddle.nn.Layer:
+def _from_directory(path: Path, num_classes: int, head: str, need_head: bool, allow_pickle: bool) -> paddle.nn.Layer:
     """The model of a local directory."""
     if not (path / "config.json").is_file():
         raise ModelLoadError(f"{path}: expected config.json there, found {_listing(path)}")
     check_contents(path, ModelLoadError)
     weights = _read_weights(path, allow_pickle)
-    model = _empty_model(path, num_classes)
+    example = next(iter(weights), "none")
+    model = _empty_model(path, num_classes, head)
     parameters = model.state_dict()
-    if any(re.match(r"(bert\.)?encoder\.layer\.\d+\.", key) for key in weights):
-        weights = {_paddle_name(key): _paddle_value(key, value) for key, value in weights.items()}
+    base = f"{model.base_model_prefix}."
+    if is_hugging_face(weights):
+        weights = paddle_weights(weights, model.base_model_prefix)
+    elif not any(key.startswith(base) for key in weights):  # those of the model without a head
+        weights = {key if key in parameters else base + key: value for key, value in weights.items()}
 
     def required(key: str) -> bool:
-        return need_head or not key.startswith(HEAD)
+        return (need_head or key.startswith(base)) and not key.endswith("position_ids")  # 0, 1, 2, ...
 
     missing = [key for key in parameters if key not in weights and required(key)]
     if missing:
         raise ModelLoadError(
             f"{path}: the weights lack {len(missing)} of {len(parameters)} parameters of {type(model).__name__}, "
-            f"such as {missing[0]!r}; the file has names like {next(iter(weights), 'none')!r}"
+            f"such as {missing[0]!r}; the file has names like {example!r}"
         )
     random = []
     for key, parameter in parameters.items():
@@ -167,72 +171,47 @@ def _shards(index: Path) -> list[str]:
     return sorted(set(names.values()))
 
 
-def _empty_model(path: Path, num_classes: int) -> paddle.nn.Layer:
+def _empty_model(path: Path, num_classes: int, head: str) -> paddle.nn.Layer:
     """A randomly initialised model with the directory's config."""
-    from paddlenlp.transformers import (
-        AutoModelForSequenceClassification,
-        BertConfig,
-        BertForSequenceClassification,
-    )
+    from paddlenlp import transformers
 
     described = model_config(path / "config.json", ModelLoadError)
+    entries = {"num_labels": num_classes, **config_entries(described)}
+    kind = described.get("model_type", "bert")
     try:
-        if described.get("model_type", "bert") == "bert":
-            return BertForSequenceClassification(BertConfig.from_pretrained(str(path), num_labels=num_classes))
-        from paddlenlp.transformers import AutoConfig
-
-        config = AutoConfig.from_pretrained(str(path), num_labels=num_classes)
-        return AutoModelForSequenceClassification.from_config(config)
+        if kind == "bert":
+            config = transformers.BertConfig.from_pretrained(str(path), **entries)
+            return getattr(transformers, f"BertFor{head}")(config)
+        config = transformers.AutoConfig.from_pretrained(str(path), **entries)
+        return getattr(transformers, f"AutoModelFor{head}").from_config(config)
     except Exception as error:
-        kind = described.get("model_type", "bert")
-        raise ModelLoadError(f"{path}: PaddleNLP cannot make a {kind!r} classifier ({error})") from error
+        raise ModelLoadError(f"{path}: PaddleNLP cannot make a {kind!r} model for {head} ({error})") from error
 
 
-def _paddle_name(key: str) -> str:
-    """PaddleNLP's name of a parameter of a Hugging Face BERT classifier."""
-    key = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", key)
-    key = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", key)
-    if key.startswith(HEAD):
-        return key
-    key = key.removeprefix("bert.")
-    for pattern, replacement in _PARTS:
-        renamed, times = re.subn(pattern, replacement, key)
-        if times:
-            return f"bert.{renamed}"
-    return f"bert.{key}"
-
-
-def _paddle_value(key: str, value: np.ndarray) -> np.ndarray:
-    """Transposes the weight of a linear layer, [out, in] in torch, to [in, out]; other weights stay."""
-    linear = value.ndim == 2 and "embeddings." not in key
-    return np.ascontiguousarray(value.T) if linear else value
-
-
-def _from_hub(name: str, num_classes: int, need_head: bool) -> paddle.nn.Layer:
+def _from_hub(name: str, num_classes: int, head: str, need_head: bool) -> paddle.nn.Layer:
     """The model of that name on PaddleNLP's hub.
 
     It is loaded twice: PaddleNLP only logs that it initialised missing weights at random, and those differ between
     two loads.
     """
-    from paddlenlp.transformers import AutoModelForSequenceClassification
+    from paddlenlp import transformers
 
+    auto = getattr(transformers, f"AutoModelFor{head}")
     try:
-        model, again = (
-            AutoModelForSequenceClassification.from_pretrained(name, num_labels=num_classes) for _ in range(2)
-        )
+        model, again = (auto.from_pretrained(name, num_labels=num_classes) for _ in range(2))
     except Exception as error:  # PaddleNLP raises many types, some bare, for an unknown name or no network
         raise ModelLoadError(
             f"{name!r} is neither a directory nor a model that PaddleNLP's hub could send ({error})"
         ) from error
-    second = again.state_dict()
+    second, base = again.state_dict(), f"{model.base_model_prefix}."
     for key, value in model.state_dict().items():
-        if (need_head or not key.startswith(HEAD)) and not bool(paddle.equal_all(value, second[key])):
+        if (need_head or key.startswith(base)) and not bool(paddle.equal_all(value, second[key])):
             raise ModelLoadError(f"{name!r}: the hub's weights lack {key!r}, which would start at random")
     return model
 
 
-def _tokenizer(name_or_path: str | os.PathLike[str]) -> Any:
-    """The tokenizer that belongs to the model."""
+def load_tokenizer(name_or_path: str | os.PathLike[str]) -> Any:
+    """The tokenizer of a model's directory, or of PaddleNLP's hub; raises ModelLoadError where there is none."""
     from paddlenlp.transformers import AutoTokenizer, BertTokenizer
 
     path = Path(name_or_path)

@@ -3,97 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from ofa_slim.errors import OfaSlimError
-from ofa_slim.tasks import Regression, SequenceClassification
+from ofa_slim.errors import DataError
+from ofa_slim.job.task import SPLIT_SEED, Rows, Task
 
 LOG = logging.getLogger(__name__)
 
-SPLIT_SEED = 0
 MOVIE_FILE = "movieReviewSnippets_GroundTruth.txt"
 MOVIE_TRAIN_SHARE = 0.8
 MOVIE_LEAST_SCORE = 0.5
-
-
-class DataError(OfaSlimError, ValueError):
-    """A data file that is missing, or not in the format that the task needs."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Text with labels.
-
-    Attributes:
-        first: the sentences.
-        second: the sentences they are paired with; empty for a task on single sentences.
-        labels: int64 [rows], or float32 [rows] for regression.
-    """
-
-    first: list[str]
-    second: list[str]
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        """The number of rows."""
-        return len(self.first)
-
-    def limited(self, rows: int | None) -> Rows:
-        """At most this many rows; the same ones at each call, whatever the recipe's seed."""
-        if rows is None or rows >= len(self):
-            return self
-        return self.taken(np.random.default_rng(SPLIT_SEED).permutation(len(self))[:rows])
-
-    def taken(self, rows: np.ndarray) -> Rows:
-        """Some of the rows, in the order given."""
-        second = [self.second[row] for row in rows] if self.second else []
-        return Rows([self.first[row] for row in rows], second, self.labels[rows])
-
-    def without(self, count: int) -> tuple[Rows, Rows]:
-        """All other rows, and the last `count` of the permutation that `limited` takes from; both in order."""
-        if not 0 < count < len(self):
-            raise DataError(f"search_rows is {count}, but there are {len(self)} training rows")
-        held_out = np.random.default_rng(SPLIT_SEED).permutation(len(self))[-count:]
-        return self.taken(np.setdiff1d(np.arange(len(self)), held_out)), self.taken(np.sort(held_out))
-
-
-@dataclass(frozen=True)
-class Task:
-    """One task.
-
-    Attributes:
-        name: as in the recipe.
-        num_classes: 1 for regression.
-        metrics: names of its metrics; the first is the one that is plotted.
-        read: data folder → training rows and named sets of rows to score on; the first is the main one.
-        labels: the name of each class; empty for regression.
-        pairs: whether a row is two sentences.
-    """
-
-    name: str
-    num_classes: int
-    metrics: tuple[str, ...]
-    read: Callable[[Path], tuple[Rows, dict[str, Rows]]]
-    labels: tuple[str, ...] = ()
-    pairs: bool = False
-
-    @property
-    def regression(self) -> bool:
-        """Whether the task predicts a number."""
-        return self.num_classes == 1
-
-    @property
-    def kind(self) -> Regression | SequenceClassification:
-        """Its losses and metrics."""
-        return Regression(self.metrics) if self.regression else SequenceClassification(self.metrics)
-
-    def score(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """All metrics, from logits [rows, num_classes]."""
-        return self.kind.metrics(logits, labels)
 
 
 @dataclass(frozen=True)
@@ -119,9 +42,16 @@ class GlueFiles:
             raise DataError(f"{folder}: no such folder; data_dir has to hold {self.folder}/train.tsv and dev files")
         return self._rows(folder / "train.tsv"), {name: self._rows(folder / file) for name, file in self.dev.items()}
 
+    def files(self, data_dir: Path) -> dict[str, Path]:
+        """The files, by the name of their set."""
+        return {name: data_dir / self.folder / file for name, file in {"train": "train.tsv", **self.dev}.items()}
+
     def _rows(self, path: Path) -> Rows:
         lines = read_tsv(path)
-        columns = self._positions(next(lines), path) if isinstance(self.columns[0], str) else self.columns
+        header = next(lines, None) if isinstance(self.columns[0], str) else []
+        if header is None:
+            raise DataError(f"{path} is empty")
+        columns = self._positions(header, path) if isinstance(self.columns[0], str) else self.columns
         needed = max(int(column) for column in columns) + 1
         texts: list[list[str]] = []
         labels: list[float] = []
@@ -224,17 +154,28 @@ POLARITY = ("negative", "positive")
 ALIKE = ("different", "the same")
 ENTAILMENT = ("entailment", "not entailment")
 
+
+def movie_files(data_dir: Path) -> dict[str, Path]:
+    """The one file of the movie-review snippets."""
+    return {"snippets": data_dir / MOVIE_FILE}
+
+
+def _glue(name: str, files: GlueFiles, metrics: tuple[str, ...], labels: tuple[str, ...], pairs: bool = True) -> Task:
+    form = "classification" if files.labels else "regression"
+    return Task(name, len(files.labels) or 1, metrics, files.read, labels, pairs, form, files.files)
+
+
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        Task("movie-polarity", 2, ("accuracy",), read_movie_polarity, POLARITY),
-        Task("sst-2", 2, ("accuracy",), SST2.read, POLARITY),
-        Task("cola", 2, ("matthews",), COLA.read, ("unacceptable", "acceptable")),
-        Task("mrpc", 2, ("f1", "accuracy"), MRPC.read, ALIKE, pairs=True),
-        Task("sts-b", 1, ("pearson", "spearman"), STSB.read, pairs=True),
-        Task("qnli", 2, ("accuracy",), QNLI.read, ENTAILMENT, pairs=True),
-        Task("rte", 2, ("accuracy",), RTE.read, ENTAILMENT, pairs=True),
-        Task("qqp", 2, ("f1", "accuracy"), QQP.read, ALIKE, pairs=True),
-        Task("mnli", 3, ("accuracy",), MNLI.read, ("contradiction", "entailment", "neutral"), pairs=True),
+        Task("movie-polarity", 2, ("accuracy",), read_movie_polarity, POLARITY, files=movie_files),
+        _glue("sst-2", SST2, ("accuracy",), POLARITY, pairs=False),
+        _glue("cola", COLA, ("matthews",), ("unacceptable", "acceptable"), pairs=False),
+        _glue("mrpc", MRPC, ("f1", "accuracy"), ALIKE),
+        _glue("sts-b", STSB, ("pearson", "spearman"), ()),
+        _glue("qnli", QNLI, ("accuracy",), ENTAILMENT),
+        _glue("rte", RTE, ("accuracy",), ENTAILMENT),
+        _glue("qqp", QQP, ("f1", "accuracy"), ALIKE),
+        _glue("mnli", MNLI, ("accuracy",), ("contradiction", "entailment", "neutral")),
     )
 }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ofa_slim.job.recipe import Recipe
 
-DATA_KEYS = ("task", "data_dir", "max_length", "train_rows", "eval_rows", "search_rows", "seed")
+DATA_KEYS = ("task", "data", "data_dir", "max_length", "train_rows", "eval_rows", "search_rows", "seed")
+FILES = "data_files"
+"""The entry of a stage's settings with a fingerprint of each data file."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,22 @@ FORMER = {"export": "formats", "rescore": "formats"}
 """Stages of earlier versions, and the one that does their work now."""
 
 
-def settings(recipe: Recipe, stage: Stage) -> dict[str, object]:
-    """The recipe's values that a stage's output depends on, including those of earlier stages."""
+def settings(recipe: Recipe, stage: Stage, files: Mapping[str, str] | None = None) -> dict[str, object]:
+    """The recipe's values that a stage's output depends on, including those of earlier stages.
+
+    Args:
+        recipe: the recipe.
+        stage: the stage.
+        files: a fingerprint of each data file; None where the files are not there any more.
+    """
     keys = list(DATA_KEYS)
     for earlier in upstream(stage):
         keys += earlier.keys
     keys += stage.keys
-    return {key: getattr(recipe, key) for key in dict.fromkeys(keys)}
+    values = {key: getattr(recipe, key) for key in dict.fromkeys(keys)}
+    if recipe.data is not None:
+        values["data"] = recipe.data.model_dump(mode="json")
+    return values if files is None else {**values, FILES: dict(files)}
 
 
 def upstream(stage: Stage) -> list[Stage]:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ofa_slim.errors import OfaSlimError, nearest
 from ofa_slim.export.formats import FORMATS
+from ofa_slim.job.data.keys import OWN_TASKS, DataKeys, OwnTask
 from ofa_slim.search.cost_kinds import COSTS, KEYS
 
-TaskName = Literal["movie-polarity", "sst-2", "cola", "mrpc", "sts-b", "qnli", "rte", "qqp", "mnli"]
+TaskName = Literal["movie-polarity", "sst-2", "cola", "mrpc", "sts-b", "qnli", "rte", "qqp", "mnli", OwnTask]
 
 
 class RecipeError(OfaSlimError, ValueError):
@@ -49,7 +50,16 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
 
-    task: TaskName = Field("movie-polarity", description="the task to fine-tune and compress for")
+    task: TaskName = Field(
+        "movie-polarity",
+        description="the task to fine-tune and compress for: one of GLUE's, whose files are in data_dir, or a kind of "
+        "task on the files of data",
+    )
+    data: DataKeys | None = Field(
+        None,
+        description="files of one's own: {train: my.csv, dev: other.csv, text: COLUMN, label: COLUMN}; "
+        "docs/your-data.md has all keys",
+    )
     data_dir: str = Field(
         "data/movie-polarity",
         description="folder with the task's data: the movie-review snippets, or the GLUE folder that holds "
@@ -58,7 +68,7 @@ class Recipe(BaseModel):
     output_dir: str = Field("runs/movie-polarity", description="folder that receives every stage's output")
     model_name_or_path: str = Field(
         "data/minilm",
-        description="pre-trained BERT: a PaddleNLP or Hugging Face-layout directory with model.safetensors; with "
+        description="pre-trained encoder: a PaddleNLP or Hugging Face-layout directory with model.safetensors; with "
         "allow_pickle also a PaddleNLP hub name or a directory with model_state.pdparams",
     )
     finetuned_dir: str | None = Field(
@@ -146,6 +156,14 @@ class Recipe(BaseModel):
         40, description="rounds in which the models are timed, at most; each has a turn in every round"
     )
 
+    @model_validator(mode="after")
+    def _task_fits_data(self) -> Recipe:
+        if self.task in OWN_TASKS and self.data is None:
+            raise ValueError(f"task {self.task!r} needs the key 'data', such as data: {{train: my.csv}}")
+        if self.task not in OWN_TASKS and self.data is not None:
+            raise ValueError(f"with 'data' the key 'task' is one of {', '.join(OWN_TASKS)}, not {self.task!r}")
+        return self
+
 
 def load_recipe(path: str | None, overrides: Mapping[str, object]) -> Recipe:
     """The recipe of a YAML file, with single keys replaced.
@@ -170,7 +188,7 @@ def texts_to_values(texts: Mapping[str, str]) -> dict[str, object]:
         annotation = Recipe.model_fields[name].annotation
         if typing.get_origin(annotation) is list:
             values[name] = [_scalar(part.strip()) for part in text.split(",") if part.strip()]
-        elif typing.get_origin(annotation) is dict:
+        elif typing.get_origin(annotation) is dict or DataKeys in typing.get_args(annotation):
             pairs = [part.partition("=") for part in text.split(",") if part.strip()]
             values[name] = {key.strip(): _scalar(value) for key, _, value in pairs}
         else:
@@ -197,7 +215,14 @@ def _check(values: Mapping[str, object], source: str) -> Recipe:
         lines = []
         for problem in error.errors():
             key = str(problem["loc"][0]) if problem["loc"] else ""
-            if problem["type"] == "extra_forbidden":
+            if not key:
+                lines.append(f"{source}: {problem['msg'].removeprefix('Value error, ')}")
+            elif problem["type"] == "extra_forbidden" and key == "data":
+                inner = str(problem["loc"][1])
+                lines.append(f"{source}: no key {inner!r} in 'data'{nearest(inner, DataKeys.model_fields)}")
+            elif problem["type"] == "missing":
+                lines.append(f"{source}: key {key!r} lacks {str(problem['loc'][1])!r}")
+            elif problem["type"] == "extra_forbidden":
                 lines.append(f"{source}: no key {key!r}{nearest(key, Recipe.model_fields)}")
             else:
                 wanted = problem["msg"].replace("Input should be", "it should be", 1)

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,18 @@ import numpy as np
 import paddle
 from visualdl import LogWriter
 
-from ofa_slim.integrations.paddlenlp import load_sequence_classifier
-from ofa_slim.job.glue import TASKS, Rows, Task
-from ofa_slim.job.plan import STAGES, settings
-from ofa_slim.job.recipe import Recipe
-from ofa_slim.job.tokenised import tokenise
+from ofa_slim.base.foreign import model_config
+from ofa_slim.integrations.paddlenlp import ModelLoadError, load_model
+from ofa_slim.job.data.fingerprint import fingerprints
+from ofa_slim.job.data.own import own_files, own_task
+from ofa_slim.job.glue import TASKS
+from ofa_slim.job.plan import STAGES, Stage, settings
+from ofa_slim.job.recipe import Recipe, RecipeError
+from ofa_slim.job.task import Rows, Task
+from ofa_slim.job.tokenised import accepted_inputs, tokenise
 from ofa_slim.ofa import OFA
 from ofa_slim.train import parallel
-from ofa_slim.train.batches import LABELS, Batches, Examples, arrays
+from ofa_slim.train.batches import LABELS, Batches, Examples, arrays, joined
 from ofa_slim.train.builders import elastic_blocks
 from ofa_slim.train.fitting import evaluate
 from ofa_slim.train.loop import RuntimeOptions, Scalars, Schedule, no_scalars
@@ -39,15 +44,40 @@ class Run:
         """Reads nothing yet."""
         self.recipe = recipe
         self.folder = Path(recipe.output_dir)
-        self.task = TASKS[recipe.task]
+        self.inputs: tuple[str, ...] = ()  # of the model that was loaded last
         self._examples: tuple[Examples, Examples, dict[str, Examples]] | None = None
+
+    @cached_property
+    def task(self) -> Task:
+        """The task; one on files of one's own reads and checks them."""
+        recipe = self.recipe
+        if recipe.data is None:
+            return TASKS[recipe.task]
+        return own_task(recipe.task, recipe.data, None if recipe.finetuned_dir is None else labels_of(recipe))
+
+    @cached_property
+    def _files(self) -> dict[str, str] | None:
+        recipe = self.recipe
+        files = own_files(recipe.data) if recipe.data else TASKS[recipe.task].files(Path(recipe.data_dir))
+        return fingerprints(files)
+
+    def settings(self, stage: Stage) -> dict[str, object]:
+        """What a stage's output depends on: values of the recipe, and the content of the data files."""
+        return settings(self.recipe, stage, self._files)
 
     def rows(self) -> tuple[Rows, Rows, dict[str, Rows]]:
         """The rows to train on, those that the search scores on, and the named sets to score on."""
         rows, dev = self.task.read(Path(self.recipe.data_dir))
-        rows, search = rows.without(self.recipe.search_rows)
+        rows, search = rows.without(self._search_rows(len(rows)))
         dev = {name: part.limited(self.recipe.eval_rows) for name, part in dev.items()}
         return rows.limited(self.recipe.train_rows), search, dev
+
+    def _search_rows(self, rows: int) -> int:
+        """How many rows are held out; of small files of one's own a fifth, unless the recipe says."""
+        recipe = self.recipe
+        if recipe.data is None or "search_rows" in recipe.model_fields_set:
+            return recipe.search_rows
+        return min(recipe.search_rows, rows // 5)
 
     def examples(self, tokenizer: Any) -> tuple[Examples, dict[str, Examples]]:
         """Training examples and the named sets to score on."""
@@ -67,25 +97,33 @@ class Run:
             LOG.info("%s: tokenising %s", self.task.name, sizes)
             cut = self.recipe.max_length
             self._examples = (
-                tokenise(tokenizer, train, cut),
-                tokenise(tokenizer, search, cut),
-                {name: tokenise(tokenizer, rows, cut) for name, rows in dev.items()},
+                tokenise(tokenizer, train, cut, self.inputs),
+                tokenise(tokenizer, search, cut, self.inputs),
+                {name: tokenise(tokenizer, rows, cut, self.inputs) for name, rows in dev.items()},
             )
         return self._examples
 
     def original(self) -> tuple[paddle.nn.Layer, Any]:
         """The model that the recipe names, in eval mode, and its tokenizer."""
         recipe = self.recipe
-        return load_sequence_classifier(
-            recipe.model_name_or_path if recipe.finetuned_dir is None else recipe.finetuned_dir,
-            self.task.num_classes,
-            need_head=recipe.finetuned_dir is not None,
-            allow_pickle=recipe.allow_pickle,
-        )
+        folder = recipe.model_name_or_path if recipe.finetuned_dir is None else recipe.finetuned_dir
+        model, tokenizer = self._loaded(folder, recipe.finetuned_dir is not None, recipe.allow_pickle)
+        if recipe.data is not None and self.task.labels:
+            model.config.id2label = dict(enumerate(self.task.labels))
+            model.config.label2id = {label: number for number, label in enumerate(self.task.labels)}
+        return model, tokenizer
 
     def classifier(self, stage: str) -> tuple[paddle.nn.Layer, Any]:
         """The model, in eval mode, and tokenizer that a stage wrote."""
-        return load_sequence_classifier(self.folder / stage, self.task.num_classes, need_head=True)
+        return self._loaded(self.folder / stage, True)
+
+    def _loaded(self, folder: str | Path, need_head: bool, allow_pickle: bool = False) -> tuple[paddle.nn.Layer, Any]:
+        task = self.task
+        model, tokenizer = load_model(
+            folder, task.num_classes, task.head, need_head=need_head, allow_pickle=allow_pickle
+        )
+        self.inputs = accepted_inputs(model, tokenizer)
+        return model, tokenizer
 
     def supernet(self) -> tuple[OFA, Any]:
         """The trained supernet, without a teacher, and the tokenizer."""
@@ -113,7 +151,7 @@ class Run:
             seed=self.recipe.seed + [*STAGES].index(stage),
             amp=self.recipe.amp,
             checkpoints=self.checkpoints(stage) / phase,
-            recipe=settings(self.recipe, STAGES[stage]),
+            recipe=self.settings(STAGES[stage]),
             every=self.recipe.checkpoint_every,
         )
 
@@ -141,6 +179,20 @@ class Run:
             yield add
 
 
+def labels_of(recipe: Recipe) -> list[str] | None:
+    """The labels of the fine-tuned model that a recipe names, in its order; None where its config does not name them.
+
+    Raises: RecipeError where neither the config nor the recipe says which output is which label.
+    """
+    if recipe.data is None or recipe.data.labels is not None or recipe.task == "regression":
+        return None
+    file = Path(str(recipe.finetuned_dir)) / "config.json"
+    names = model_config(file, ModelLoadError).get("id2label")
+    if not isinstance(names, dict) or all(str(name).startswith("LABEL_") for name in names.values()):
+        raise RecipeError(f"{file} does not name its labels; give data.labels, in the order of the model's outputs")
+    return [str(names[key]) for key in sorted(names, key=int)]
+
+
 def subnet_name(width: float, depth: float) -> str:
     """The name of a sub-network's folder."""
     return f"width-{width:g}-depth-{depth:g}"
@@ -161,8 +213,8 @@ def describe(scores: Scores) -> str:
 def score_arrays(model: Callable[[Any], Any], examples: Examples, task: Task, batch_size: int) -> dict[str, float]:
     """The metrics of a written model, which maps arrays by name to its outputs."""
     batches = list(Batches(examples, batch_size))
-    logits = np.concatenate([np.asarray(model(arrays(batch))[0]) for batch in batches])
-    labels = np.concatenate([batch[LABELS].numpy() for batch in batches])
+    logits = joined([np.asarray(model(arrays(batch))[0]) for batch in batches])
+    labels = joined([batch[LABELS].numpy() for batch in batches])
     return task.score(logits, labels)
 
 

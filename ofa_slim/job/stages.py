@@ -16,7 +16,7 @@ import paddle
 
 from ofa_slim.job import training_stages as training
 from ofa_slim.job import writing_stages as writing
-from ofa_slim.job.plan import STAGES, Stage, settings
+from ofa_slim.job.plan import STAGES, Stage
 from ofa_slim.job.run import Run
 from ofa_slim.job.stage_folders import MARK, StageError, check_mark, new_folder, outdated, read_json
 from ofa_slim.train import parallel
@@ -78,7 +78,7 @@ def _run_stage(run: Run, stage: Stage, inputs: dict[str, str]) -> None:
         "stage": stage.name,
         "id": uuid.uuid4().hex,
         "inputs": inputs,
-        "settings": settings(run.recipe, stage),
+        "settings": run.settings(stage),
     }
     with new_folder(run.folder / stage.name, mark) as folder:
         RUNNERS[stage.name](run, folder, _seeded(run, stage))
@@ -109,7 +109,7 @@ def _is_done(run: Run, stage: Stage) -> bool:
     if checkpoints.is_dir() and any(checkpoints.iterdir()):
         LOG.info("%s: goes on with making %s anew", stage.name, target)
         return False
-    check_mark(target, settings(run.recipe, stage))
+    check_mark(target, run.settings(stage))
     earlier = outdated(run.folder, stage)
     if earlier is not None:
         LOG.info("%s: %s was made from another %s and is made anew", stage.name, target, earlier)
@@ -121,7 +121,7 @@ def _checked(run: Run, stage: Stage, asked_by: str) -> str:
     target = run.folder / stage.name
     if not target.exists():
         raise StageError(f"{asked_by} needs the output of {stage.name}, but {target} is not there: run it as well")
-    check_mark(target, settings(run.recipe, stage))
+    check_mark(target, run.settings(stage))
     earlier = outdated(run.folder, stage)
     if earlier is not None:
         raise StageError(

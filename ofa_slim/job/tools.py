@@ -40,7 +40,9 @@ def evaluated(directory: Path, data_dir: Path, task: str | None, rows: int | Non
         )
     found = {}
     for part, given in chosen.read(data_dir)[1].items():
-        examples = tokenise(opened.tokenizer, given.limited(rows), opened.task.max_length)
+        examples = tokenise(
+            opened.tokenizer, given.limited(rows), opened.task.max_length, tuple(opened.model.card["inputs"])
+        )
         found[part] = {"rows": len(examples), **score_arrays(opened.model, examples, chosen, 64)}
     return found
 

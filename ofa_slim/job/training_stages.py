@@ -28,13 +28,14 @@ from ofa_slim.train.teacher import TeacherCache
 LOG = logging.getLogger(__name__)
 
 RESULTS = "results.json"
+UNTRACEABLE = ("RobertaForTokenClassification",)  # its forward reads a name before it is set, says Paddle 3.3.1
 
 
 def run_finetune(run: Run, folder: Path, rng: np.random.Generator) -> None:
     """Fine-tunes the classifier, unless the recipe names one that is fine-tuned already, and scores it."""
     recipe = run.recipe
     model, tokenizer = run.original()
-    check_model(recipe, model.config)
+    check_model(recipe, model)
     train, dev = run.examples(tokenizer)
     if recipe.finetuned_dir is None:
         with run.scalars() as scalars:
@@ -47,16 +48,20 @@ def run_finetune(run: Run, folder: Path, rng: np.random.Generator) -> None:
         write_json(folder / RESULTS, {"scores": scores, "parameters": count_parameters(model)})
 
 
-def check_model(recipe: Recipe, config: Any) -> None:
+def check_model(recipe: Recipe, model: paddle.nn.Layer) -> None:
     """Refuses keys that do not fit the model: lengths, widths that cut a head in two, a rank that saves nothing.
 
     Raises: RecipeError that names the key, its value and what is possible.
     """
+    if type(model).__name__ in UNTRACEABLE:
+        raise RecipeError(
+            f"key 'task' is {recipe.task!r}: {type(model).__name__} of PaddleNLP cannot be converted to a program, so "
+            "it could be trained but not be written for Paddle Inference or ONNX; ERNIE, BERT and ELECTRA can"
+        )
+    config, most_tokens = model.config, positions(model.config)
     for key in ("max_length", "latency_length"):
-        if getattr(recipe, key) > config.max_position_embeddings:
-            raise RecipeError(
-                f"key {key!r} is {getattr(recipe, key)}, but the model has {config.max_position_embeddings} positions"
-            )
+        if getattr(recipe, key) > most_tokens:
+            raise RecipeError(f"key {key!r} is {getattr(recipe, key)}, but the model has {most_tokens} positions")
     heads = config.num_attention_heads
     for key in ("widths", "format_widths"):
         for width in getattr(recipe, key):
@@ -73,6 +78,13 @@ def check_model(recipe: Recipe, config: Any) -> None:
                 f"key 'embedding_rank' is {recipe.embedding_rank}, which saves nothing in a table of "
                 f"{config.vocab_size} x {config.hidden_size}; it can be at most {most}"
             )
+
+
+def positions(config: Any) -> int:
+    """How many tokens a model of PaddleNLP can tell apart by their place."""
+    most = int(config.max_position_embeddings)
+    # These number their tokens from the one after the padding's id.
+    return most - int(config.pad_token_id) - 1 if config.model_type in ("roberta", "mpnet") else most
 
 
 def run_importance(run: Run, folder: Path, rng: np.random.Generator) -> None:

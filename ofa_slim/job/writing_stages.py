@@ -18,9 +18,10 @@ from ofa_slim.export.factorise import factorise_embeddings
 from ofa_slim.export.formats import Opened, time_models, write_formats
 from ofa_slim.export.formats.processes import SERVED
 from ofa_slim.export.pipeline import TextTask
+from ofa_slim.job.data.own import strata
 from ofa_slim.job.run import Run, describe, random_tokens, score_arrays, subnet_name
 from ofa_slim.job.stage_folders import read_json, write_json
-from ofa_slim.job.tokenised import token_counts
+from ofa_slim.job.tokenised import leading_inputs, token_counts
 from ofa_slim.job.training_stages import RESULTS
 from ofa_slim.measure import LatencyTable
 from ofa_slim.ofa import dynabert_config
@@ -28,9 +29,11 @@ from ofa_slim.search import SearchConfig, stratified
 from ofa_slim.search.budget import Budget
 from ofa_slim.search.costs import TABLE
 from ofa_slim.supernet import SubnetConfig
+from ofa_slim.tasks import IGNORED
 from ofa_slim.train.batches import Batches, Examples, arrays
 from ofa_slim.train.fitting import predicted
 from ofa_slim.train.loop import StoppedError
+from ofa_slim.train.stack_layers import only_stack
 
 LOG = logging.getLogger(__name__)
 
@@ -43,14 +46,15 @@ def run_search(run: Run, folder: Path, rng: np.random.Generator) -> None:
     recipe = run.recipe
     ofa, tokenizer = run.supernet()
     rows = run.search_examples(tokenizer)
-    part = rows.take(stratified(_strata(rows.labels), min(recipe.search_part, len(rows))))
+    part = rows.take(stratified(strata(rows.labels), min(recipe.search_part, len(rows))))
     directory = run.checkpoints("search")
     shape = [1, recipe.latency_length]
-    times = _kept_times(run, ofa, shape)
+    shapes = [shape] * leading_inputs(ofa.model, run.inputs)
+    times = _kept_times(run, ofa, shapes)
     config = SearchConfig(
         candidates=recipe.search_candidates, survivors=recipe.search_survivors, multiple_of=recipe.multiple_of,
         screen=search_score(run, part) if len(part) < len(rows) else None, seed=recipe.seed, directory=directory,
-        input_shapes=[shape, shape], input_dtypes=["int64", "int64"], winners=0, latency=times,
+        input_shapes=shapes, input_dtypes=["int64"] * len(shapes), winners=0, latency=times,
     )  # fmt: skip
     result = ofa.search(search_score(run, rows), {str(cost): most for cost, most in recipe.budget.items()}, config)
     if not result.complete:
@@ -67,7 +71,7 @@ def run_search(run: Run, folder: Path, rng: np.random.Generator) -> None:
     write_json(folder / RESULTS, found)
 
 
-def _kept_times(run: Run, ofa: Any, shape: Sequence[int]) -> LatencyTable | None:
+def _kept_times(run: Run, ofa: Any, shapes: Sequence[Sequence[int]]) -> LatencyTable | None:
     """The times that an earlier search measured, where the budget needs them and they hold for this one.
 
     An impossible budget is then refused before anything is measured.
@@ -78,7 +82,7 @@ def _kept_times(run: Run, ofa: Any, shape: Sequence[int]) -> LatencyTable | None
         return None
     try:
         table = LatencyTable.load(file)
-        table.check(ofa, [shape, shape], ["int64", "int64"])
+        table.check(ofa, shapes, ["int64"] * len(shapes))
     except LatencyError as error:
         LOG.info("search: %s is not used: %s", file, error)
         return None
@@ -94,18 +98,17 @@ def search_score(run: Run, examples: Examples) -> Callable[[Any], dict[str, floa
         metrics = run.task.score(logits, labels)
         if run.task.regression:
             return metrics
+        if run.task.form == "multi_label":
+            right = 1 / (1 + np.exp(np.where(labels > 0.5, -logits, logits)))
+            return {"probability": float(right.mean()), **metrics}
+        if run.task.form == "tokens":
+            counted = labels != IGNORED
+            logits, labels = logits[counted], labels[counted]
         chances = np.exp(logits - logits.max(-1, keepdims=True))
         right = chances[np.arange(len(labels)), labels] / chances.sum(-1)
         return {"probability": float(right.mean()), **metrics}
 
     return score
-
-
-def _strata(labels: np.ndarray) -> np.ndarray:
-    """Classes, or for regression ten groups of values."""
-    if np.issubdtype(labels.dtype, np.integer):
-        return labels
-    return np.digitize(labels, np.quantile(labels, np.linspace(0.1, 0.9, 9)))
 
 
 def run_formats(run: Run, folder: Path, rng: np.random.Generator) -> None:
@@ -117,7 +120,7 @@ def run_formats(run: Run, folder: Path, rng: np.random.Generator) -> None:
     recipe = run.recipe
     original, tokenizer = run.classifier("finetune")
     train, dev = run.examples(tokenizer)
-    writer = _Writer(run, folder, tokenizer, train, dev)
+    writer = ModelWriter(run, folder, tokenizer, train, dev)
     writer.write(ORIGINAL, original, [*recipe.formats, INFERENCE], original)
     ofa, _ = run.supernet()
     searched = SubnetConfig(read_json(run.folder / "search" / RESULTS)["config"])
@@ -130,7 +133,7 @@ def run_formats(run: Run, folder: Path, rng: np.random.Generator) -> None:
         LOG.info("formats: writing %s", name)
         with ofa.subnet(config):
             plain, reference = ofa.export(config=config), ofa.model
-            layers[name] = len(plain.bert.encoder.layers)
+            layers[name] = len(only_stack(plain).blocks)
             if name == SEARCHED and recipe.embedding_rank is not None:
                 # The written model no longer computes what the supernet does: it is scored as it is.
                 counts = token_counts(train, original.config.vocab_size) + 1
@@ -175,7 +178,7 @@ def run_formats(run: Run, folder: Path, rng: np.random.Generator) -> None:
     )  # fmt: skip
 
 
-class _Writer:
+class ModelWriter:
     """Writes models into the folder of a stage.
 
     Args:
@@ -184,17 +187,27 @@ class _Writer:
         tokenizer: its files are put beside every model.
         train: rows that static quantisation measures ranges on.
         dev: the rows to score on, by the name of the set.
+        scored: the formats of models that are scored; None: those of the recipe.
 
     Attributes:
         records: the content of each model's ``export.json``, by the model's name.
     """
 
-    def __init__(self, run: Run, folder: Path, tokenizer: Any, train: Examples, dev: Mapping[str, Examples]) -> None:
+    def __init__(
+        self,
+        run: Run,
+        folder: Path,
+        tokenizer: Any,
+        train: Examples,
+        dev: Mapping[str, Examples],
+        scored: Sequence[str] | None = None,
+    ) -> None:
+        self._scored = set(run.recipe.formats if scored is None else scored)
         self._run = run
         self._folder = folder
         self._examples = next(iter(dev.values()))
         self._calibration = _spread(train)
-        task = TextTask(run.task.name, run.task.labels, run.recipe.max_length, run.task.pairs)
+        task = TextTask(run.task.name, run.task.labels, run.recipe.max_length, run.task.pairs, run.task.form)
         self._shared = {
             "samples": _spread(self._examples) + self._calibration, "calibration": self._calibration,
             "tolerance": run.recipe.tolerance, "tokenizer": tokenizer, "task": task.to_dict(),
@@ -209,8 +222,8 @@ class _Writer:
         reference: nn.Layer,
         config: SubnetConfig | None = None,
     ) -> None:
-        """Writes a model; it is scored in each format if it is written in those of the recipe."""
-        every = set(self._run.recipe.formats) <= set(formats)
+        """Writes a model; it is scored in each format if it is written in all of `scored`."""
+        every = self._scored <= set(formats)
         self.records[name] = write_formats(
             model, self._folder / name, formats=list(dict.fromkeys(formats)), reference=reference, config=config,
             score=self._score if every else None, **self._shared,

@@ -27,6 +27,13 @@ def f1(labels: np.ndarray, predictions: np.ndarray) -> float:
     return float(f1_score(labels, predictions, zero_division=0))
 
 
+def macro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """The mean of the F1 scores of the classes that occur."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, predictions, average="macro", zero_division=0))
+
+
 def matthews(labels: np.ndarray, predictions: np.ndarray) -> float:
     """Matthews correlation coefficient; 0 where all predictions are the same."""
     from sklearn.metrics import matthews_corrcoef
@@ -56,6 +63,7 @@ def _constant(labels: np.ndarray, predictions: np.ndarray) -> bool:
 METRICS: dict[str, Metric] = {
     "accuracy": accuracy,
     "f1": f1,
+    "macro_f1": macro_f1,
     "matthews": matthews,
     "pearson": pearson,
     "spearman": spearman,

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import paddle
 
+from ofa_slim.tasks import IGNORED
+
 POOL_BATCHES = 50
 LABELS = "labels"
 
@@ -21,7 +23,8 @@ class Examples:
 
     Attributes:
         inputs: the model's inputs by name, int64 [length] per row.
-        labels: int64 [rows], or float32 [rows] for regression.
+        labels: int64 [rows], float32 [rows] for regression, float32 [rows, classes] for several labels per row; or an
+            array of rows, int64 [length] each, for labels of tokens.
         padding: what fills shorter rows of a batch, by the name of the input; 0 where it is not named.
     """
 
@@ -92,7 +95,19 @@ class Batches:
             for position, row in enumerate(rows):
                 filled[position, : len(values[row])] = values[row]
             batch[name] = paddle.to_tensor(filled)
-        return {**batch, LABELS: paddle.to_tensor(self.examples.labels[rows])}
+        labels = self.examples.labels[rows]
+        if labels.dtype == object:
+            labels = np.stack([np.pad(row, (0, length - len(row)), constant_values=IGNORED) for row in labels])
+        return {**batch, LABELS: paddle.to_tensor(labels)}
+
+
+def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Arrays of rows one after the other; where their lengths differ, the shorter ones are filled with `IGNORED`."""
+    if parts[0].ndim < 2:
+        return np.concatenate(parts)
+    longest = max(part.shape[1] for part in parts)
+    fill = [((0, 0), (0, longest - part.shape[1]), *([(0, 0)] * (part.ndim - 2))) for part in parts]
+    return np.concatenate([np.pad(one, by, constant_values=IGNORED) for one, by in zip(parts, fill, strict=True)])
 
 
 def batch_rows(lengths: np.ndarray, batch_size: int, rng: np.random.Generator | None) -> list[np.ndarray]:

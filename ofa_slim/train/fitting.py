@@ -13,7 +13,7 @@ from paddle import nn
 from ofa_slim.base.modes import eval_mode
 from ofa_slim.tasks import TaskKind
 from ofa_slim.train import parallel
-from ofa_slim.train.batches import LABELS, Batch, Examples, inputs_of
+from ofa_slim.train.batches import LABELS, Batch, Examples, inputs_of, joined
 from ofa_slim.train.builders import Strategy
 from ofa_slim.train.loop import RuntimeOptions, Schedule, train
 from ofa_slim.train.task_losses import TaskLosses
@@ -91,5 +91,5 @@ def predicted(model: nn.Layer, batches: Iterable[Batch]) -> tuple[np.ndarray, np
         scored = [(model(**inputs_of(batch)).numpy(), batch[LABELS].numpy()) for batch in own]
     empty = [(np.empty(0), np.empty(0))]  # of a process without a batch
     columns = zip(*(scored or empty), strict=True)
-    outputs, labels = (parallel.gather_rows(np.concatenate(column)) for column in columns)
+    outputs, labels = (parallel.gather_rows(joined(column)) for column in columns)
     return outputs, labels

@@ -12,6 +12,7 @@ import pytest
 from paddle import nn
 from safetensors.numpy import save_file
 
+from families import CLASSES, FAMILIES, inputs
 from models import batch, bert, difference
 from ofa_slim.integrations.paddlenlp import ModelLoadError, load_sequence_classifier
 
@@ -141,3 +142,65 @@ def test_what_is_missing_is_named(break_it: object, message: str, tmp_path: Path
 def test_a_path_that_is_not_there_is_not_taken_for_a_hub_name(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match="no such directory"):
         load_sequence_classifier(tmp_path / "nowhere", 2)
+
+
+# What Hugging Face calls the parts of each family, where PaddleNLP has other names.
+HUGGING_FACE = {
+    "roberta": NAMES,
+    "electra": NAMES,
+    "ernie": NAMES,
+    "distilbert": {
+        "self_attn.q_proj": "attention.q_lin",
+        "self_attn.k_proj": "attention.k_lin",
+        "self_attn.v_proj": "attention.v_lin",
+        "self_attn.out_proj": "attention.out_lin",
+        "norm1": "sa_layer_norm",
+        "linear1": "ffn.lin1",
+        "linear2": "ffn.lin2",
+        "norm2": "output_layer_norm",
+    },
+    "mpnet": {
+        "attention.layer_norm": "attention.LayerNorm",
+        "attention": "attention.attn",
+        "ffn_output": "output.dense",
+        "ffn": "intermediate.dense",
+        "layer_norm": "output.LayerNorm",
+    },
+    "albert": {},
+}
+STACKS = {"distilbert": "transformer.layer", "mpnet": "encoder.layer"}
+
+
+def renamed(name: str, key: str) -> str:
+    """Hugging Face's name of a weight of one of the families."""
+    block = re.fullmatch(r"(\w+)\.encoder\.layers?\.(\d+)\.(.+)\.(\w+)", key)
+    if block:
+        inner = block[3]
+        for ours, theirs in HUGGING_FACE[name].items():
+            if inner == ours or inner.startswith(f"{ours}."):
+                inner = theirs + inner.removeprefix(ours)
+                break
+        return f"{block[1]}.{STACKS.get(name, 'encoder.layer')}.{block[2]}.{inner}.{block[4]}"
+    key = key.replace("attention.layer_norm", "attention.LayerNorm")
+    key = key.replace("embeddings.layer_norm", "embeddings.LayerNorm")
+    return re.sub(r"^transformer\.", "albert.", key) if name == "albert" else key
+
+
+@pytest.mark.parametrize("layout", ["paddle", "hugging face"])
+@pytest.mark.parametrize("name", HUGGING_FACE)
+def test_every_family_loads_from_both_layouts(name: str, layout: str, tmp_path: Path) -> None:
+    model = FAMILIES[name]()
+    model.save_pretrained(str(tmp_path), safe_serialization=True)
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nfilm\n", encoding="utf-8")
+    if layout == "hugging face":
+        weights = {}
+        for key, value in model.state_dict().items():
+            array = value.numpy()
+            if array.ndim == 2 and "embeddings." not in key and "relative_attention_bias" not in key:
+                array = np.ascontiguousarray(array.T)
+            if not key.endswith("position_ids"):
+                weights[renamed(name, key)] = array
+        save_file(weights, tmp_path / "model.safetensors")
+    loaded, _ = load_sequence_classifier(tmp_path, CLASSES, need_head=True)
+    assert type(loaded) is type(model)
+    assert difference(loaded(**inputs(name)), model(**inputs(name))) < 1e-5

@@ -1,0 +1,189 @@
+"""Answers new budgets from what a finished run has scored and measured, and writes the chosen sub-networks."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ofa_slim.errors import SearchError, nearest
+from ofa_slim.job.plan import STAGES
+from ofa_slim.job.recipe import Recipe, RecipeError
+from ofa_slim.job.run import Run
+from ofa_slim.job.stage_folders import check_mark, read_json
+from ofa_slim.job.writing_stages import ModelWriter
+from ofa_slim.supernet import SubnetConfig
+
+LOG = logging.getLogger(__name__)
+
+PICKS = "picks"
+SIZE = "size_mb"  # of the weights in 32 bits
+BYTES_PER_MB = 1e6
+
+
+@dataclass(frozen=True)
+class Wish:
+    """One question to a finished run.
+
+    Attributes:
+        budget: the most of each cost: those of a search's budget, and ``size_mb``.
+        at_least: the least of each metric; as a share, or in percent where it is above 1.
+        minimise: the cost to make as small as possible; None: the score is made as high as possible.
+    """
+
+    budget: Mapping[str, float] = field(default_factory=dict)
+    at_least: Mapping[str, float] = field(default_factory=dict)
+    minimise: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of its folder, such as ``latency_ms-3``."""
+        parts = [f"{key}-{value:g}" for key, value in self.budget.items()]
+        parts += [f"{key}-at-least-{value:g}" for key, value in self.at_least.items()]
+        parts += [] if self.minimise is None else [f"least-{self.minimise}"]
+        return "-".join(parts)
+
+    def describe(self) -> str:
+        """The question in words."""
+        words = [f"{key} <= {value:g}" for key, value in self.budget.items()]
+        words += [f"{key} >= {value:g}" for key, value in self.at_least.items()]
+        return ", ".join(words) + ("" if self.minimise is None else f", the least {self.minimise}")
+
+
+@dataclass(frozen=True)
+class Pick:
+    """The answer to a wish.
+
+    Attributes:
+        wish: the question.
+        config: the sizes of the chosen sub-network.
+        costs: counted, and predicted from the run's measured times.
+        metrics: on the rows that the search scored it on.
+        rows: how many rows these are.
+    """
+
+    wish: Wish
+    config: SubnetConfig
+    costs: Mapping[str, float]
+    metrics: Mapping[str, float]
+    rows: int
+
+    def error(self, metric: str) -> float:
+        """The standard error of a metric that is a share of rows."""
+        share = min(max(self.metrics[metric], 0.0), 1.0)
+        return math.sqrt(share * (1 - share) / self.rows)
+
+
+def finished(folder: Path) -> Run:
+    """The run in a folder, with the recipe that made it.
+
+    Raises: RecipeError for a folder without a finished run.
+    """
+    file = folder / "report.json"
+    if not file.is_file():
+        raise RecipeError(f"{folder}: no finished run ({file.name} is not there); `ofa-slim compress` makes one")
+    try:
+        settings = read_json(file)["settings"]
+        # Some defaults depend on the data, so what is a default is left to be one.
+        own = {key: value for key, value in settings.items() if value != Recipe.model_fields[key].default}
+        recipe = Recipe.model_validate({**own, "output_dir": str(folder)})
+    except (KeyError, TypeError, ValueError) as error:
+        raise RecipeError(f"{file} is not the report of a run ({str(error).splitlines()[0]})") from error
+    run = Run(recipe)
+    for stage in ("train", "search"):
+        check_mark(folder / stage, run.settings(STAGES[stage]))
+    return run
+
+
+def picks(run: Run, wishes: Sequence[Wish]) -> list[Pick]:
+    """The best scored sub-network for each wish; nothing is scored or measured.
+
+    Raises: SearchError for a cost or metric that the search does not have, or a wish that no scored one fulfils.
+    """
+    points = [_with_size(point) for point in read_json(run.folder / "search" / "report.json")["points"]]
+    return [_pick(run, points, wish) for wish in wishes]
+
+
+def _pick(run: Run, points: Sequence[dict[str, Any]], wish: Wish) -> Pick:
+    costs, metrics = points[0]["costs"], points[0]["metrics"]
+    for key in (*wish.budget, *([] if wish.minimise is None else [wish.minimise])):
+        if key not in costs:
+            times = (
+                "" if "latency_ms" in costs else "; this search measured no times: search with a budget of latency_ms"
+            )
+            raise SearchError(f"no cost {key!r}{nearest(key, costs)}; the costs are {', '.join(costs)}{times}")
+    for key in wish.at_least:
+        if key not in metrics:
+            raise SearchError(f"no metric {key!r}{nearest(key, metrics)}; the metrics are {', '.join(metrics)}")
+    inside = [point for point in points if _fulfils(point, wish)]
+    if not inside:
+        raise SearchError(f"no scored sub-network has {wish.describe()}; {_nearest_miss(points, wish)}")
+    # Where some were scored on a part of the rows only, that part is what all can be compared on.
+    comparable = all(point["final"] for point in inside)
+
+    def score(point: Mapping[str, Any]) -> float:
+        return float(point["score"] if comparable or point["screened"] is None else point["screened"])
+
+    if wish.minimise is not None:
+        least = wish.minimise
+        best = min(inside, key=lambda point: (point["costs"][least], -score(point)))
+    else:
+        best = max(inside, key=lambda point: (score(point), -point["costs"]["params"]))
+    held_out = len(run.rows()[1])
+    rows = held_out if best["final"] else min(held_out, run.recipe.search_part)
+    return Pick(wish, SubnetConfig(best["config"]), best["costs"], best["metrics"], rows)
+
+
+def _with_size(point: dict[str, Any]) -> dict[str, Any]:
+    return {**point, "costs": {**point["costs"], SIZE: 4 * point["costs"]["params"] / BYTES_PER_MB}}
+
+
+def _fulfils(point: Mapping[str, Any], wish: Wish) -> bool:
+    return all(point["costs"][key] <= most for key, most in wish.budget.items()) and all(
+        point["metrics"][key] >= share(least) for key, least in wish.at_least.items()
+    )
+
+
+def _nearest_miss(points: Sequence[Mapping[str, Any]], wish: Wish) -> str:
+    """What the scored sub-networks reach of each wish, alone."""
+    reached = [f"{key} from {min(point['costs'][key] for point in points):.4g}" for key in wish.budget]
+    reached += [f"{key} up to {max(point['metrics'][key] for point in points):.4f}" for key in wish.at_least]
+    return f"they have {' and '.join(reached)}"
+
+
+def share(value: float) -> float:
+    """A metric as a share, from a share or from percent."""
+    return value / 100 if value > 1 else value
+
+
+def write_picks(run: Run, chosen: Sequence[Pick], formats: Sequence[str]) -> list[dict[str, Any]]:
+    """Writes each choice in the formats, proven against the supernet; returns what ``export.json`` says of each."""
+    ofa, tokenizer = run.supernet()
+    writer = ModelWriter(run, run.folder / PICKS, tokenizer, *run.examples(tokenizer), formats)
+    for pick in chosen:
+        LOG.info("writing %s", pick.wish.name)
+        with ofa.subnet(pick.config):
+            writer.write(pick.wish.name, ofa.export(config=pick.config), formats, ofa.model, pick.config)
+    return [writer.records[pick.wish.name] for pick in chosen]
+
+
+def described(run: Run, pick: Pick, record: Mapping[str, Any]) -> str:
+    """A choice in a few lines."""
+    costs = {
+        key: pick.costs[key]
+        for key in dict.fromkeys([*pick.wish.budget, "params", SIZE, "latency_ms"])
+        if key in pick.costs
+    }
+    metric = run.task.metrics[0]
+    lines = [
+        f"{pick.wish.describe()}:",
+        f"  {metric} {100 * pick.metrics[metric]:.2f} +- {100 * pick.error(metric):.2f} % on {pick.rows} search rows",
+        "  " + ", ".join(f"{key} {value:,.4g}" for key, value in costs.items()),
+    ]
+    for name, entry in record["formats"].items():
+        scored = f", {metric} {100 * entry['score']:.2f} % on the rows of the report" if "score" in entry else ""
+        lines.append(f"  {run.folder / PICKS / pick.wish.name / name} ({entry['bytes'] / 1e6:.2f} MB{scored})")
+    return "\n".join(lines)

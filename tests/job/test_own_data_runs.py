@@ -1,0 +1,179 @@
+"""Jobs on files of one's own, from a recipe to a written model that knows the labels' names."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from ofa_slim.cli import main
+from own_data import TOPICS, model_folder, recipe_file, topic_rows, write_csv, write_lines
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_models")]
+
+Capture = pytest.CaptureFixture[str]
+
+
+def predictions(folder: Path, texts: list[str], capsys: Capture) -> list[dict[str, Any]]:
+    capsys.readouterr()
+    assert main(["predict", str(folder), *texts]) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, forked_models: None) -> Path:
+    """The folder of a recipe on a CSV of five labels with an ERNIE, which ran to its end."""
+    pytest.importorskip("onnxruntime")
+    folder = tmp_path_factory.mktemp("topics")
+    data = {"train": str(write_csv(folder / "my.csv", topic_rows(), "utf-8-sig")), "text": "body", "label": "topic"}
+    recipe = recipe_file(folder, model_folder(folder / "model"), "classification", {**data, "dev_share": 0.2})
+    assert main(["compress", str(recipe)]) == 0
+    return folder
+
+
+def test_five_labels_from_a_csv_with_an_ernie(done: Path, capsys: Capture) -> None:
+    report = json.loads((done / "out" / "report.json").read_text())
+    assert report["metrics"] == ["accuracy", "macro_f1"]
+    for stage in ("finetune", "train", "formats/searched/plain"):
+        names = json.loads((done / "out" / stage / "config.json").read_text())["id2label"]
+        assert list(names.values()) == list(TOPICS)
+    folder = done / "out" / "formats" / "searched"
+    answers = [predictions(folder / form, ["my refundword"], capsys) for form in ("plain", "onnx")]
+    assert answers[0][0]["label"] == answers[1][0]["label"]
+    assert answers[0][0]["label"] in TOPICS
+
+
+def test_a_finished_run_answers_other_budgets(done: Path, capsys: Capture) -> None:
+    out = done / "out"
+    points = json.loads((out / "search" / "report.json").read_text())["points"]
+    capsys.readouterr()
+    assert main(["pick", str(out), "--budget", "params_ratio=0.7", "--budget", "size_mb=1", "--formats", "onnx"]) == 0
+    said = capsys.readouterr().out
+    for name, fits in (("params_ratio-0.7", lambda c: c["params_ratio"] <= 0.7), ("size_mb-1", lambda c: True)):
+        assert str(out / "picks" / name / "onnx") in said
+        record = json.loads((out / "picks" / name / "export.json").read_text())
+        inside = [point for point in points if fits(point["costs"])]
+        (chosen,) = [point for point in inside if point["config"] == record["config"]]
+        score = "score" if all(point["final"] for point in inside) else "screened"
+        assert chosen[score] == max(point[score] for point in inside)
+        assert predictions(out / "picks" / name / "onnx", ["a loginword"], capsys)[0]["label"] in TOPICS
+    least = min(point["metrics"]["accuracy"] for point in points)
+    wish = ["--at-least", f"accuracy={99 * least}", "--minimise", "params", "--formats", "plain"]
+    assert main(["pick", str(out), *wish]) == 0
+    smallest = min(point["costs"]["params"] for point in points)
+    assert f"params {smallest:,.4g}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "status"),
+    [
+        ([], "give --budget, --at-least or both", 2),
+        (["--budget", "params_ratio"], "--budget: 'params_ratio' is not NAME=NUMBER", 2),
+        (["--budget", "params_ratio=-1"], "is not a number above 0", 2),
+        (["--budget", "size=3"], "no cost 'size'; did you mean 'size_mb'?", 1),
+        (["--budget", "latency_ms=3"], "this search measured no times: search with a budget of latency_ms", 1),
+        (["--budget", "params=5"], "no scored sub-network has params <= 5; they have params from ", 1),
+        (["--at-least", "acuracy=50"], "no metric 'acuracy'; did you mean 'accuracy'?", 1),
+        (["--at-least", "accuracy=99.99"], "no scored sub-network has accuracy >= 99.99; they have accuracy up to", 1),
+        (["--budget", "params=9e9", "--formats", "onxx"], "--formats: 'onxx' is not one of plain", 2),
+    ],
+)
+def test_wishes_that_cannot_be_fulfilled(
+    arguments: list[str], message: str, status: int, done: Path, capsys: Capture
+) -> None:
+    assert main(["pick", str(done / "out"), *arguments]) == status
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_without_a_run_is_named(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["pick", str(tmp_path), "--budget", "params=5"]) == 2
+    assert f"{tmp_path}: no finished run" in capsys.readouterr().err
+
+
+def test_edited_data_is_noticed_and_a_fine_tuned_model_keeps_its_labels(
+    done: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    shutil.copytree(done / "out" / "finetune", tmp_path / "out" / "finetune")
+    rows = topic_rows()
+    values = yaml.safe_load((done / "recipe.yaml").read_text())
+    values["data"]["train"] = str(write_csv(tmp_path / "my.csv", rows, "utf-8-sig"))
+    values["output_dir"] = str(tmp_path / "out")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(values))
+    write_csv(tmp_path / "my.csv", rows[:-5], "utf-8-sig")
+    assert main(["compress", str(recipe)]) == 1
+    assert "data_files.train" in capsys.readouterr().err
+    values |= {"finetuned_dir": str(tmp_path / "out" / "finetune"), "output_dir": str(tmp_path / "other")}
+    recipe.write_text(yaml.safe_dump(values))
+    assert main(["compress", str(recipe), "--stages", "finetune"]) == 0
+    kept = json.loads((tmp_path / "other" / "finetune" / "config.json").read_text())
+    assert list(kept["id2label"].values()) == list(TOPICS)
+
+
+def test_entities_from_conll_with_an_electra(tmp_path: Path, capsys: Capture) -> None:
+    pytest.importorskip("onnxruntime")
+    rng = np.random.default_rng(0)
+    lines = ["-DOCSTART- O", ""]
+    for _ in range(80):
+        name, place = rng.choice(["anna", "bert"]), rng.choice(["paris", "rome"])
+        words = [(name, "B-PER"), ("the", "O"), (place, "B-LOC"), ("please", "O"), ("today", "O")]
+        lines += [f"{word} x {tag}" for word, tag in words[: rng.integers(3, 6)]] + [""]
+    (tmp_path / "my.conll").write_text("\n".join(lines), encoding="utf-8")
+    model = model_folder(tmp_path / "model", "Electra", ["anna", "bert", "paris", "rome"])
+    recipe = recipe_file(tmp_path, model, "tokens", {"train": str(tmp_path / "my.conll"), "dev_share": 0.2})
+    assert main(["compress", str(recipe)]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["metrics"] == ["f1", "precision", "recall", "accuracy"]
+    assert report["original"]["scores"]["dev"]["f1"] > 0.9
+    folder = tmp_path / "out" / "formats" / "original"
+    for form in ("plain", "onnx"):
+        (answer,) = predictions(folder / form, ["bert the rome please"], capsys)
+        assert answer["tokens"] == ["bert", "the", "rome", "please"]
+        assert answer["tags"] == ["B-PER", "O", "B-LOC", "O"]
+
+
+def test_chinese_texts_with_several_labels_each(tmp_path: Path, capsys: Capture) -> None:
+    pytest.importorskip("onnxruntime")
+    signs = {"退款": "退", "物流": "运", "登录": "登"}
+    rng = np.random.default_rng(0)
+    rows = []
+    for _ in range(160):
+        labels = [label for label in signs if rng.random() < 0.5]
+        text = "".join(rng.permutation([signs[label] for label in labels] + list(rng.choice(list("我的你好"), 4))))
+        rows.append({"文本": text, "标签": labels})
+    data = {"train": str(write_lines(tmp_path / "数据.jsonl", rows)), "text": "文本", "label": "标签", "dev_share": 0.2}
+    model = model_folder(tmp_path / "model", "Ernie", [*signs.values(), *"我的你好"])
+    recipe = recipe_file(tmp_path, model, "multi_label", data, epochs=12)
+    assert main(["compress", str(recipe)]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["metrics"] == ["micro_f1", "macro_f1", "accuracy"]
+    assert report["original"]["scores"]["dev"]["micro_f1"] > 0.9
+    for form in ("plain", "onnx"):
+        (answer,) = predictions(tmp_path / "out" / "formats" / "original" / form, ["我退的登你"], capsys)
+        assert set(answer["labels"]) == {"退款", "登录"}
+        assert set(answer["scores"]) == set(signs)
+
+
+@pytest.mark.parametrize("name", ["Roberta", "Electra", "DistilBert", "MPNet", "ErnieM", "RoFormer", "Albert"])
+def test_every_family_goes_through_a_job(name: str, tmp_path: Path) -> None:
+    data = {"train": str(write_csv(tmp_path / "my.csv", topic_rows())), "text": "body", "label": "topic"}
+    folder = model_folder(tmp_path / "model", name)
+    own = {"formats": ["plain"], "epochs": 1, "search_candidates": 4}
+    recipe = recipe_file(tmp_path, folder, "classification", data, **own)
+    assert main(["compress", str(recipe)]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    searched = report["formats"]["rows"][-1]
+    assert searched["parameters"] <= 0.9 * report["original"]["parameters"]
+
+
+def test_a_model_that_cannot_be_written_is_refused_before_training(tmp_path: Path, capsys: Capture) -> None:
+    rows = [{"tokens": ["the", "a"], "tags": ["O", "B-X"]}] * 40
+    data = {"train": str(write_lines(tmp_path / "my.jsonl", rows))}
+    recipe = recipe_file(tmp_path, model_folder(tmp_path / "model", "Roberta"), "tokens", data)
+    assert main(["compress", str(recipe)]) == 2
+    assert "RobertaForTokenClassification of PaddleNLP cannot be converted" in capsys.readouterr().err
