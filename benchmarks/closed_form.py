@@ -34,7 +34,6 @@ from ofa_slim.supernet.handle import Supernet
 from ofa_slim.supernet.subnet_config import SubnetConfig
 from ofa_slim.train.batches import LABELS, Batches, Examples
 
-WIDTHS = (0.75, 0.5, 0.25)
 SHAPES = [[1, 64], [1, 64]]
 
 
@@ -59,7 +58,7 @@ class Clock:
 def inputs(examples: Examples, rows: int, rng: np.random.Generator) -> list[dict[str, Any]]:
     """Batches of rows without their labels."""
     chosen = examples.take(rng.permutation(len(examples))[:rows])
-    return [{name: value for name, value in batch.items() if name != LABELS} for batch in Batches(chosen, BATCH)]
+    return [{name: value for name, value in batch.items() if name != LABELS} for batch in Batches(chosen, BATCH, rng)]
 
 
 def as_supernet(model: nn.Layer) -> Supernet:
@@ -89,7 +88,7 @@ def one_seed(
         found[name] = scores(small, sets)
         print(seed, name, found[name], clock.seconds, flush=True)
 
-    for width in WIDTHS:
+    for width in options.widths:
         repaired(f"uniform {width}", by_obs.space.uniform(width))
     with clock("curves"):
         curves = measure_curves(model, calibration.part(options.curve_rows), moments, removals)
@@ -98,7 +97,7 @@ def one_seed(
     def flops(sizes: Mapping[str, int]) -> float:
         return costs(by_obs.space.complete(sizes)).flops
 
-    for width in WIDTHS:
+    for width in options.widths:
         with clock(f"allocation {width}"):
             config = by_obs.space.complete(allocate(curves, flops, flops(by_obs.space.uniform(width))))
         allocated[width] = dict(config)
@@ -114,7 +113,7 @@ def by_importance(
     rng = np.random.default_rng(options.seeds[0])
     calibration = Calibration(model, inputs(train, options.rows, np.random.default_rng(options.seeds[0])))
     whole = as_supernet(reordered(model, train, options.importance_batches, rng))
-    for width in WIDTHS:
+    for width in options.widths:
         small = export_subnet(whole, whole.space.uniform(width))
         found[f"importance, sliced {width}"] = scores(small, sets)
         repair(small, model, calibration)
@@ -126,6 +125,7 @@ def by_importance(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add_options(parser)
+    parser.add_argument("--widths", type=float, nargs="+", default=[0.75, 0.5, 0.35, 0.25])
     parser.add_argument("--rows", type=int, default=2048, help="of the calibration")
     parser.add_argument("--curve_rows", type=int, default=256, help="of them, for the curves of the allocation")
     options = parser.parse_args()

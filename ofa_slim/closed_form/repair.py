@@ -112,7 +112,7 @@ def repair_if_better(
     calibration = loader if isinstance(loader, Calibration) else Calibration(original, loader, rows)
     if len(calibration.batches) < 2:
         raise CalibrationError("one batch is too few: some rows are held back, to see what the repair gains")
-    judge = calibration.part(calibration.rows // 4, last=True)
+    judge = calibration.part(calibration.rows // 4)
     fitted = calibration.without(judge)
     with full_size(original):
         wanted = outputs_of(original, judge)

@@ -334,3 +334,12 @@ def test_export_repairs_and_leaves_the_supernet_alone():
     assert same(before, weights(ofa.model))
     with pytest.raises(CalibrationError, match="gave no batch"):
         ofa.export(config=config, repair=[])
+
+
+def test_a_part_of_the_rows_is_spread_over_the_loader():
+    model = FAMILIES["bert"]()
+    calibration = Calibration(model, loader("bert", 8))
+    judge = calibration.part(calibration.rows // 4)
+    assert [batch.number for batch in judge] == [0, 4]
+    assert [batch.number for batch in calibration.without(judge)] == [1, 2, 3, 5, 6, 7]
+    assert calibration.part(1000).rows == calibration.rows
