@@ -29,6 +29,7 @@ from ofa_slim.closed_form import (
 from ofa_slim.export.cut import export_subnet
 from ofa_slim.measure.cost import CostModel
 from ofa_slim.supernet import Convert, supernet
+from ofa_slim.supernet.axis import WIDTH
 from ofa_slim.supernet.discover import full_space
 from ofa_slim.supernet.handle import Supernet
 from ofa_slim.supernet.subnet_config import SubnetConfig
@@ -67,6 +68,12 @@ def as_supernet(model: nn.Layer) -> Supernet:
     return Supernet(converted, full_space(converted))
 
 
+def uniform(whole: Supernet, width: float) -> SubnetConfig:
+    """The share of heads and neurons nearest to a width, the same in every layer."""
+    parts = [axis for axis in whole.space.axes if axis.task == WIDTH]
+    return whole.space.complete({axis.name: round(width * axis.size) for axis in parts})
+
+
 def one_seed(
     model: nn.Layer, train: Examples, sets: Mapping[str, Examples], options: argparse.Namespace, seed: int
 ) -> dict[str, Any]:
@@ -89,7 +96,7 @@ def one_seed(
         print(seed, name, found[name], clock.seconds, flush=True)
 
     for width in options.widths:
-        repaired(f"uniform {width}", by_obs.space.uniform(width))
+        repaired(f"uniform {width}", uniform(by_obs, width))
     with clock("curves"):
         curves = measure_curves(model, calibration.part(options.curve_rows), moments, removals)
     costs = CostModel.of(by_obs, SHAPES)
@@ -99,7 +106,7 @@ def one_seed(
 
     for width in options.widths:
         with clock(f"allocation {width}"):
-            config = by_obs.space.complete(allocate(curves, flops, flops(by_obs.space.uniform(width))))
+            config = by_obs.space.complete(allocate(curves, flops, flops(uniform(by_obs, width))))
         allocated[width] = dict(config)
         repaired(f"allocated {width}", config)
     return {"seed": seed, "scores": found, "allocated": allocated, "seconds": clock.seconds}
@@ -114,7 +121,7 @@ def by_importance(
     calibration = Calibration(model, inputs(train, options.rows, np.random.default_rng(options.seeds[0])))
     whole = as_supernet(reordered(model, train, options.importance_batches, rng))
     for width in options.widths:
-        small = export_subnet(whole, whole.space.uniform(width))
+        small = export_subnet(whole, uniform(whole, width))
         found[f"importance, sliced {width}"] = scores(small, sets)
         repair(small, model, calibration)
         found[f"importance + repair {width}"] = scores(small, sets)
