@@ -38,13 +38,15 @@ TRAIN_KEYS = (
 SEARCH_KEYS = (
     "budget", "search_candidates", "search_part", "search_survivors", "multiple_of", "latency_length",
 )  # fmt: skip
-FORMAT_KEYS = ("formats", "format_widths", "embedding_rank", "tolerance", "latency_length", "latency_rounds")
+FORMAT_KEYS = (
+    "formats", "format_widths", "embedding_rank", "repair", "tolerance", "latency_length", "latency_rounds",
+)  # fmt: skip
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
         Stage("finetune", keys=FINETUNE_KEYS, shared=True),
-        Stage("importance", ("finetune",), ("importance_rows",)),
+        Stage("importance", ("finetune",), ("importance_rows", "order")),
         Stage("reorder", ("finetune", "importance")),
         Stage("train", ("reorder",), TRAIN_KEYS, shared=True),
         Stage("evaluate", ("train",), shared=True),

@@ -28,7 +28,7 @@ from ofa_slim.search import SearchConfig, stratified
 from ofa_slim.search.budget import Budget
 from ofa_slim.search.costs import TABLE
 from ofa_slim.supernet import SubnetConfig
-from ofa_slim.train.batches import Batches, Examples, arrays
+from ofa_slim.train.batches import Batch, Batches, Examples, arrays, inputs_of
 from ofa_slim.train.fitting import predicted
 from ofa_slim.train.loop import StoppedError
 
@@ -124,12 +124,15 @@ def run_formats(run: Run, folder: Path, rng: np.random.Generator) -> None:
     uniform = {subnet_name(width, depth): (width, depth) for width, depth in run.subnets()}
     also = {subnet_name(width, 1.0): (width, 1.0) for width in recipe.format_widths}
     configs = {name: ofa.subnet_config(dynabert_config(ofa, *sizes)) for name, sizes in {**uniform, **also}.items()}
+    repair = _repair_rows(train, recipe.eval_batch_size, rng) if recipe.repair else None
     layers: dict[str, int] = {}
     embeddings: dict[str, Any] | None = None
     for name, config in {**configs, SEARCHED: searched}.items():
         LOG.info("formats: writing %s", name)
         with ofa.subnet(config):
-            plain, reference = ofa.export(config=config), ofa.model
+            plain, reference = ofa.export(config=config, repair=repair), ofa.model
+            if repair is not None:
+                reference = plain  # it no longer computes what the supernet does
             layers[name] = len(plain.bert.encoder.layers)
             if name == SEARCHED and recipe.embedding_rank is not None:
                 # The written model no longer computes what the supernet does: it is scored as it is.
@@ -236,6 +239,12 @@ class _Writer:
                 entry["latency_ms"] = times.get((name, form), {})
             write_json(self._folder / name / "export.json", record)
         return times
+
+
+def _repair_rows(train: Examples, batch_size: int, rng: np.random.Generator, rows: int = 2048) -> list[Batch]:
+    """Batches of training rows without labels; some of them are held back, so there are at least two."""
+    chosen = train.take(rng.permutation(len(train))[:rows])
+    return [inputs_of(batch) for batch in Batches(chosen, min(batch_size, max(1, len(chosen) // 2)), rng)]
 
 
 def _spread(examples: Examples, rows: int = 96, size: int = 16) -> list[dict[str, np.ndarray]]:

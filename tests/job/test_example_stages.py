@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
 
 from example_runs import run
 from models import batch, difference
@@ -88,3 +89,11 @@ def test_a_failing_stage_leaves_no_half_written_folder(recipe: Path, capsys: pyt
     assert run(recipe, "--finetuned_dir", str(recipe.parent / "nowhere"), "--stages", "finetune") == 1
     assert "nowhere: no such directory" in capsys.readouterr().err
     assert [path.name for path in (recipe.parent / "out").iterdir()] == ["run.log"]
+
+
+def test_heads_and_neurons_are_ranked_without_labels_where_asked(recipe: Path) -> None:
+    assert run(recipe, "--stages", "finetune,importance,reorder", "--order", "obs") == 0
+    scores = load_file(recipe.parent / "out" / "importance" / "importance.safetensors")
+    assert len(scores) == 6
+    for one in scores.values():
+        assert sorted(one) == list(range(1, len(one) + 1))
