@@ -92,6 +92,14 @@ class Recipe(BaseModel):
         description="what ranks heads and neurons: |parameter x gradient|, or Optimal Brain Surgeon, without labels",
     )
 
+    training: Literal["supernet", "none"] = Field(
+        "supernet",
+        description="supernet: train one and search it; none: choose sizes within the budget, which is one limit, and "
+        "refit matrices, from calibration_rows without labels",
+    )
+    calibration_rows: Annotated[int, Field(ge=32)] = Field(
+        2048, description="training rows, without labels, for training: none and for repair"
+    )
     widths: Annotated[list[Share], Field(min_length=1)] = Field(
         [1.0, 0.75, 0.5, 0.25], description="shares of heads and neurons that sub-networks keep"
     )

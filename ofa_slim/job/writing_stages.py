@@ -18,6 +18,7 @@ from ofa_slim.export.factorise import factorise_embeddings
 from ofa_slim.export.formats import Opened, time_models, write_formats
 from ofa_slim.export.formats.processes import SERVED
 from ofa_slim.export.pipeline import TextTask
+from ofa_slim.job.recipe import Recipe
 from ofa_slim.job.run import Run, describe, random_tokens, score_arrays, subnet_name
 from ofa_slim.job.stage_folders import read_json, write_json
 from ofa_slim.job.tokenised import token_counts
@@ -117,14 +118,14 @@ def run_formats(run: Run, folder: Path, rng: np.random.Generator) -> None:
     recipe = run.recipe
     original, tokenizer = run.classifier("finetune")
     train, dev = run.examples(tokenizer)
-    writer = _Writer(run, folder, tokenizer, train, dev)
+    writer = ModelWriter(run, folder, tokenizer, train, dev)
     writer.write(ORIGINAL, original, [*recipe.formats, INFERENCE], original)
     ofa, _ = run.supernet()
     searched = SubnetConfig(read_json(run.folder / "search" / RESULTS)["config"])
     uniform = {subnet_name(width, depth): (width, depth) for width, depth in run.subnets()}
     also = {subnet_name(width, 1.0): (width, 1.0) for width in recipe.format_widths}
     configs = {name: ofa.subnet_config(dynabert_config(ofa, *sizes)) for name, sizes in {**uniform, **also}.items()}
-    repair = _repair_rows(train, recipe.eval_batch_size, rng) if recipe.repair else None
+    repair = calibration_batches(train, recipe, rng) if recipe.repair else None
     layers: dict[str, int] = {}
     embeddings: dict[str, Any] | None = None
     for name, config in {**configs, SEARCHED: searched}.items():
@@ -164,12 +165,7 @@ def run_formats(run: Run, folder: Path, rng: np.random.Generator) -> None:
                 "latency_ms": latency_ms,
             }
         )
-    rows = [
-        {"model": name, "format": form, "parameters": writer.records[name]["parameters"]}
-        | {key: writer.records[name]["formats"][form][key] for key in ("score", "bytes", "difference", "latency_ms")}
-        for name in (ORIGINAL, *also, SEARCHED)
-        for form in recipe.formats
-    ]
+    rows = writer.rows([ORIGINAL, *also, SEARCHED])
     (original_ms, *_) = (time["median"] for time in times[ORIGINAL, INFERENCE].values())
     write_json(
         folder / RESULTS,
@@ -178,7 +174,7 @@ def run_formats(run: Run, folder: Path, rng: np.random.Generator) -> None:
     )  # fmt: skip
 
 
-class _Writer:
+class ModelWriter:
     """Writes models into the folder of a stage.
 
     Args:
@@ -219,6 +215,15 @@ class _Writer:
             score=self._score if every else None, **self._shared,
         )  # fmt: skip
 
+    def rows(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """What is known of some models in each of the recipe's formats, once they were timed."""
+        return [
+            {"model": name, "format": form, "parameters": self.records[name]["parameters"]}
+            | {key: self.records[name]["formats"][form][key] for key in ("score", "bytes", "difference", "latency_ms")}
+            for name in names
+            for form in self._run.recipe.formats
+        ]
+
     def _score(self, model: Any) -> float:
         task = self._run.task
         return score_arrays(model, self._examples, task, self._run.recipe.eval_batch_size)[task.metrics[0]]
@@ -241,10 +246,11 @@ class _Writer:
         return times
 
 
-def _repair_rows(train: Examples, batch_size: int, rng: np.random.Generator, rows: int = 2048) -> list[Batch]:
-    """Batches of training rows without labels; some of them are held back, so there are at least two."""
-    chosen = train.take(rng.permutation(len(train))[:rows])
-    return [inputs_of(batch) for batch in Batches(chosen, min(batch_size, max(1, len(chosen) // 2)), rng)]
+def calibration_batches(train: Examples, recipe: Recipe, rng: np.random.Generator) -> list[Batch]:
+    """Batches of training rows without labels, at least two, as repair holds some back."""
+    chosen = train.take(rng.permutation(len(train))[: recipe.calibration_rows])
+    size = min(recipe.eval_batch_size, max(1, len(chosen) // 2))
+    return [inputs_of(batch) for batch in Batches(chosen, size, rng)]
 
 
 def _spread(examples: Examples, rows: int = 96, size: int = 16) -> list[dict[str, np.ndarray]]:
