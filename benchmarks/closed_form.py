@@ -29,12 +29,12 @@ from ofa_slim.closed_form import (
 from ofa_slim.export.cut import export_subnet
 from ofa_slim.measure.cost import CostModel
 from ofa_slim.supernet import Convert, supernet
+from ofa_slim.supernet.axis import WIDTH
 from ofa_slim.supernet.discover import full_space
 from ofa_slim.supernet.handle import Supernet
 from ofa_slim.supernet.subnet_config import SubnetConfig
 from ofa_slim.train.batches import LABELS, Batches, Examples
 
-WIDTHS = (0.75, 0.5, 0.25)
 SHAPES = [[1, 64], [1, 64]]
 
 
@@ -59,13 +59,19 @@ class Clock:
 def inputs(examples: Examples, rows: int, rng: np.random.Generator) -> list[dict[str, Any]]:
     """Batches of rows without their labels."""
     chosen = examples.take(rng.permutation(len(examples))[:rows])
-    return [{name: value for name, value in batch.items() if name != LABELS} for batch in Batches(chosen, BATCH)]
+    return [{name: value for name, value in batch.items() if name != LABELS} for batch in Batches(chosen, BATCH, rng)]
 
 
 def as_supernet(model: nn.Layer) -> Supernet:
     """A model whose every head and neuron can be cut; its weights are those of the model."""
     converted = Convert(supernet(expand_ratio=[1.0])).convert(copy.deepcopy(model))
     return Supernet(converted, full_space(converted))
+
+
+def uniform(whole: Supernet, width: float) -> SubnetConfig:
+    """The share of heads and neurons nearest to a width, the same in every layer."""
+    parts = [axis for axis in whole.space.axes if axis.task == WIDTH]
+    return whole.space.complete({axis.name: round(width * axis.size) for axis in parts})
 
 
 def one_seed(
@@ -89,8 +95,8 @@ def one_seed(
         found[name] = scores(small, sets)
         print(seed, name, found[name], clock.seconds, flush=True)
 
-    for width in WIDTHS:
-        repaired(f"uniform {width}", by_obs.space.uniform(width))
+    for width in options.widths:
+        repaired(f"uniform {width}", uniform(by_obs, width))
     with clock("curves"):
         curves = measure_curves(model, calibration.part(options.curve_rows), moments, removals)
     costs = CostModel.of(by_obs, SHAPES)
@@ -98,9 +104,9 @@ def one_seed(
     def flops(sizes: Mapping[str, int]) -> float:
         return costs(by_obs.space.complete(sizes)).flops
 
-    for width in WIDTHS:
+    for width in options.widths:
         with clock(f"allocation {width}"):
-            config = by_obs.space.complete(allocate(curves, flops, flops(by_obs.space.uniform(width))))
+            config = by_obs.space.complete(allocate(curves, flops, flops(uniform(by_obs, width))))
         allocated[width] = dict(config)
         repaired(f"allocated {width}", config)
     return {"seed": seed, "scores": found, "allocated": allocated, "seconds": clock.seconds}
@@ -114,8 +120,8 @@ def by_importance(
     rng = np.random.default_rng(options.seeds[0])
     calibration = Calibration(model, inputs(train, options.rows, np.random.default_rng(options.seeds[0])))
     whole = as_supernet(reordered(model, train, options.importance_batches, rng))
-    for width in WIDTHS:
-        small = export_subnet(whole, whole.space.uniform(width))
+    for width in options.widths:
+        small = export_subnet(whole, uniform(whole, width))
         found[f"importance, sliced {width}"] = scores(small, sets)
         repair(small, model, calibration)
         found[f"importance + repair {width}"] = scores(small, sets)
@@ -126,6 +132,7 @@ def by_importance(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add_options(parser)
+    parser.add_argument("--widths", type=float, nargs="+", default=[0.75, 0.5, 0.35, 0.25])
     parser.add_argument("--rows", type=int, default=2048, help="of the calibration")
     parser.add_argument("--curve_rows", type=int, default=256, help="of them, for the curves of the allocation")
     options = parser.parse_args()

@@ -5,6 +5,7 @@ for any budget is then a selection and an export away. Importing this imports Pa
 """
 
 import sys
+from typing import TYPE_CHECKING, Any
 
 from ofa_slim.base import former_paths
 from ofa_slim.base.version import __version__
@@ -20,6 +21,9 @@ from ofa_slim.supernet.run_config import RunConfig
 from ofa_slim.train import parallel, strategies
 from ofa_slim.train.checkpoint import CheckpointManager, stop_on_signals
 
+if TYPE_CHECKING:
+    from ofa_slim.job.without_training import compress
+
 __all__ = [
     "OFA",
     "CheckpointManager",
@@ -31,6 +35,7 @@ __all__ = [
     "SubnetConfig",
     "TeacherCache",
     "__version__",
+    "compress",
     "dynabert_config",
     "factorise_embeddings",
     "load_subnet",
@@ -47,3 +52,12 @@ __all__ = [
 former_paths.register()
 # Known before anyone imports it: importing a module binds its name here, where `pipeline` is the function.
 sys.modules["ofa_slim.pipeline"] = sys.modules["ofa_slim.export.pipeline"]
+
+
+def __getattr__(name: str) -> Any:
+    """Names whose modules take long to import are imported where they are first used."""
+    if name != "compress":
+        raise AttributeError(f"module 'ofa_slim' has no attribute {name!r}")
+    from ofa_slim.job.without_training import compress
+
+    return compress

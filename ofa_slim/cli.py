@@ -146,9 +146,9 @@ def compress_command(
     else:
         settings = _recipe(recipe, keys)
     from ofa_slim.job.job import stage_names
-    from ofa_slim.job.plan import STAGES
+    from ofa_slim.job.plan import stages_of
 
-    names = stage_names(",".join(STAGES) if stages is None else stages)
+    names = stage_names(",".join(stages_of(settings)) if stages is None else stages)
     if dry_run:
         from ofa_slim.job.estimate import plan_text
 

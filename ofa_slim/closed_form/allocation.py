@@ -30,6 +30,11 @@ SHARES = tuple(part / 24 for part in (1, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 24)
 _BUCKETS = 4000
 
 
+def curve_sizes(size: int) -> tuple[int, ...]:
+    """The sizes at which the curve of an axis of some full size is measured, ascending."""
+    return tuple(sorted({max(1, round(share * size)) for share in SHARES}))
+
+
 @dataclass(frozen=True)
 class Curve:
     """What the model loses when one axis is cut.
@@ -78,7 +83,7 @@ def measure_curves(
                     runner.run(batch, stream, at, start)[1] for batch, stream in zip(calibration, streams, strict=True)
                 ]
                 at = start
-            sizes = sorted({max(1, round(share * axis.size)) for share in SHARES})
+            sizes = curve_sizes(axis.size)
             losses = []
             for size in sizes[:-1]:
                 with _cut(model, parts, found, removals[axis.name], size, ridge):
@@ -89,7 +94,7 @@ def measure_curves(
                 losses.append(mean_divergence(wanted, got, calibration, by))
             # A larger size is never worse: what measured worse is luck of the rows.
             monotone = np.maximum.accumulate([0.0, *losses[::-1]])[::-1]
-            curves.append(Curve(axis.name, tuple(sizes), tuple(map(float, monotone))))
+            curves.append(Curve(axis.name, sizes, tuple(map(float, monotone))))
     return curves
 
 
@@ -137,8 +142,7 @@ def allocate(curves: Sequence[Curve], cost_of: Callable[[Mapping[str, int]], flo
     whole = cost_of(full)
     costs = [np.array([cost_of({**full, curve.axis: size}) for size in curve.sizes]) for curve in curves]
     least = {curve.axis: curve.sizes[0] for curve in curves}
-    if cost_of(least) > budget:
-        raise CalibrationError(f"the smallest sizes cost {cost_of(least):g}, more than the budget of {budget:g}")
+    check_budget(least, cost_of, budget)
     above = [cost - cost.min() for cost in costs]
     fixed = whole - sum(whole - float(cost.min()) for cost in costs)
     aim = budget
@@ -150,6 +154,12 @@ def allocate(curves: Sequence[Curve], cost_of: Callable[[Mapping[str, int]], flo
             return found
         aim -= excess
     return least
+
+
+def check_budget(least: Mapping[str, int], cost_of: Callable[[Mapping[str, int]], float], budget: float) -> None:
+    """Raises CalibrationError where the smallest sizes cost more than a budget; arguments as in `allocate`."""
+    if cost_of(least) > budget:
+        raise CalibrationError(f"the smallest sizes cost {cost_of(least):g}, more than the budget of {budget:g}")
 
 
 def _least_loss(costs: Sequence[np.ndarray], losses: Sequence[np.ndarray], budget: float) -> list[int]:

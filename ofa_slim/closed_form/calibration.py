@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -84,14 +85,11 @@ class Calibration:
         """The number of rows."""
         return sum(batch.rows for batch in self.batches)
 
-    def part(self, rows: int, last: bool = False) -> Calibration:
-        """The first, or last, batches that hold at least so many rows; all of them where there are fewer."""
-        taken: list[Batch] = []
-        for batch in reversed(self.batches) if last else self.batches:
-            if sum(one.rows for one in taken) >= rows:
-                break
-            taken.append(batch)
-        return _of(taken[::-1] if last else taken)
+    def part(self, rows: int) -> Calibration:
+        """Batches of about so many rows, spread evenly over the loader, which may be sorted by length."""
+        share = min(rows / self.rows, 1.0)
+        wanted = min(len(self.batches), max(1, math.ceil(share * len(self.batches))))
+        return _of([self.batches[number * len(self.batches) // wanted] for number in range(wanted)])
 
     def without(self, other: Calibration) -> Calibration:
         """The batches that are not in another."""

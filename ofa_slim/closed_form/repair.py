@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from ofa_slim.errors import CalibrationError
 from ofa_slim.supernet.families import find_stacks, layer_at
 from ofa_slim.supernet.handle import full_size
 from ofa_slim.supernet.layers.stack import kept_layers
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ def repair_if_better(
     calibration = loader if isinstance(loader, Calibration) else Calibration(original, loader, rows)
     if len(calibration.batches) < 2:
         raise CalibrationError("one batch is too few: some rows are held back, to see what the repair gains")
-    judge = calibration.part(calibration.rows // 4, last=True)
+    judge = calibration.part(calibration.rows // 4)
     fitted = calibration.without(judge)
     with full_size(original):
         wanted = outputs_of(original, judge)
@@ -121,6 +124,8 @@ def repair_if_better(
     errors = repair(model, original, fitted, ridge=ridge)
     after = mean_divergence(wanted, outputs_of(model, judge), judge, by)
     kept = after < before
+    words = "kept" if kept else "taken back"
+    logger.info("repair: the outputs' divergence on held-back rows goes from %.4g to %.4g; %s", before, after, words)
     if not kept:
         for parameter, value in weights:
             parameter.set_value(value)

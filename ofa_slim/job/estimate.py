@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import paddle
 
-from ofa_slim.job.plan import STAGES
+from ofa_slim.job.plan import stages_of
 from ofa_slim.job.recipe import Recipe
 from ofa_slim.job.run import Run, count_parameters
 from ofa_slim.job.stage_folders import MARK
@@ -40,27 +40,34 @@ def plan_text(recipe: Recipe, stages: Sequence[str]) -> str:
         for phase, depths in (("width", 1), ("depth", len(recipe.depth_mults)))
     }
     phases = {"width": recipe.width_epochs * batches, "depth": recipe.depth_epochs * batches}
+    trains = recipe.training != "none"
     share = float(np.mean(recipe.widths))  # a step of a sub-network takes about its width's share
-    seconds = step * (tuning + share * sum(phases[name] * sizes[name] for name in phases))
+    seconds = step * (tuning + trains * share * sum(phases[name] * sizes[name] for name in phases))
     forwards = len(recipe.widths) * len(recipe.depth_mults) * 2 * sum(map(len, dev.values()))
     searched = recipe.search_candidates * min(recipe.search_part, len(search)) + recipe.search_survivors * len(search)
-    seconds += step / 3 * (forwards + share * searched) / recipe.batch_size
+    # Without training a calibration row runs some fifteen times, most of them in part.
+    seconds += step / 3 * (forwards + share * searched if trains else 15 * recipe.calibration_rows) / recipe.batch_size
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     memory = peak + 4 * count_parameters(model) * 3 / 2**20  # the teacher, and AdamW's two moments
+    most = ", ".join(f"{cost} {most:g}" for cost, most in recipe.budget.items())
+    supernet = [
+        f"supernet    {phases['width']} steps of {sizes['width']} sub-networks, then {phases['depth']} of "
+        f"{sizes['depth']}, {supernet_rows} rows",
+        f"search      {recipe.search_candidates} sub-networks; at most {most}",
+    ]
+    if not trains:
+        supernet = [f"shrink      {recipe.calibration_rows} rows without labels; at most {most}"]
     lines = [
         f"task        {task.name}: {len(train)} training rows, {len(search)} for the search, "
         + ", ".join(f"{len(rows)} {name}" for name, rows in dev.items()),
         f"model       {type(model).__name__}, {count_parameters(model) / 1e6:.2f} M parameters",
         f"fine-tuning {tuning} steps of {recipe.batch_size} rows",
-        f"supernet    {phases['width']} steps of {sizes['width']} sub-networks, then {phases['depth']} of "
-        f"{sizes['depth']}, {supernet_rows} rows",
-        f"search      {recipe.search_candidates} sub-networks; at most "
-        + ", ".join(f"{cost} {most:g}" for cost, most in recipe.budget.items()),
+        *supernet,
         f"formats     {', '.join(recipe.formats)}",
         f"output      {folder}",
         "",
     ]
-    for name in STAGES:
+    for name in dict.fromkeys([*stages_of(recipe), *stages]):
         state = "done" if (folder / name / MARK).is_file() else "to do"
         lines.append(f"  {name:<11} {state if name in stages else state + ', not in --stages'}")
     duration = f"{seconds:.0f} seconds" if seconds < 90 else f"{seconds / 60:.0f} minutes"

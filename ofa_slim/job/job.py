@@ -12,10 +12,11 @@ import paddle
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ofa_slim.base.optional import require_paddlenlp
-from ofa_slim.job.plan import FORMER, STAGES
+from ofa_slim.job.plan import FORMER, STAGES, stages_of
 from ofa_slim.job.recipe import Recipe, RecipeError
 from ofa_slim.job.report import REPORTED, write_report
 from ofa_slim.job.run import Run
+from ofa_slim.job.shrink_stage import shrink_report
 from ofa_slim.job.stage_folders import MARK, outdated
 from ofa_slim.job.stages import run_stages
 from ofa_slim.train import parallel
@@ -28,17 +29,19 @@ def compress(
 
     Args:
         recipe: the settings.
-        stages: some of `STAGES`; by default all.
+        stages: some of `STAGES`; by default `stages_of` the recipe.
         overwrite: whether to make all of these stages anew; each output is replaced once the new one is complete.
         resume: whether a stage that was stopped goes on from its checkpoint.
 
     Returns: the report's tables, once the stages that it needs have run; they are in the run's folder too, with
-        ``report.html``, ``report.md`` and ``report.json``.
+        ``report.html``, ``report.md`` and ``report.json``; without training in ``shrink/report.md``.
 
     Raises: a subclass of OfaSlimError where a stage fails; `StoppedError` after a signal. Finished stages are kept.
     """
-    names = stage_names(",".join(STAGES if stages is None else stages))
+    names = stage_names(",".join(stages_of(recipe) if stages is None else stages))
     check_precision(recipe.amp)
+    if "shrink" in names and len(recipe.budget) != 1:
+        raise RecipeError(f"key 'budget' is {recipe.budget}; without training it should be one limit")
     parallel.start()
     folder = Path(recipe.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -47,6 +50,8 @@ def compress(
             run = Run(recipe)
             with logging_redirect_tqdm():
                 run_stages(run, names, overwrite, resume)
+            if recipe.training == "none" and parallel.is_writer():
+                return shrink_report(run)
             if not parallel.is_writer() or any(not (folder / name / MARK).is_file() for name in REPORTED):
                 return None
             stale = [name for name in REPORTED if outdated(folder, STAGES[name]) is not None]

@@ -41,24 +41,36 @@ TRAIN_KEYS = (
 SEARCH_KEYS = (
     "budget", "search_candidates", "search_part", "search_survivors", "multiple_of", "latency_length",
 )  # fmt: skip
-FORMAT_KEYS = ("formats", "format_widths", "embedding_rank", "tolerance", "latency_length", "latency_rounds")
+FORMAT_KEYS = (
+    "formats", "format_widths", "embedding_rank", "repair", "calibration_rows", "tolerance", "latency_length",
+    "latency_rounds",
+)  # fmt: skip
+SHRINK_KEYS = ("budget", "calibration_rows", "formats", "tolerance", "latency_length", "latency_rounds")
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
         Stage("finetune", keys=FINETUNE_KEYS, shared=True),
-        Stage("importance", ("finetune",), ("importance_rows",)),
+        Stage("importance", ("finetune",), ("importance_rows", "order")),
         Stage("reorder", ("finetune", "importance")),
         Stage("train", ("reorder",), TRAIN_KEYS, shared=True),
         Stage("evaluate", ("train",), shared=True),
         Stage("search", ("train",), SEARCH_KEYS),
         Stage("formats", ("finetune", "train", "search"), FORMAT_KEYS),
+        Stage("shrink", ("finetune",), SHRINK_KEYS),
     )
 }
 
 
 FORMER = {"export": "formats", "rescore": "formats"}
 """Stages of earlier versions, and the one that does their work now."""
+
+
+def stages_of(recipe: Recipe) -> list[str]:
+    """The stages that a recipe runs where none are named."""
+    if recipe.training == "none":
+        return ["finetune", "shrink"]
+    return [name for name in STAGES if name != "shrink"]
 
 
 def settings(recipe: Recipe, stage: Stage, files: Mapping[str, str] | None = None) -> dict[str, object]:

@@ -97,7 +97,19 @@ class Recipe(BaseModel):
     checkpoint_every: Count = Field(100, description="training steps between two checkpoints")
 
     importance_rows: Count = Field(1000, description="training rows that heads and neurons are ranked on")
+    order: Literal["gradient", "obs"] = Field(
+        "gradient",
+        description="what ranks heads and neurons: |parameter x gradient|, or Optimal Brain Surgeon, without labels",
+    )
 
+    training: Literal["supernet", "none"] = Field(
+        "supernet",
+        description="supernet: train one and search it; none: choose sizes within the budget, which is one limit, and "
+        "refit matrices, from calibration_rows without labels",
+    )
+    calibration_rows: Annotated[int, Field(ge=32)] = Field(
+        2048, description="training rows, without labels, for training: none and for repair"
+    )
     widths: Annotated[list[Share], Field(min_length=1)] = Field(
         [1.0, 0.75, 0.5, 0.25], description="shares of heads and neurons that sub-networks keep"
     )
@@ -146,6 +158,11 @@ class Recipe(BaseModel):
         None,
         description="rank of the product that replaces the word embeddings of the searched sub-network in these "
         "formats; none: they stay whole",
+    )
+    repair: bool = Field(
+        False,
+        description="whether the output matrices of written sub-networks are refitted to the whole supernet by least "
+        "squares on training rows without labels; kept where held-back rows say that it helps",
     )
     tolerance: Annotated[Real, Field(ge=0, le=1)] = Field(
         0.015, description="how much of the metric an 8-bit format may lose, as a share"

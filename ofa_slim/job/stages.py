@@ -8,6 +8,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ofa_slim.job import training_stages as training
 from ofa_slim.job import writing_stages as writing
 from ofa_slim.job.plan import STAGES, Stage
 from ofa_slim.job.run import Run
+from ofa_slim.job.shrink_stage import run_shrink
 from ofa_slim.job.stage_folders import MARK, StageError, check_mark, new_folder, outdated, read_json
 from ofa_slim.train import parallel
 
@@ -31,6 +33,7 @@ RUNNERS: dict[str, Callable[[Run, Path, np.random.Generator], None]] = {
     "evaluate": training.run_evaluate,
     "search": writing.run_search,
     "formats": writing.run_formats,
+    "shrink": run_shrink,
 }
 
 
@@ -81,7 +84,8 @@ def _run_stage(run: Run, stage: Stage, inputs: dict[str, str]) -> None:
         "settings": run.settings(stage),
     }
     with new_folder(run.folder / stage.name, mark) as folder:
-        RUNNERS[stage.name](run, folder, _seeded(run, stage))
+        with nullcontext() if stage.shared else parallel.alone():
+            RUNNERS[stage.name](run, folder, _seeded(run, stage))
         mark["seconds"] = round(time.perf_counter() - start, 1)
         mark["peak_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     shutil.rmtree(run.checkpoints(stage.name), ignore_errors=True)

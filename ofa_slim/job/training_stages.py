@@ -11,6 +11,7 @@ import paddle
 from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
+from ofa_slim.closed_form import obs_importance
 from ofa_slim.export.factorise import largest_rank
 from ofa_slim.job.recipe import Recipe, RecipeError
 from ofa_slim.job.run import Run, count_parameters, describe, subnet_name
@@ -18,7 +19,7 @@ from ofa_slim.job.stage_folders import write_json
 from ofa_slim.ofa import OFA
 from ofa_slim.ordering.scores import reorder_neuron_head
 from ofa_slim.train import parallel
-from ofa_slim.train.batches import Batches
+from ofa_slim.train.batches import Batches, inputs_of
 from ofa_slim.train.builders import Teaching, elastic_blocks, strategy_of
 from ofa_slim.train.fitting import finetune, train_supernet
 from ofa_slim.train.stack_layers import block_importance
@@ -93,8 +94,12 @@ def run_importance(run: Run, folder: Path, rng: np.random.Generator) -> None:
     train, _ = run.examples(tokenizer)
     rows = rng.permutation(len(train))[: run.recipe.importance_rows]
     batches = Batches(train.take(rows), run.recipe.batch_size)
-    heads, neurons = block_importance(model, TaskLosses(run.task.kind), batches, run.task.name)
-    kinds = {"heads": heads, "neurons": neurons}
+    heads: paddle.Tensor | list[paddle.Tensor]
+    if run.recipe.order == "obs":
+        heads, neurons = obs_importance(model, map(inputs_of, batches), rows=None)
+    else:
+        heads, neurons = block_importance(model, TaskLosses(run.task.kind), batches, run.task.name)
+    kinds: dict[str, paddle.Tensor | list[paddle.Tensor]] = {"heads": heads, "neurons": neurons}
     by_layer = {f"{kind}.{layer}": one.numpy() for kind, scores in kinds.items() for layer, one in enumerate(scores)}
     save_file(by_layer, folder / "importance.safetensors")
 

@@ -19,6 +19,7 @@ from ofa_slim.export.formats import Opened, time_models, write_formats
 from ofa_slim.export.formats.processes import SERVED
 from ofa_slim.export.pipeline import TextTask
 from ofa_slim.job.data.own import strata
+from ofa_slim.job.recipe import Recipe
 from ofa_slim.job.run import Run, describe, random_tokens, score_arrays, subnet_name
 from ofa_slim.job.stage_folders import read_json, write_json
 from ofa_slim.job.tokenised import leading_inputs, token_counts
@@ -30,7 +31,7 @@ from ofa_slim.search.budget import Budget
 from ofa_slim.search.costs import TABLE
 from ofa_slim.supernet import SubnetConfig
 from ofa_slim.tasks import IGNORED
-from ofa_slim.train.batches import Batches, Examples, arrays
+from ofa_slim.train.batches import Batch, Batches, Examples, arrays, inputs_of
 from ofa_slim.train.fitting import predicted
 from ofa_slim.train.loop import StoppedError
 from ofa_slim.train.stack_layers import only_stack
@@ -127,12 +128,15 @@ def run_formats(run: Run, folder: Path, rng: np.random.Generator) -> None:
     uniform = {subnet_name(width, depth): (width, depth) for width, depth in run.subnets()}
     also = {subnet_name(width, 1.0): (width, 1.0) for width in recipe.format_widths}
     configs = {name: ofa.subnet_config(dynabert_config(ofa, *sizes)) for name, sizes in {**uniform, **also}.items()}
+    repair = calibration_batches(train, recipe, rng) if recipe.repair else None
     layers: dict[str, int] = {}
     embeddings: dict[str, Any] | None = None
     for name, config in {**configs, SEARCHED: searched}.items():
         LOG.info("formats: writing %s", name)
         with ofa.subnet(config):
-            plain, reference = ofa.export(config=config), ofa.model
+            plain, reference = ofa.export(config=config, repair=repair), ofa.model
+            if repair is not None:
+                reference = plain  # it no longer computes what the supernet does
             layers[name] = len(only_stack(plain).blocks)
             if name == SEARCHED and recipe.embedding_rank is not None:
                 # The written model no longer computes what the supernet does: it is scored as it is.
@@ -164,12 +168,7 @@ def run_formats(run: Run, folder: Path, rng: np.random.Generator) -> None:
                 "latency_ms": latency_ms,
             }
         )
-    rows = [
-        {"model": name, "format": form, "parameters": writer.records[name]["parameters"]}
-        | {key: writer.records[name]["formats"][form][key] for key in ("score", "bytes", "difference", "latency_ms")}
-        for name in (ORIGINAL, *also, SEARCHED)
-        for form in recipe.formats
-    ]
+    rows = writer.rows([ORIGINAL, *also, SEARCHED])
     (original_ms, *_) = (time["median"] for time in times[ORIGINAL, INFERENCE].values())
     write_json(
         folder / RESULTS,
@@ -229,6 +228,15 @@ class ModelWriter:
             score=self._score if every else None, **self._shared,
         )  # fmt: skip
 
+    def rows(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """What is known of some models in each of the recipe's formats, once they were timed."""
+        return [
+            {"model": name, "format": form, "parameters": self.records[name]["parameters"]}
+            | {key: self.records[name]["formats"][form][key] for key in ("score", "bytes", "difference", "latency_ms")}
+            for name in names
+            for form in self._run.recipe.formats
+        ]
+
     def _score(self, model: Any) -> float:
         task = self._run.task
         return score_arrays(model, self._examples, task, self._run.recipe.eval_batch_size)[task.metrics[0]]
@@ -249,6 +257,13 @@ class ModelWriter:
                 entry["latency_ms"] = times.get((name, form), {})
             write_json(self._folder / name / "export.json", record)
         return times
+
+
+def calibration_batches(train: Examples, recipe: Recipe, rng: np.random.Generator) -> list[Batch]:
+    """Batches of training rows without labels, at least two, as repair holds some back."""
+    chosen = train.take(rng.permutation(len(train))[: recipe.calibration_rows])
+    size = min(recipe.eval_batch_size, max(1, len(chosen) // 2))
+    return [inputs_of(batch) for batch in Batches(chosen, size, rng)]
 
 
 def _spread(examples: Examples, rows: int = 96, size: int = 16) -> list[dict[str, np.ndarray]]:

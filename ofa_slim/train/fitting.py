@@ -85,8 +85,8 @@ def evaluate(model: nn.Layer, batches: Iterable[Batch], kind: TaskKind) -> dict[
 @paddle.no_grad()
 def predicted(model: nn.Layer, batches: Iterable[Batch]) -> tuple[np.ndarray, np.ndarray]:
     """Outputs and labels of all rows, from the batches that all processes share, in eval mode."""
-    ranks = paddle.distributed.get_world_size()
-    own = islice(batches, paddle.distributed.get_rank(), None, ranks)
+    rank, ranks = parallel.position()
+    own = islice(batches, rank, None, ranks)
     with eval_mode(model):
         scored = [(model(**inputs_of(batch)).numpy(), batch[LABELS].numpy()) for batch in own]
     empty = [(np.empty(0), np.empty(0))]  # of a process without a batch

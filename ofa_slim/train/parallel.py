@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import zip_longest
 from typing import Any, Literal
 
@@ -19,6 +21,7 @@ from paddle import distributed, nn
 from ofa_slim.errors import ConfigError, ParallelError
 
 __all__ = [
+    "alone",
     "barrier",
     "broadcast_parameters",
     "check_same",
@@ -26,6 +29,7 @@ __all__ = [
     "is_writer",
     "mean_over_ranks",
     "own_rows",
+    "position",
     "reduce_gradients",
     "start",
     "training_rows",
@@ -34,6 +38,8 @@ __all__ = [
 BUFFER_BYTES = 64 << 20
 
 Travel = Literal["float32", "float64"]
+
+_is_alone: ContextVar[bool] = ContextVar("alone", default=False)
 
 _SHOWN = 100  # characters of a text that differs
 
@@ -52,10 +58,25 @@ def is_writer() -> bool:
     return distributed.get_rank() == 0
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside the block this process works alone: all rows, sums and averages are its own; needs no other process."""
+    token = _is_alone.set(True)
+    try:
+        yield
+    finally:
+        _is_alone.reset(token)
+
+
 def barrier() -> None:
     """Waits until every process has come here."""
     if _ranks() > 1:
         distributed.barrier()
+
+
+def position() -> tuple[int, int]:
+    """The rank of this process and the number of processes, 0 and 1 inside `alone`; needs no other process."""
+    return (0, 1) if _is_alone.get() else (distributed.get_rank(), distributed.get_world_size())
 
 
 def own_rows(count: int) -> slice:
@@ -71,7 +92,8 @@ def own_rows(count: int) -> slice:
     """
     if count < 0:
         raise ConfigError(f"count is {count}; a number of rows is at least 0")
-    rank, (least, more) = distributed.get_rank(), divmod(count, distributed.get_world_size())
+    rank, ranks = position()
+    least, more = divmod(count, ranks)
     first = rank * least + min(rank, more)
     return slice(first, first + least + (rank < more))
 
@@ -94,7 +116,7 @@ def training_rows(count: int) -> tuple[slice, float]:
         raise ConfigError(f"count is {count}; a batch to train on has at least 1 row")
     own = own_rows(count)
     share = own.stop - own.start
-    return own if share else slice(count - 1, count), share * distributed.get_world_size() / count
+    return own if share else slice(count - 1, count), share * position()[1] / count
 
 
 def broadcast_parameters(model: nn.Layer) -> None:
@@ -206,11 +228,11 @@ def check_same(text: str, name: str) -> None:
 
 
 def _ranks() -> int:
-    """How many processes train together.
+    """How many processes train together; 1 inside `alone`.
 
     Raises: ParallelError where there are several and `start` was not called.
     """
-    ranks = distributed.get_world_size()
+    _, ranks = position()
     if ranks > 1 and not distributed.is_initialized():
         raise ParallelError(f"this is one of {ranks} processes, but they were not joined; call parallel.start() first")
     return int(ranks)

@@ -113,6 +113,21 @@ def test_error_curve_is_the_error_of_the_refitted_matrix(seed, size):
     np.testing.assert_allclose(error, found.errors[size], rtol=1e-6, atol=1e-8 * found.errors[0])
 
 
+@settings(deadline=None, max_examples=10)
+@given(seed=SEEDS, rows=st.integers(1, 12), bias=st.booleans())
+def test_fewer_rows_than_channels_still_give_an_order(seed, rows, bias):
+    rng = np.random.default_rng(seed)
+    moments = Moments(40)
+    moments.add(paddle.to_tensor(1e3 * rng.standard_normal((rows, 40)).astype(np.float32)))
+    moments.reduce()
+    found = removal([(moments.second(bias), rng.standard_normal((40, 3)), 2)], 1e-4)
+    np.testing.assert_array_equal(np.sort(found.order), np.arange(20))
+    assert np.isfinite(found.errors).all()
+    assert (np.diff(found.errors) <= 0).all()
+    left = matrix_without(moments.second(bias), rng.standard_normal((40, 3)), kept_rows(found.order, 5, 2), 1e-4)
+    assert np.isfinite(left).all()
+
+
 @settings(deadline=None, max_examples=30)
 @given(seed=SEEDS, rows=st.integers(1, 40), bias=st.booleans(), ridge=st.sampled_from([1e-6, 0.01, 1.0]))
 def test_correction_never_increases_the_error_whatever_the_rank(seed, rows, bias, ridge):
@@ -334,3 +349,12 @@ def test_export_repairs_and_leaves_the_supernet_alone():
     assert same(before, weights(ofa.model))
     with pytest.raises(CalibrationError, match="gave no batch"):
         ofa.export(config=config, repair=[])
+
+
+def test_a_part_of_the_rows_is_spread_over_the_loader():
+    model = FAMILIES["bert"]()
+    calibration = Calibration(model, loader("bert", 8))
+    judge = calibration.part(calibration.rows // 4)
+    assert [batch.number for batch in judge] == [0, 4]
+    assert [batch.number for batch in calibration.without(judge)] == [1, 2, 3, 5, 6, 7]
+    assert calibration.part(1000).rows == calibration.rows

@@ -1,11 +1,17 @@
 """The one call from a fine-tuned model to a smaller one without training."""
 
+import json
+import subprocess
+import sys
+
 import numpy as np
+import paddle
 import pytest
 
+import ofa_slim
 from families import FAMILIES, inputs
-from ofa_slim.errors import CalibrationError, SearchError
-from ofa_slim.job.without_training import compress_without_training
+from ofa_slim import Convert, load_subnet, supernet
+from ofa_slim.errors import CalibrationError, ConfigError, ExportError, SearchError
 
 SHAPES = [[2, 9]]
 
@@ -14,23 +20,71 @@ def loader(batches=4):
     return [inputs("bert", 8, 9, seed) for seed in range(batches)]
 
 
-def test_the_smaller_model_keeps_the_budget_and_the_original_stays():
+def weights(model):
+    return {name: value.numpy().copy() for name, value in model.state_dict().items()}
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(np.array_equal(value, other[name]) for name, value in one.items())
+
+
+def test_the_smaller_model_keeps_the_budget_and_the_original_stays(tmp_path):
     model = FAMILIES["bert"]()
-    before = {name: value.numpy().copy() for name, value in model.state_dict().items()}
-    small, report = compress_without_training(model, loader(), {"flops_ratio": 0.6}, input_shapes=SHAPES)
+    model.train()
+    before = weights(model)
+    found = ofa_slim.compress(model, loader(), {"flops_ratio": 0.6}, input_shapes=SHAPES)
+    report = found.report
     assert report.costs["flops_ratio"] <= 0.6 < 1.0 == report.original_costs["flops_ratio"]
     assert report.divergence[1] < report.divergence[0]
+    assert report.rows == 32
     assert all(one.after <= one.before for one in report.errors)
     assert set(report.seconds) == {"statistics", "order", "curves", "allocation", "repair"}
-    assert list(small(**inputs("bert")).shape) == list(model(**inputs("bert")).shape)
-    assert all(np.array_equal(value, model.state_dict()[name].numpy()) for name, value in before.items())
+    assert f"encoder.0.ffn: 24 -> {report.config['encoder.0.ffn']}" in str(report)
+    assert list(found.model(**inputs("bert")).shape) == list(model(**inputs("bert")).shape)
+    assert model.training
+    assert same(before, weights(model))
+    found.save(tmp_path / "small")
+    again = load_subnet(tmp_path / "small", FAMILIES["bert"]())
+    assert same(weights(found.model), weights(again))
+    assert json.loads((tmp_path / "small" / "report.json").read_text())["config"] == dict(report.config)
 
 
 def test_a_budget_is_one_limit_that_can_be_kept():
     model = FAMILIES["bert"]()
-    with pytest.raises(SearchError, match="one limit"):
-        compress_without_training(model, loader(), {})
+    for budget in ({}, {"params": 1000, "flops": 1000}, 0.5):
+        with pytest.raises(SearchError, match="one limit"):
+            ofa_slim.compress(model, loader(), budget)
     with pytest.raises(SearchError, match="no cost 'milliseconds'"):
-        compress_without_training(model, loader(), {"milliseconds": 3})
+        ofa_slim.compress(model, loader(), {"milliseconds": 3})
     with pytest.raises(CalibrationError, match="more than the budget"):
-        compress_without_training(model, loader(), {"params": 10}, input_shapes=SHAPES)
+        ofa_slim.compress(model, loader(), {"params": 10}, input_shapes=SHAPES)
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ([], "gave no batch"),
+        (loader(1), "8 rows; at least 16"),
+        ([{"pixel_values": paddle.ones([16, 3])}], "does not run on the calibration batches"),
+    ],
+)
+def test_loaders_that_cannot_serve_leave_the_model_alone(batches, message):
+    model = FAMILIES["bert"]()
+    before = weights(model)
+    with pytest.raises(CalibrationError, match=message):
+        ofa_slim.compress(model, batches, {"flops_ratio": 0.6})
+    assert same(before, weights(model))
+
+
+def test_supernets_and_training_are_refused():
+    model = FAMILIES["bert"]()
+    with pytest.raises(ConfigError, match="only None"):
+        ofa_slim.compress(model, loader(), {"flops_ratio": 0.6}, training="supernet")
+    with pytest.raises(ExportError, match="compress needs a plain model"):
+        ofa_slim.compress(Convert(supernet(expand_ratio=[1.0, 0.5])).convert(model), loader(), {"flops_ratio": 0.6})
+
+
+@pytest.mark.slow
+def test_importing_the_package_imports_no_job():
+    code = "import sys, ofa_slim; sys.exit(any(name.startswith('ofa_slim.job') for name in sys.modules))"
+    subprocess.run([sys.executable, "-c", code], check=True)

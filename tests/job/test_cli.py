@@ -132,6 +132,24 @@ class TestRightUses:
         assert ofa_slim.load_subnet(plain).bert.embeddings.word_embeddings.rank == 3
         assert "product of rank 3" in (out / "report.html").read_text()
 
+    def test_repair_refits_output_matrices_where_held_back_rows_say_that_it_helps(
+        self, done: Path, tmp_path: Path
+    ) -> None:
+        shutil.copytree(done, tmp_path / "copy")
+        out = tmp_path / "copy" / "out"
+        arguments = [str(tmp_path / "copy" / "recipe.yaml"), "--output_dir", str(out), "--repair", "true"]
+        assert main(["export", *arguments, "--overwrite"]) == 0
+        log = (out / "run.log").read_text()
+        assert "rows goes from" in log
+        for folder in ("width-0.5-depth-1", "width-1-depth-1"):
+            before, after = (
+                ofa_slim.load_subnet(base / "formats" / folder / "plain").state_dict() for base in (done / "out", out)
+            )
+            changed = {name.split(".")[-2] for name in before if not np.array_equal(before[name], after[name])}
+            assert changed <= {"out_proj", "linear2"}
+            assert bool(changed) <= ("kept" in log)
+            assert not changed or folder == "width-0.5-depth-1", "the whole computes the same already"
+
     def test_inspect_counts_the_sub_network(self, done: Path, capsys: Capture) -> None:
         config = done / "out" / "search" / "results.json"
         assert main(["inspect", str(done / "out" / "train"), "--length", "8", "--config", str(config)]) == 0

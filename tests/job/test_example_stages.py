@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
 
 from example_runs import run
 from models import batch, difference
@@ -88,3 +89,35 @@ def test_a_failing_stage_leaves_no_half_written_folder(recipe: Path, capsys: pyt
     assert run(recipe, "--finetuned_dir", str(recipe.parent / "nowhere"), "--stages", "finetune") == 1
     assert "nowhere: no such directory" in capsys.readouterr().err
     assert [path.name for path in (recipe.parent / "out").iterdir()] == ["run.log"]
+
+
+@pytest.mark.slow
+def test_heads_and_neurons_are_ranked_without_labels_where_asked(recipe: Path) -> None:
+    assert run(recipe, "--stages", "finetune,importance,reorder", "--order", "obs") == 0
+    scores = load_file(recipe.parent / "out" / "importance" / "importance.safetensors")
+    assert len(scores) == 6
+    for one in scores.values():
+        assert sorted(one) == list(range(1, len(one) + 1))
+
+
+@pytest.mark.usefixtures("forked_models")
+def test_a_job_without_training_writes_the_original_and_a_smaller_model(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--training", "none", "--formats", "plain,inference", "--budget", "flops_ratio=0.6")
+    assert run(recipe, *arguments, "--budget", "flops_ratio=0.6,params=1000000") == 2
+    assert "it should be one limit" in capsys.readouterr().err
+    assert run(recipe, *arguments, "--dry-run") == 0
+    plan = capsys.readouterr().out
+    assert "shrink" in plan
+    assert "supernet" not in plan
+    assert run(recipe, *arguments) == 0
+    out = recipe.parent / "out" / "shrink"
+    found = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    assert found["chosen"]["costs"]["flops_ratio"] <= 0.6
+    original, _, smaller, _ = found["rows"]
+    assert (original["model"], smaller["model"]) == ("original", "smaller")
+    exported = load_subnet(out / "smaller" / "plain")
+    assert smaller["parameters"] == sum(parameter.size for parameter in exported.parameters()) < original["parameters"]
+    assert capsys.readouterr().out.strip() == (out / "report.md").read_text(encoding="utf-8").strip()
+    assert not (recipe.parent / "out" / "train").exists()

@@ -28,6 +28,7 @@ SCRIPT, LOOP, CONFIGS, PROCESSES = blocks("docs/training.md")
 (SEARCH,) = blocks("docs/search.md")
 OTHER, NARROW = blocks("docs/other-models.md")
 FORMATS, _ = blocks("docs/formats.md")
+(WITHOUT_TRAINING,) = blocks("docs/without-training.md")
 (TEN_LINES,) = blocks("README.md")
 BRIDGE = "import ofa_slim.compat.paddleslim"
 
@@ -48,6 +49,14 @@ def test_the_ten_lines_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyP
     names = {"model": bert(layers=2, heads=12, head_dim=2, ffn=8), "loader": [(*batch(), labels())]}
     exec(TEN_LINES, names)
     assert load_subnet("small").bert.encoder.layers[0].linear1.weight.shape[1] == 4
+
+
+def test_the_page_on_compression_without_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    loader = [{"input_ids": batch(seed=seed)[0]} for seed in range(8)]
+    names = {"model": bert(layers=2, heads=4, head_dim=2, ffn=8), "loader": loader}
+    exec(WITHOUT_TRAINING, names)
+    assert names["small"].report.costs["flops_ratio"] <= 0.5
 
 
 @pytest.mark.usefixtures("forked_models")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import paddle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +14,8 @@ from paddle import distributed
 import parallel_training
 from launching import launched
 from ofa_slim.errors import ConfigError
-from ofa_slim.train.parallel import own_rows, training_rows
+from ofa_slim.train.parallel import alone as one_process
+from ofa_slim.train.parallel import mean_over_ranks, own_rows, training_rows
 
 Found = dict[str, Any]
 
@@ -165,3 +167,14 @@ def test_counts_that_cannot_be_are_named() -> None:
         own_rows(-1)
     with pytest.raises(ConfigError, match="count is 0"):
         training_rows(0)
+
+
+def test_a_process_that_works_alone_waits_for_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed, "all_reduce", lambda values: values.add_(paddle.to_tensor(5.0)))
+    mine = paddle.to_tensor(3.0)
+    with one_process():
+        assert float(mean_over_ranks(mine)) == 3
+        assert own_rows(7) == slice(0, 7)
+    assert float(mean_over_ranks(mine)) == 4

@@ -1,0 +1,1 @@
+"""Data files of one's own: read, checked row by row, and split."""

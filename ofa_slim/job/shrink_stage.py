@@ -1,0 +1,48 @@
+"""The stage of a job without training: sizes chosen and matrices refitted from unlabelled rows, then written."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from ofa_slim.job.page import markdown_rows
+from ofa_slim.job.plan import STAGES
+from ofa_slim.job.run import Run, random_tokens
+from ofa_slim.job.stage_folders import MARK, outdated, write_json, write_text
+from ofa_slim.job.training_stages import RESULTS
+from ofa_slim.job.without_training import compress
+from ofa_slim.job.writing_stages import ORIGINAL, ModelWriter, calibration_batches
+
+LOG = logging.getLogger(__name__)
+
+SMALLER, REPORT = "smaller", "report.md"
+
+
+def run_shrink(run: Run, folder: Path, rng: np.random.Generator) -> None:
+    """Makes the fine-tuned model smaller; writes it and the original in every format, scored and timed in turns."""
+    recipe = run.recipe
+    original, tokenizer = run.classifier("finetune")
+    train, dev = run.examples(tokenizer)
+    shape = [1, recipe.latency_length]
+    small = compress(
+        original, calibration_batches(train, recipe, rng), {str(cost): most for cost, most in recipe.budget.items()},
+        rows=None, input_shapes=[shape, shape], input_dtypes=["int64", "int64"],
+    )  # fmt: skip
+    LOG.info("shrink: %s", small.report)
+    writer = ModelWriter(run, folder, tokenizer, train, dev)
+    writer.write(ORIGINAL, original, recipe.formats, original)
+    writer.write(SMALLER, small.model, recipe.formats, small.model, small.report.config)
+    writer.timed([random_tokens(original.config.vocab_size, recipe.latency_length, rng, rows) for rows in (1, 32)])
+    results = {"metric": run.task.metrics[0], "rows": writer.rows([ORIGINAL, SMALLER])}
+    write_json(folder / RESULTS, {**results, "chosen": small.report.to_dict()})
+    write_text(folder / REPORT, f"{markdown_rows(results, run.task.metrics[0])}\n\n```\n{small.report}\n```\n")
+
+
+def shrink_report(run: Run) -> str | None:
+    """The text of the stage's report; None where it has not run since the fine-tuning that is there."""
+    folder = run.folder / "shrink"
+    if not (folder / MARK).is_file() or outdated(run.folder, STAGES["shrink"]) is not None:
+        return None
+    return (folder / REPORT).read_text(encoding="utf-8").rstrip()
