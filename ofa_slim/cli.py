@@ -156,6 +156,36 @@ def export(recipe: Path | None, overwrite: bool, **keys: str | None) -> None:
 
 
 @cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--open", "show", is_flag=True, help="Open the page in the browser.")
+def report(run: Path, show: bool) -> None:
+    """Write the report of the finished RUN (its output_dir) anew: report.html, report.md and report.json."""
+    from ofa_slim.job.finished import report_of
+
+    with _quiet():
+        page = report_of(run)
+    click.echo(page)
+    if show and click.launch(str(page.resolve())) != 0:
+        _say(f"no browser could be started; open {page} yourself")
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("number", type=click.IntRange(0))
+@click.option("--formats", metavar="LIST", help="Formats, separated by commas  [default: the recipe's].")
+@click.option("--to", type=click.Path(path_type=Path), help="Folder to write  [default: RUN/picked/NUMBER].")
+def pick(run: Path, number: int, formats: str | None, to: Path | None) -> None:
+    """Write the sub-network NUMBER that the search of the finished RUN scored; the page shows the numbers."""
+    from ofa_slim.job.finished import pick as written
+
+    names = None if formats is None else [name.strip() for name in formats.split(",") if name.strip()]
+    with _quiet():
+        record = written(run, number, names, to)
+    for name, entry in record["formats"].items():
+        click.echo(f"{name}: scores {entry['score']:.4f}, {entry['bytes'] / 1e6:.1f} MB")
+
+
+@cli.command()
 @click.option("--task", type=click.Choice(list(TASKS)), help="Set this task instead of the default.")
 def recipe(task: str | None) -> None:
     """Print a commented recipe with every key and its default."""

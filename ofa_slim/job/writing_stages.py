@@ -117,7 +117,7 @@ def run_formats(run: Run, folder: Path, rng: np.random.Generator) -> None:
     recipe = run.recipe
     original, tokenizer = run.classifier("finetune")
     train, dev = run.examples(tokenizer)
-    writer = _Writer(run, folder, tokenizer, train, dev)
+    writer = ModelWriter(run, folder, tokenizer, train, dev)
     writer.write(ORIGINAL, original, [*recipe.formats, INFERENCE], original)
     ofa, _ = run.supernet()
     searched = SubnetConfig(read_json(run.folder / "search" / RESULTS)["config"])
@@ -175,8 +175,8 @@ def run_formats(run: Run, folder: Path, rng: np.random.Generator) -> None:
     )  # fmt: skip
 
 
-class _Writer:
-    """Writes models into the folder of a stage.
+class ModelWriter:
+    """Writes models into a folder, each checked and scored.
 
     Args:
         run: the run.
