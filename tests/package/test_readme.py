@@ -28,6 +28,8 @@ SCRIPT, LOOP, CONFIGS, PROCESSES = blocks("docs/training.md")
 (SEARCH,) = blocks("docs/search.md")
 OTHER, NARROW = blocks("docs/other-models.md")
 FORMATS, _ = blocks("docs/formats.md")
+STARTED = blocks("docs/getting-started.md")
+TUNED, EXPLAINED = blocks("docs/faq.md")
 (TEN_LINES,) = blocks("README.md")
 BRIDGE = "import ofa_slim.compat.paddleslim"
 
@@ -77,6 +79,16 @@ def test_the_training_script_and_the_configs_after_it(tmp_path: Path, monkeypatc
     names["classifier"] = bert(layers=1, heads=12, head_dim=64)
     exec(NARROW, names)
     assert names["small"].classifier.weight.shape == [576, 3]
+
+
+def test_getting_started_and_the_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for code in (*STARTED, TUNED, EXPLAINED):
+        exec(code, names)
+    before, after = (load_subnet(name).state_dict() for name in ("small", "small-tuned"))
+    assert list(before) == list(after)
+    assert any(not (before[name] == after[name]).all() for name in before)
 
 
 def test_the_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
