@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+import ofa_slim
 from models import batch, bert, difference, labels
 from ofa_slim import load_subnet
 from trainer_runs import collate, ernie, rows
@@ -35,7 +37,13 @@ BRIDGE = "import ofa_slim.compat.paddleslim"
 
 
 def test_every_page_is_linked_and_every_link_leads_somewhere() -> None:
-    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md", *DOCS.glob("*.md")]
+    pages = [
+        ROOT / "README.md",
+        ROOT / "README_cn.md",
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "benchmarks" / "README.md",
+        *DOCS.glob("*.md"),
+    ]
     linked = set()
     for page in pages:
         for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
@@ -111,6 +119,45 @@ def test_the_readme_opens_with_the_two_commands() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert re.match(r"# ofa_slim\n\n```bash\nmake demo .*\nmake test .*\n```", readme)
     assert len(readme.splitlines()) <= 160
+
+
+def parts(page: str) -> dict[str, Any]:
+    """What two languages of a page share: levels of headings, code without remarks, figures, links, names in code."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    code = re.findall(r"```(\w+)\n(.*?)```", text, flags=re.DOTALL)
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    rows = [line for line in prose.splitlines() if line.startswith("|")]
+    return {
+        "headings": re.findall(r"^(#+) ", prose, flags=re.MULTILINE),
+        "code": [(kind, re.sub(r" *#.*", "", body)) for kind, body in code],
+        "rows": [len(row.split("|")) for row in rows],
+        "figures": sorted(re.findall(r"\d[\d.,]*\d|\d", prose)),
+        "links": re.findall(r"\]\(((?!README)[^)]+)\)", prose),
+        "names": sorted(re.findall(r"`[^`]+`", prose)),
+        "points": len(re.findall(r"^- ", prose, flags=re.MULTILINE)),
+    }
+
+
+def test_the_chinese_readme_says_what_the_english_one_does() -> None:
+    english, chinese = parts("README.md"), parts("README_cn.md")
+    for name, expected in english.items():
+        assert chinese[name] == expected, name
+    titles = re.findall("^## .*", (ROOT / "README_cn.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert all(re.search("[\u4e00-\u9fff]", title) for title in titles)
+
+
+def test_speed_ups_of_the_readme_are_those_of_its_times() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"([\d.]+) → ([\d.]+) +\| +([\d.]+) \|", text)
+    assert len(rows) == 8
+    for before, after, ratio in rows:
+        assert float(ratio) == pytest.approx(float(before) / float(after), abs=0.0051)
+
+
+def test_the_citation_names_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == ofa_slim.__version__
+    assert citation["license"] == "Apache-2.0"
 
 
 @pytest.mark.slow
