@@ -24,10 +24,10 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_inf
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test quick matrix torture lint check style demo examples bench faults clean
+.PHONY: help setup test quick matrix torture lint check style demo examples bench faults docs docs-serve clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 setup: $(STAMP) ## make the virtual environment and install into it
 
@@ -81,6 +81,14 @@ bench: $(STAMP) ## run the benchmarks; those on SST-2 only where its files are
 
 faults: $(STAMP) ## kill jobs at random moments and check what is left (half an hour; ARGS="--seed 1 --kills 30")
 	PYTHONPATH=tests/support:examples OMP_NUM_THREADS=1 $(PY) -W ignore tests/faults/run.py $(ARGS)
+
+docs: $(STAMP) ## build the site into build/site; a broken link fails
+	$(PY) -m mkdocs build
+
+docs-serve: $(STAMP) ## show the site on a local port, following changes
+	$(PY) -m mkdocs serve
+
+docs docs-serve: export NO_MKDOCS_2_WARNING := 1
 
 clean: ## remove the virtual environments, builds and caches; data/ and runs/ stay
 	rm -rf $(VENV) .matrix build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -209,31 +209,58 @@ def export(recipe: Path | None, overwrite: bool, **keys: str | None) -> None:
 
 @cli.command()
 @click.argument("run", type=click.Path(path_type=Path))
+@click.option("--open", "show", is_flag=True, help="Open the page in the browser.")
+def report(run: Path, show: bool) -> None:
+    """Write the report of the finished RUN (its output_dir) anew: report.html, report.md and report.json."""
+    from ofa_slim.job.finished import report_of
+
+    with _quiet():
+        page = report_of(run)
+    click.echo(page)
+    if show and click.launch(str(page.resolve())) != 0:
+        _say(f"no browser could be started; open {page} yourself")
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("number", type=click.IntRange(0), required=False)
 @click.option(
     "--budget", "budgets", multiple=True, metavar="COST=MOST", help="Limits, separated by commas; repeatable."
 )
 @click.option("--at-least", metavar="METRIC=LEAST", help="The least of a metric: a share, or percent above 1.")
 @click.option("--minimise", metavar="COST", help="Make this cost least  [default: make the score best].")
 @click.option("--formats", metavar="LIST", help="Formats to write  [default: those of the run].")
-def pick(run: Path, budgets: tuple[str, ...], at_least: str | None, minimise: str | None, formats: str | None) -> None:
+def pick(
+    run: Path,
+    number: int | None,
+    budgets: tuple[str, ...],
+    at_least: str | None,
+    minimise: str | None,
+    formats: str | None,
+) -> None:
     """Answer other budgets from a finished RUN (its output_dir), and write the chosen sub-networks.
 
     Costs are those of a search (params, flops, latency_ms, ... and with _ratio), and size_mb. Each --budget is a
-    question of its own; nothing is trained, scored or measured again.
+    question of its own; nothing is trained, scored or measured again. A NUMBER, as report.html shows it, names a
+    sub-network instead.
     """
-    if not budgets and at_least is None:
-        raise click.UsageError("give --budget, --at-least or both", click.get_current_context())
+    asked = bool(budgets) or at_least is not None
+    if asked == (number is not None) or (minimise is not None and not asked):
+        raise click.UsageError("give --budget, --at-least or both, or a NUMBER", click.get_current_context())
     limits = [_numbers("--budget", text) for text in budgets] or [{}]
     least = {} if at_least is None else _numbers("--at-least", at_least)
     from ofa_slim.job import pick as picking
 
     with _quiet():
-        job = picking.finished(run)
+        job = picking.run_to_pick_from(run)
         names = job.recipe.formats if formats is None else [name.strip() for name in formats.split(",")]
         for name in names:
             if name not in FORMATS:
                 raise click.UsageError(f"--formats: {name!r} is not one of {', '.join(FORMATS)}")
-        chosen = picking.picks(job, [picking.Wish(budget, least, minimise) for budget in limits])
+        if number is not None:
+            chosen = [picking.numbered(job, number)]
+        else:
+            chosen = picking.picks(job, [picking.Wish(budget, least, minimise) for budget in limits])
         records = picking.write_picks(job, chosen, names)
     for one, record in zip(chosen, records, strict=True):
         click.echo(picking.described(job, one, record))

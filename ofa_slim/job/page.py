@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import base64
-import io
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from matplotlib.figure import Figure
+from markupsafe import Markup
 
 from ofa_slim.base.json_files import parse_json
 from ofa_slim.export.formats import FORMATS
+from ofa_slim.job.explorer import as_script, explorer_data
 from ofa_slim.job.run import SCALARS, Run
 from ofa_slim.job.stage_folders import write_text
-from ofa_slim.job.writing_stages import SEARCHED
+from ofa_slim.job.writing_stages import ORIGINAL, SEARCHED
+from ofa_slim.search.cost_kinds import COSTS
 
 PAGE = "report.html"
+BAR = 90  # pixels of the longest bar
 
 ANY = """import ofa_slim
 classify = ofa_slim.pipeline("{folder}")  # any of these folders, tokenizer included
@@ -39,10 +42,10 @@ def write_page(run: Run, report: Mapping[str, Any], uniform: Sequence[Sequence[s
     formats, search = report["formats"], run.folder / "search"
     pictures = {
         "uniform": _embedded(picture),
-        "curves": _curves(run.folder / SCALARS),
         "pareto": _embedded(search / "pareto.png"),
         "winner": _embedded(search / "winner.png"),
     }
+    script, style = _beside("page.parts.js") + _beside("page.js"), _beside("page.css")
     environment = Environment(
         loader=PackageLoader("ofa_slim.job", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -51,17 +54,24 @@ def write_page(run: Run, report: Mapping[str, Any], uniform: Sequence[Sequence[s
         metric=report["metric"],
         lead=lead(report),
         formats=format_rows(formats),
+        pairs=pair_rows(formats),
         shapes=list(formats["rows"][0]["latency_ms"]),
         rows=report["scored_on"],
         search=report["search"],
+        front=_front(report["search"]),
         uniform=uniform,
         pictures=pictures,
+        curves=_curves(run.folder / SCALARS),
         loading=_loading(run),
         took=", ".join(f"{name} {seconds:.0f} s" for name, seconds in report["seconds"].items()),
         memory=report["peak_memory_mib"],
         environment=report["environment"],
         recipe=yaml.safe_dump(report["settings"], sort_keys=False),
         versions=json.dumps(report["environment"], indent=1),
+        style=Markup(style),
+        script=Markup(script),
+        script_hash=_checksum(script),
+        data=Markup(as_script(explorer_data(report, run.recipe.output_dir))),
     )
     target = run.folder / PAGE
     write_text(target, page)
@@ -91,17 +101,50 @@ def format_rows(formats: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def pair_rows(formats: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The original beside the searched model, one row per format that both have."""
+    rows = {(row["model"], row["format"]): row for row in formats["rows"]}
+    found = []
+    for (model, form), after in rows.items():
+        before = rows.get((ORIGINAL, form))
+        if model != SEARCHED or before is None:
+            continue
+        times = []
+        for shape, time in after["latency_ms"].items():
+            ratio = time["median"] / before["latency_ms"][shape]["median"]
+            times.append(
+                {
+                    "change": f"{before['latency_ms'][shape]['median']:.2f} → {time['median']:.2f}",
+                    "speed_up": f"{1 / ratio:.2f}",
+                    "bar": f"{BAR * min(ratio, 1.0):.0f}",
+                }
+            )
+        found.append(
+            {
+                "format": form,
+                "score": f"{100 * before['score']:.2f} → {100 * after['score']:.2f}",
+                "size": f"{before['bytes'] / 1e6:.1f} → {after['bytes'] / 1e6:.1f} MB",
+                "times": times,
+            }
+        )
+    return found
+
+
 def lead(report: Mapping[str, Any]) -> str:
-    """The whole result in a sentence or two."""
+    """The whole result in a few sentences."""
     formats = report["formats"]
     rows = format_rows(formats)
     searched = [row for row in rows if row["model"] == SEARCHED]
     before, after = rows[0], next((row for row in searched if row["best"]), searched[-1])
     times, metric, slow = after["times"][0], report["metric"], before["times"][0]["median"]
+    same = next(
+        (pair["times"][0]["speed_up"] for pair in pair_rows(formats) if pair["format"] == after["format"]), None
+    )
+    engine = "" if same is None else f" Against the original in the same format it is {same} times as fast."
     return (
         f"The searched model ({after['format']}, {after['size']}) answers {times['speed_up']} times as "
         f"fast as the original ({before['size']}): in {times['median']} instead of {slow} ms for one input, with "
-        f"{metric} {after['score']} % against {before['score']} %.{_embeddings(formats.get('embeddings'))}"
+        f"{metric} {after['score']} % against {before['score']} %.{engine}{_embeddings(formats.get('embeddings'))}"
     )
 
 
@@ -145,10 +188,25 @@ def _loading(run: Run) -> list[tuple[str, str]]:
     return [pipeline, *((name, FORMATS[name].snippet.format(folder=f"{folder}/{name}")) for name in names)]
 
 
-def _curves(file: Path) -> str | None:
-    """The training losses, smoothed by nothing, one panel per training."""
+def _front(search: Mapping[str, Any]) -> list[list[str]]:
+    """The table of the front, its titles first; empty where nothing is within the budget."""
+    points = search.get("front", ())
+    if not points:
+        return []
+    numbers = {json.dumps(point["config"], sort_keys=True): at for at, point in enumerate(search["points"])}
+    kinds = [kind for kind in COSTS.values() if kind.name in points[0]["costs"]]
+    rows = [["number", search["metric"], *(kind.title.partition(" (")[0] for kind in kinds)]]
+    for point in points:
+        costs = [kind.text(point["costs"][kind.name]) for kind in kinds]
+        number = numbers.get(json.dumps(point["config"], sort_keys=True), "")
+        rows.append([str(number), f"{100 * point['score']:.2f} %", *costs])
+    return rows
+
+
+def _curves(file: Path, width: float = 270, height: float = 160) -> list[dict[str, Any]]:
+    """The training losses as polylines in a box whose upper left corner is (40, 10), one per training."""
     if not file.is_file():
-        return None
+        return []
     losses: dict[str, dict[int, float]] = {}
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
@@ -156,32 +214,39 @@ def _curves(file: Path) -> str | None:
             name, step, value = str(entry["name"]), int(entry["step"]), float(entry["value"])
         except (KeyError, TypeError, ValueError):  # the last line of a run that was killed
             continue
-        if name.endswith("/loss"):
+        if name.endswith("/loss") and abs(value) < float("inf"):
             losses.setdefault(name.removesuffix("/loss"), {})[step] = value
-    if not losses:
-        return None
-    figure, panels = plt.subplots(1, len(losses), figsize=(3.6 * len(losses), 3), layout="constrained", squeeze=False)
-    for axes, (name, values) in zip(panels[0], losses.items(), strict=True):
+    curves = []
+    for name, values in losses.items():
         steps = sorted(values)
-        axes.plot(steps, [values[step] for step in steps], linewidth=1.2, marker="o", markersize=2.5)
-        axes.set_title(name, fontsize=10)
-        axes.set_xlabel("step")
-        axes.set_ylim(bottom=0)
-        axes.grid(alpha=0.25)
-    panels[0][0].set_ylabel("loss")
-    return _drawn(figure)
+        first, last, top = steps[0], steps[-1], max(*values.values(), 0.0) or 1.0
+        across = width / max(last - first, 1)
+        places = [
+            f"{40 + across * (step - first):.1f},{10 + height * (1 - max(values[step], 0.0) / top):.1f}"
+            for step in steps
+        ]
+        curves.append(
+            {
+                "title": name,
+                "steps": last,
+                "top": f"{top:.3g}",
+                "first": f"{values[first]:.3g}",
+                "last": f"{values[last]:.3g}",
+                "points": " ".join(places if len(places) > 1 else 2 * places),
+            }
+        )
+    return curves
 
 
-def _drawn(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    plt.close(figure)
-    return _data(buffer.getvalue())
+def _beside(name: str) -> str:
+    """The text of a file that is beside this module."""
+    return resources.files("ofa_slim.job").joinpath(name).read_text(encoding="utf-8")
+
+
+def _checksum(script: str) -> str:
+    """What a content security policy allows this one script by; no other runs in the page."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
 
 
 def _embedded(picture: Path) -> str:
-    return _data(picture.read_bytes())
-
-
-def _data(content: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
+    return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode("ascii")

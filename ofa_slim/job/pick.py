@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ofa_slim.errors import SearchError, nearest
+from ofa_slim.job.finished import finished_run
 from ofa_slim.job.plan import STAGES
-from ofa_slim.job.recipe import Recipe, RecipeError
 from ofa_slim.job.run import Run
 from ofa_slim.job.stage_folders import check_mark, read_json
 from ofa_slim.job.writing_stages import ModelWriter
@@ -32,15 +32,19 @@ class Wish:
         budget: the most of each cost: those of a search's budget, and ``size_mb``.
         at_least: the least of each metric; as a share, or in percent where it is above 1.
         minimise: the cost to make as small as possible; None: the score is made as high as possible.
+        number: of the sub-network in the search, where one was named instead.
     """
 
     budget: Mapping[str, float] = field(default_factory=dict)
     at_least: Mapping[str, float] = field(default_factory=dict)
     minimise: str | None = None
+    number: int | None = None
 
     @property
     def name(self) -> str:
         """The name of its folder, such as ``latency_ms-3``."""
+        if self.number is not None:
+            return str(self.number)
         parts = [f"{key}-{value:g}" for key, value in self.budget.items()]
         parts += [f"{key}-at-least-{value:g}" for key, value in self.at_least.items()]
         parts += [] if self.minimise is None else [f"least-{self.minimise}"]
@@ -48,6 +52,8 @@ class Wish:
 
     def describe(self) -> str:
         """The question in words."""
+        if self.number is not None:
+            return f"sub-network {self.number} of the search"
         words = [f"{key} <= {value:g}" for key, value in self.budget.items()]
         words += [f"{key} >= {value:g}" for key, value in self.at_least.items()]
         return ", ".join(words) + ("" if self.minimise is None else f", the least {self.minimise}")
@@ -77,25 +83,26 @@ class Pick:
         return math.sqrt(share * (1 - share) / self.rows)
 
 
-def finished(folder: Path) -> Run:
-    """The run in a folder, with the recipe that made it.
+def run_to_pick_from(folder: Path) -> Run:
+    """The finished run in a folder, whose data is still what it was made from.
 
-    Raises: RecipeError for a folder without a finished run.
+    Raises: StageError as `finished_run`, and where the data was edited.
     """
-    file = folder / "report.json"
-    if not file.is_file():
-        raise RecipeError(f"{folder}: no finished run ({file.name} is not there); `ofa-slim compress` makes one")
-    try:
-        settings = read_json(file)["settings"]
-        # Some defaults depend on the data, so what is a default is left to be one.
-        own = {key: value for key, value in settings.items() if value != Recipe.model_fields[key].default}
-        recipe = Recipe.model_validate({**own, "output_dir": str(folder)})
-    except (KeyError, TypeError, ValueError) as error:
-        raise RecipeError(f"{file} is not the report of a run ({str(error).splitlines()[0]})") from error
-    run = Run(recipe)
+    run = finished_run(folder)
     for stage in ("train", "search"):
         check_mark(folder / stage, run.settings(STAGES[stage]))
     return run
+
+
+def numbered(run: Run, number: int) -> Pick:
+    """The sub-network with a number, as the page shows it: its place in the search, from 0.
+
+    Raises: SearchError for a number that the search does not have.
+    """
+    points = _points(run)
+    if not 0 <= number < len(points):
+        raise SearchError(f"{run.folder}: no sub-network {number}; the search scored 0 to {len(points) - 1}")
+    return _pick_of(run, points[number], Wish(number=number))
 
 
 def picks(run: Run, wishes: Sequence[Wish]) -> list[Pick]:
@@ -103,7 +110,7 @@ def picks(run: Run, wishes: Sequence[Wish]) -> list[Pick]:
 
     Raises: SearchError for a cost or metric that the search does not have, or a wish that no scored one fulfils.
     """
-    points = [_with_size(point) for point in read_json(run.folder / "search" / "report.json")["points"]]
+    points = _points(run)
     return [_pick(run, points, wish) for wish in wishes]
 
 
@@ -132,9 +139,17 @@ def _pick(run: Run, points: Sequence[dict[str, Any]], wish: Wish) -> Pick:
         best = min(inside, key=lambda point: (point["costs"][least], -score(point)))
     else:
         best = max(inside, key=lambda point: (score(point), -point["costs"]["params"]))
+    return _pick_of(run, best, wish)
+
+
+def _pick_of(run: Run, point: Mapping[str, Any], wish: Wish) -> Pick:
     held_out = len(run.rows()[1])
-    rows = held_out if best["final"] else min(held_out, run.recipe.search_part)
-    return Pick(wish, SubnetConfig(best["config"]), best["costs"], best["metrics"], rows)
+    rows = held_out if point["final"] else min(held_out, run.recipe.search_part)
+    return Pick(wish, SubnetConfig(point["config"]), point["costs"], point["metrics"], rows)
+
+
+def _points(run: Run) -> list[dict[str, Any]]:
+    return [_with_size(point) for point in read_json(run.folder / "search" / "report.json")["points"]]
 
 
 def _with_size(point: dict[str, Any]) -> dict[str, Any]:

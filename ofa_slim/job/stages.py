@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import paddle
 
+from ofa_slim.base.progress import duration
 from ofa_slim.job import training_stages as training
 from ofa_slim.job import writing_stages as writing
 from ofa_slim.job.plan import STAGES, Stage
@@ -56,26 +57,26 @@ def run_stages(run: Run, names: Sequence[str], overwrite: bool, resume: bool = T
         for name in order[order.index(wanted[0]) :]:
             shutil.rmtree(run.checkpoints(name), ignore_errors=True)
     parallel.barrier()
-    for name in wanted:
-        stage = STAGES[name]
+    for number, name in enumerate(wanted, start=1):
+        stage, place = STAGES[name], f"[{number}/{len(wanted)}]"
         target = run.folder / name
         inputs = {earlier: _checked(run, STAGES[earlier], name) for earlier in stage.needs}
         if not overwrite and _is_done(run, stage):
-            LOG.info("%s: skipped, its output is in %s", name, target)
+            LOG.info("%s %s: skipped, its output is in %s", place, name, target)
         else:
             if not resume and parallel.is_writer():
                 shutil.rmtree(run.checkpoints(name), ignore_errors=True)
             parallel.barrier()  # nobody goes on from what is being deleted
             if parallel.is_writer():
-                _run_stage(run, stage, inputs)
+                _run_stage(run, stage, inputs, place)
             elif stage.shared:
                 RUNNERS[name](run, target, _seeded(run, stage))
         parallel.barrier()
 
 
-def _run_stage(run: Run, stage: Stage, inputs: dict[str, str]) -> None:
-    """Runs a stage in the process that writes."""
-    LOG.info("%s: started", stage.name)
+def _run_stage(run: Run, stage: Stage, inputs: dict[str, str], place: str) -> None:
+    """Runs a stage in the process that writes; `place` says which of how many it is."""
+    LOG.info("%s %s: started", place, stage.name)
     start = time.perf_counter()
     mark: dict[str, Any] = {
         "stage": stage.name,
@@ -89,7 +90,7 @@ def _run_stage(run: Run, stage: Stage, inputs: dict[str, str]) -> None:
         mark["seconds"] = round(time.perf_counter() - start, 1)
         mark["peak_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     shutil.rmtree(run.checkpoints(stage.name), ignore_errors=True)
-    LOG.info("%s: done in %.0f s", stage.name, mark["seconds"])
+    LOG.info("%s %s: done in %s, at most %d MiB", place, stage.name, duration(mark["seconds"]), mark["peak_memory_mib"])
 
 
 def _seeded(run: Run, stage: Stage) -> np.random.Generator:

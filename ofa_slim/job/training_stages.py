@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import paddle
 from safetensors.numpy import load_file, save_file
-from tqdm import tqdm
 
+from ofa_slim.base.progress import counted
 from ofa_slim.closed_form import obs_importance
 from ofa_slim.export.factorise import largest_rank
 from ofa_slim.job.recipe import Recipe, RecipeError
@@ -149,7 +149,7 @@ def run_evaluate(run: Run, folder: Path, rng: np.random.Generator) -> None:
     ofa, tokenizer = run.supernet()
     _, dev = run.examples(tokenizer)
     results = []
-    for width, depth in tqdm(run.subnets(), desc="evaluating", unit="subnet", dynamic_ncols=True):
+    for width, depth in counted(run.subnets(), "evaluating", "sub-networks", show=parallel.is_writer()):
         with ofa.subnet(ofa.search_space.uniform(width, depth)):
             scores = run.scores(ofa.model, dev)
         results.append({"width": width, "depth_mult": depth, "scores": scores})

@@ -178,7 +178,7 @@ def run_formats(run: Run, folder: Path, rng: np.random.Generator) -> None:
 
 
 class ModelWriter:
-    """Writes models into the folder of a stage.
+    """Writes models into a folder, each checked and scored.
 
     Args:
         run: the run.

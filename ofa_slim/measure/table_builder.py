@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import nnls
-from tqdm import tqdm
 
 from ofa_slim.base.clock import Latency, Rule, over_loads, ratio
 from ofa_slim.base.examples import Example
+from ofa_slim.base.progress import progress as progress_bar
 from ofa_slim.base.threads import threads_kept
 from ofa_slim.export.cut import cut, transformed_weights
 from ofa_slim.measure.block_times import BlockTimes, Conditions, Times
@@ -60,7 +60,7 @@ def measure_blocks(
         for config in _configs(space, seen.block)
     }
     anchors = _anchors(space)
-    with threads_kept(), _bar(len(wanted) + len(anchors), progress) as bar:
+    with threads_kept(), progress_bar(len(wanted) + len(anchors), "timing blocks", "blocks", show=progress) as bar:
         load_model = _whole(save_program, supernet, anchors[0], example)
         as_served = _Reference(load_model, rule)
         whole = {config: _whole(save_program, supernet, config, example) for config in anchors[1:]}
@@ -127,10 +127,6 @@ def _fitted(blocks_ms: Sequence[float], whole_ms: Sequence[float]) -> tuple[floa
     # Noise in the times must not make the fixed part negative, which no part of a model is.
     fixed, scale = nnls(np.stack([1 / y, x / y], axis=1), np.ones_like(y))[0]
     return float(fixed), float(scale)
-
-
-def _bar(total: int, progress: bool) -> Any:
-    return tqdm(total=total, desc="timing blocks", unit="block", dynamic_ncols=True, disable=not progress)
 
 
 def _batches(keys: list[Any]) -> Iterator[list[Any]]:

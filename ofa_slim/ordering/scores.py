@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import paddle
 from paddle import nn
-from tqdm import tqdm
 
 from ofa_slim.base.modes import eval_mode, plain_forwards
+from ofa_slim.base.progress import counted
 from ofa_slim.base.unwrap import unwrap
 from ofa_slim.errors import ImportanceError
 from ofa_slim.ordering.reorder import reorder_axis
@@ -113,7 +113,7 @@ def summed_scores(
     totals: list[paddle.Tensor] = []
     summed: list[paddle.Tensor] = []
     with full_size(model), scoring(model, weights):
-        for batch in tqdm(data_loader, desc=description, leave=False):
+        for batch in counted(data_loader, description, "batches"):
             args, kwargs, labels = split_batch(batch)
             grads = paddle.grad(loss_fct(model(*args, **kwargs), labels), weights)
             # Without no_grad the sums would keep the gradients of every batch alive.

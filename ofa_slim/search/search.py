@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
-from tqdm import tqdm
 
+from ofa_slim.base.progress import progress
 from ofa_slim.errors import SearchError
 from ofa_slim.search.budget import Budget, Condition, cheapest
 from ofa_slim.search.choices import Choices, rounded
@@ -171,10 +171,7 @@ class Search:
     ) -> None:
         """Scores sub-networks until the study is complete."""
         done = study.done()
-        bar = tqdm(
-            total=study.limit, initial=len(done), desc=title, unit="subnet", dynamic_ncols=True,
-            disable=not self.config.progress,
-        )  # fmt: skip
+        bar = progress(study.limit, title, "sub-networks", initial=len(done), show=self.config.progress)
         with bar:
             self._show_best(bar, done)
             while (trial := study.take(propose, self.describe)) is not None:

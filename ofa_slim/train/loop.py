@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 import paddle
 from paddle import nn
-from tqdm import tqdm
 
+from ofa_slim.base.progress import progress
 from ofa_slim.errors import OfaSlimError
 from ofa_slim.train import parallel
 from ofa_slim.train.batches import Batch, Batches, Examples
@@ -174,9 +174,7 @@ def train(
     losses = LossReader(title, checkpoints)
     parameters = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
     model.train()
-    bar = tqdm(
-        total=sampler.steps, initial=done, desc=title, unit="step", dynamic_ncols=True, disable=not parallel.is_writer()
-    )
+    bar = progress(sampler.steps, title, "steps", initial=done, show=parallel.is_writer())
     with bar, stop_on_signals() as stop:
         for number in range(done + 1, sampler.steps + 1):
             if options.seed is not None:
@@ -201,7 +199,7 @@ def train(
                 loss = losses.read()
                 options.scalars(f"{title}/learning_rate", optimizer.get_lr(), number)
                 options.scalars(f"{title}/loss", loss, number)
-                bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+                bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
             if checkpoints is not None and saves:
                 _save(checkpoints, number, parts)
             if options.after_step is not None:

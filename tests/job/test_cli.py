@@ -63,8 +63,8 @@ def said(capsys: Capture) -> str:
 class TestRightUses:
     def test_a_recipe_ends_in_a_page_that_stands_alone(self, done: Path) -> None:
         page = (done / "out" / "report.html").read_text()
-        assert page.count("data:image/png;base64,") == 4  # the front, the winner, the uniform widths, the training
-        assert "http" not in page
+        assert page.count("data:image/png;base64,") == 3  # front, winner, uniform widths
+        assert "://" not in page
         report = json.loads((done / "out" / "report.json").read_text())
         for row in report["formats"]["rows"]:
             assert f"{100 * row['score']:.2f}" in page
@@ -149,6 +149,42 @@ class TestRightUses:
             assert changed <= {"out_proj", "linear2"}
             assert bool(changed) <= ("kept" in log)
             assert not changed or folder == "width-0.5-depth-1", "the whole computes the same already"
+
+    def test_the_report_of_a_folder_that_was_moved_is_written_anew(
+        self, done: Path, tmp_path: Path, capsys: Capture
+    ) -> None:
+        out = tmp_path / "moved"
+        shutil.copytree(done / "out", out)
+        before = json.loads((out / "report.json").read_text())
+        for name in ("report.html", "report.md"):
+            (out / name).unlink()
+        assert main(["report", str(out)]) == 0
+        assert capsys.readouterr().out.strip() == str(out / "report.html")
+        assert str(out) in (out / "report.html").read_text()
+        after = json.loads((out / "report.json").read_text())
+        assert after == {**before, "settings": {**before["settings"], "output_dir": str(out)}}
+        (out / "report.json").unlink()
+        assert main(["report", str(out)]) == 0
+        shutil.rmtree(out / "search")
+        assert main(["report", str(out)]) == 1
+        assert "the output of search is not there" in said(capsys)
+
+    def test_any_sub_network_of_the_search_can_be_written(self, done: Path, tmp_path: Path, capsys: Capture) -> None:
+        out = tmp_path / "copy"
+        shutil.copytree(done / "out", out)
+        points = json.loads((out / "search" / "report.json").read_text())["points"]
+        assert main(["pick", str(out), "7", "--formats", "plain"]) == 0
+        assert capsys.readouterr().out.startswith("sub-network 7 of the search:")
+        model = ofa_slim.load_subnet(out / "picks" / "7" / "plain")
+        assert len(model.bert.encoder.layers) == points[7]["config"]["encoder.depth"]
+        assert sum(int(np.prod(one.shape)) for one in model.parameters()) == points[7]["costs"]["params"]
+        assert main(["pick", str(out), str(len(points))]) == 1
+        assert f"the search scored 0 to {len(points) - 1}" in said(capsys)
+        assert main(["pick", str(out), "0", "--formats", "onxx"]) == 2
+        assert "--formats: 'onxx' is not one of" in said(capsys)
+        assert main(["pick", str(out), "0", "--budget", "size_mb=3"]) == 2
+        assert main(["pick", str(out)]) == 2
+        assert "or a NUMBER" in said(capsys)
 
     def test_inspect_counts_the_sub_network(self, done: Path, capsys: Capture) -> None:
         config = done / "out" / "search" / "results.json"

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+import ofa_slim
 from models import batch, bert, difference, labels
 from ofa_slim import load_subnet
 from trainer_runs import collate, ernie, rows
@@ -29,12 +31,20 @@ SCRIPT, LOOP, CONFIGS, PROCESSES = blocks("docs/training.md")
 OTHER, NARROW = blocks("docs/other-models.md")
 FORMATS, _ = blocks("docs/formats.md")
 (WITHOUT_TRAINING,) = blocks("docs/without-training.md")
+STARTED = blocks("docs/getting-started.md")
+TUNED, EXPLAINED = blocks("docs/faq.md")
 (TEN_LINES,) = blocks("README.md")
 BRIDGE = "import ofa_slim.compat.paddleslim"
 
 
 def test_every_page_is_linked_and_every_link_leads_somewhere() -> None:
-    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md", *DOCS.glob("*.md")]
+    pages = [
+        ROOT / "README.md",
+        ROOT / "README_cn.md",
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "benchmarks" / "README.md",
+        *DOCS.glob("*.md"),
+    ]
     linked = set()
     for page in pages:
         for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
@@ -88,6 +98,16 @@ def test_the_training_script_and_the_configs_after_it(tmp_path: Path, monkeypatc
     assert names["small"].classifier.weight.shape == [576, 3]
 
 
+def test_getting_started_and_the_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for code in (*STARTED, TUNED, EXPLAINED):
+        exec(code, names)
+    before, after = (load_subnet(name).state_dict() for name in ("small", "small-tuned"))
+    assert list(before) == list(after)
+    assert any(not (before[name] == after[name]).all() for name in before)
+
+
 def test_the_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     data = {"train": rows("token"), "dev": rows("token", 8, seed=1), "pad": collate}
@@ -108,6 +128,45 @@ def test_the_readme_opens_with_the_two_commands() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert re.match(r"# ofa_slim\n\n```bash\nmake demo .*\nmake test .*\n```", readme)
     assert len(readme.splitlines()) <= 160
+
+
+def parts(page: str) -> dict[str, Any]:
+    """What two languages of a page share: levels of headings, code without remarks, figures, links, names in code."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    code = re.findall(r"```(\w+)\n(.*?)```", text, flags=re.DOTALL)
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    rows = [line for line in prose.splitlines() if line.startswith("|")]
+    return {
+        "headings": re.findall(r"^(#+) ", prose, flags=re.MULTILINE),
+        "code": [(kind, re.sub(r" *#.*", "", body)) for kind, body in code],
+        "rows": [len(row.split("|")) for row in rows],
+        "figures": sorted(re.findall(r"\d[\d.,]*\d|\d", prose)),
+        "links": re.findall(r"\]\(((?!README)[^)]+)\)", prose),
+        "names": sorted(re.findall(r"`[^`]+`", prose)),
+        "points": len(re.findall(r"^- ", prose, flags=re.MULTILINE)),
+    }
+
+
+def test_the_chinese_readme_says_what_the_english_one_does() -> None:
+    english, chinese = parts("README.md"), parts("README_cn.md")
+    for name, expected in english.items():
+        assert chinese[name] == expected, name
+    titles = re.findall("^## .*", (ROOT / "README_cn.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert all(re.search("[\u4e00-\u9fff]", title) for title in titles)
+
+
+def test_speed_ups_of_the_readme_are_those_of_its_times() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"([\d.]+) → ([\d.]+) +\| +([\d.]+) \|", text)
+    assert len(rows) == 8
+    for before, after, ratio in rows:
+        assert float(ratio) == pytest.approx(float(before) / float(after), abs=0.0051)
+
+
+def test_the_citation_names_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == ofa_slim.__version__
+    assert citation["license"] == "Apache-2.0"
 
 
 @pytest.mark.slow

@@ -521,7 +521,7 @@ def test_the_database_of_a_search(tmp_path: Path) -> None:
 def test_scalars_that_are_none_draw_no_curve(tmp_path: Path) -> None:
     lines = ["", "3", "[]", '{"name": 3}', '{"name": "a/loss", "step": "x", "value": 1}', "{" * 9999, '{"name"', "\x00"]
     (tmp_path / "scalars.jsonl").write_bytes("\n".join(lines).encode() + b"\n\xff\xfe")
-    assert _curves(tmp_path / "scalars.jsonl") is None
+    assert _curves(tmp_path / "scalars.jsonl") == []
 
 
 def test_results_of_stages_that_are_damaged(tmp_path: Path) -> None:
@@ -536,7 +536,13 @@ def test_texts_in_a_page_are_escaped(tmp_path: Path) -> None:
     report = {
         "task": bad, "metric": bad, "scored_on": bad, "seconds": {bad: 1.0}, "peak_memory_mib": 1,
         "environment": {"threads": 1, "paddle": bad}, "settings": {"output_dir": bad},
-        "search": {"budget": bad, "points": [], "rank_correlation": None},
+        "search": {
+            "budget": bad, "rank_correlation": None, "metric": bad, "cost": "params", "limits": {"params": 1},
+            "points": [
+                {"config": {bad: 1}, "score": 0.5, "metrics": {bad: 0.5}, "kind": bad, "final": True,
+                 "costs": {"params": 1, "params_ratio": 1.0}}
+            ],
+        },
         "formats": {
             "rows": [
                 {"model": name, "format": bad, "score": 0.5, "bytes": 1, "latency_ms": {bad: {"median": 1, "p95": 1}}}
@@ -557,9 +563,10 @@ def test_texts_in_a_page_are_escaped(tmp_path: Path) -> None:
     for picture in (tmp_path / "p.png", tmp_path / "search" / "pareto.png", tmp_path / "search" / "winner.png"):
         picture.write_bytes(b"picture")
     text = write_page(Run, report, [[bad], [bad]], tmp_path / "p.png").read_text("utf-8")
-    assert "<script>" not in text
+    assert "<script>alert" not in text
     assert text.count("&lt;script&gt;") > 8
     assert text.count("</pre>") == text.count("<pre>")
+    assert text.count("</script>") == text.count("<script") == 2  # the page's own: its data and its code
 
 
 def test_the_command_line_says_it_in_a_line(good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
