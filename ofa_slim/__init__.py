@@ -14,6 +14,7 @@ from ofa_slim.export.factorise import factorise_embeddings
 from ofa_slim.export.pipeline import pipeline
 from ofa_slim.export.static import to_static
 from ofa_slim.export.subnet_files import load_subnet, save_subnet
+from ofa_slim.export.vocabulary import prune_vocabulary
 from ofa_slim.ofa import OFA, dynabert_config
 from ofa_slim.supernet import Convert, SearchSpace, SubnetConfig, set_state_dict, supernet
 from ofa_slim.supernet.run_config import RunConfig
@@ -36,6 +37,7 @@ __all__ = [
     "load_subnet",
     "parallel",
     "pipeline",
+    "prune_vocabulary",
     "save_subnet",
     "set_state_dict",
     "stop_on_signals",
