@@ -8,7 +8,7 @@ import sys
 
 from ofa_slim.base import former_paths
 from ofa_slim.base.version import __version__
-from ofa_slim.distill import DistillConfig, TeacherCache
+from ofa_slim.distill import AttentionRelations, DistillConfig, TeacherCache
 from ofa_slim.errors import OfaSlimError
 from ofa_slim.export.factorise import factorise_embeddings
 from ofa_slim.export.pipeline import pipeline
@@ -23,6 +23,7 @@ from ofa_slim.train.checkpoint import CheckpointManager, stop_on_signals
 
 __all__ = [
     "OFA",
+    "AttentionRelations",
     "CheckpointManager",
     "Convert",
     "DistillConfig",
