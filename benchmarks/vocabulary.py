@@ -29,6 +29,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     sst2.add_options(parser)
     options = parser.parse_args()
+    why = sst2.missing(options)
+    if why:
+        print(f"vocabulary: {why}")
+        return
     model, _, _ = sst2.prepare(options)
     _, tokenizer = sst2.load_sequence_classifier(str(options.model), 2)
     rows, dev = sst2.TASK.read(options.data_dir)
