@@ -77,6 +77,7 @@ bench: $(STAMP) ## run the benchmarks; those on SST-2 only where its files are
 	$(PY) benchmarks/search.py
 	OMP_NUM_THREADS=1 $(PY) benchmarks/optimisers.py
 	OMP_NUM_THREADS=1 $(PY) benchmarks/embeddings.py
+	OMP_NUM_THREADS=1 $(PY) benchmarks/vocabulary.py
 	$(PY) benchmarks/formats.py
 
 faults: $(STAMP) ## kill jobs at random moments and check what is left (half an hour; ARGS="--seed 1 --kills 30")

@@ -51,11 +51,14 @@ def searched(file: Path, share: float) -> SubnetConfig:
 
 
 def show(rows: list[Mapping[str, Any]]) -> None:
-    print("| model | format | dev | held out | MB | 1 x 64, ms | speed-up | 32 x 64, ms | speed-up |")
-    print("| --- | --- |" + " ---: |" * 7)
+    shapes = " | ".join(f"{shape}, ms | speed-up | format alone" for shape in ("1 x 64", "32 x 64"))
+    print(f"| model | format | dev | held out | MB | {shapes} |")
+    print("| --- | --- |" + " ---: |" * 9)
     first = rows[0]["latency"]
+    originals = {row["format"]: row["latency"] for row in rows if row["model"] == rows[0]["model"]}
     for row in rows:
-        times = " | ".join(f"{row['latency'][at]:.2f} | {first[at] / row['latency'][at]:.2f}" for at in first)
+        own, same = row["latency"], originals[row["format"]]
+        times = " | ".join(f"{own[at]:.2f} | {same[at] / own[at]:.2f} | {first[at] / same[at]:.2f}" for at in first)
         print(
             f"| {row['model']} | {FORMATS[row['format']]} | {100 * row['dev']:.2f} | {100 * row['held-out']:.2f} | "
             f"{row['megabytes']:.1f} | {times} |"

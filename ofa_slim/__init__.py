@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from ofa_slim.base import former_paths
 from ofa_slim.base.version import __version__
-from ofa_slim.distill import DistillConfig, TeacherCache
+from ofa_slim.distill import AttentionRelations, DistillConfig, TeacherCache
 from ofa_slim.errors import OfaSlimError
 from ofa_slim.export.factorise import factorise_embeddings
 from ofa_slim.export.pipeline import pipeline
 from ofa_slim.export.static import to_static
 from ofa_slim.export.subnet_files import load_subnet, save_subnet
+from ofa_slim.export.vocabulary import prune_vocabulary
 from ofa_slim.ofa import OFA, dynabert_config
 from ofa_slim.supernet import Convert, SearchSpace, SubnetConfig, set_state_dict, supernet
 from ofa_slim.supernet.run_config import RunConfig
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OFA",
+    "AttentionRelations",
     "CheckpointManager",
     "Convert",
     "DistillConfig",
@@ -41,6 +43,7 @@ __all__ = [
     "load_subnet",
     "parallel",
     "pipeline",
+    "prune_vocabulary",
     "save_subnet",
     "set_state_dict",
     "stop_on_signals",

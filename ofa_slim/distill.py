@@ -1,6 +1,7 @@
-"""What sub-networks learn from a teacher: `DistillConfig`, and `TeacherCache` for its answers on disk."""
+"""What sub-networks learn from a teacher: `DistillConfig` and `AttentionRelations`; and `TeacherCache`, on disk."""
 
+from ofa_slim.train.attention_relations import AttentionRelations
 from ofa_slim.train.distill_config import DistillConfig
 from ofa_slim.train.teacher import TeacherCache
 
-__all__ = ["DistillConfig", "TeacherCache"]
+__all__ = ["AttentionRelations", "DistillConfig", "TeacherCache"]

@@ -106,6 +106,7 @@ class OFA(ElasticModel):
         self._last = config
         if self._distiller is None or answer is None:
             return self._run(config, inputs, kwargs)
+        self._distiller.begin(batch)
         with self._distiller.record() as hidden:
             student_output = self._run(config, inputs, kwargs)
         self._to_compare = hidden, answer
@@ -163,8 +164,8 @@ class OFA(ElasticModel):
         """The mapped layers' loss of the last forward.
 
         Returns: scalar, `lambda_distill` (1 if None) times the sum over the mapped layers of the mean squared
-            error (or `distill_fn`) of the student's to the teacher's output; layers that the depth dropped
-            are left out.
+            error (or `distill_fn`) of the student's to the teacher's output, and of `relations`; layers that the
+            depth dropped are left out.
 
         Raises: DistillError without a teacher, mapped layers or a forward, or where the shapes differ.
         """

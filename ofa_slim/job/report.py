@@ -12,7 +12,7 @@ import paddle
 
 from ofa_slim.base.files import atomic_file
 from ofa_slim.base.threads import threads
-from ofa_slim.job.page import lead, markdown_rows, write_page
+from ofa_slim.job.page import COMPARED, lead, markdown_rows, write_page
 from ofa_slim.job.plan import STAGES
 from ofa_slim.job.run import Run
 from ofa_slim.job.stage_folders import MARK, StageError, read_json, write_json, write_text
@@ -121,9 +121,10 @@ def markdown(report: dict[str, Any], table: str, formats: str) -> str:
         "Scores are in percent, of the exported models as read back from their files; the column "
         f'"in supernet" is the same {report["metric"]} before export. Latency is the median of one row of '
         f"{length} tokens in Paddle Inference on {report['environment']['threads']} threads, each model in a process "
-        "of its own, in turns with all models of both tables.\n\n"
+        "of its own, in turns with all models of both tables; speed-ups are against the original, in Paddle "
+        "Inference too.\n\n"
         f"Stages took: {seconds}; at most {report['peak_memory_mib']} MiB of memory.\n\n"
-        f"## In every format\n\n{formats}\n\n"
+        f"## In every format\n\n{formats}\n\n{COMPARED}\n\n"
         f"## Settings\n\n{chosen}\n"
     )
 

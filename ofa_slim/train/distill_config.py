@@ -16,6 +16,7 @@ from ofa_slim.base.pickles import refusal
 from ofa_slim.base.unwrap import unwrap
 from ofa_slim.errors import ConfigError, nearest
 from ofa_slim.supernet.layers import ElasticLayer
+from ofa_slim.train.attention_relations import AttentionRelations
 from ofa_slim.train.teacher import ENGINES, TeacherCache
 
 DistillFn = Callable[[paddle.Tensor, paddle.Tensor], paddle.Tensor]
@@ -47,6 +48,8 @@ class DistillConfig:
         allow_pickle: whether `teacher_model_path` may be a pickle. Reading one runs whatever code it holds: only
             from people you trust.
         cache_teacher: keeps the teacher's answers on disk, so that it runs in the first epoch only; None keeps none.
+        relations: what to learn from the teacher's attention beside its mapped layers, without projections; None for
+            nothing.
 
     Raises: ConfigError for values that cannot mean anything, and for a pickle without `allow_pickle`.
     """
@@ -60,6 +63,7 @@ class DistillConfig:
     teacher_engine: str = "auto"
     allow_pickle: bool = False
     cache_teacher: TeacherCache | None = None
+    relations: AttentionRelations | None = None
 
     def __post_init__(self) -> None:
         """Checks what can be checked without the student."""
@@ -92,8 +96,11 @@ class DistillConfig:
             raise ConfigError(f"cache_teacher {self.cache_teacher!r} is not a TeacherCache or None")
         if self.teacher_model == SELF and self.cache_teacher is not None:
             raise ConfigError(f"cache_teacher was given, but the teacher is {SELF!r}, which learns with every step")
+        if not isinstance(self.relations, (AttentionRelations, type(None))):
+            raise ConfigError(f"relations {self.relations!r} is not an AttentionRelations or None")
         if self.teacher_model is None:
-            for name in ("mapping_layers", "teacher_model_path", "distill_fn", "mapping_op", "cache_teacher"):
+            names = ("mapping_layers", "teacher_model_path", "distill_fn", "mapping_op", "cache_teacher", "relations")
+            for name in names:
                 if getattr(self, name) is not None:
                     raise ConfigError(f"{name} was given without a teacher_model")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, cast
 
 import paddle
 from paddle import nn
@@ -18,6 +18,7 @@ from ofa_slim.supernet.families import max_sizes
 from ofa_slim.supernet.published import LayerNames
 from ofa_slim.supernet.spec import spec_of
 from ofa_slim.tasks.losses import mean_square
+from ofa_slim.train.attention_relations import real_positions, related_blocks
 from ofa_slim.train.distill_config import MAPPING_OPS, DistillConfig
 from ofa_slim.train.teacher import Answer, CachedEngine, Teacher, engine_of
 
@@ -84,9 +85,13 @@ class Distiller:
         inner = student if teacher is None else unwrap(teacher)
         self.mapping = _mapping(config.mapping_layers, student, inner)
         students, teachers = LayerNames(student).layers, LayerNames(inner).layers
-        watched = [*self.mapping, *(self.mapping.values() if teacher is None else ())]
+        self._relations = None if config.relations is None else related_blocks(config.relations, student, inner)
+        own, its = ([] if self._relations is None else self._relations.paths(side) for side in (0, 1))
+        asked = dict.fromkeys([*self.mapping.values(), *its])
+        watched = dict.fromkeys([*self.mapping, *own, *(asked if teacher is None else ())])
+        self._student, self._real = student, cast("paddle.Tensor | None", None)
         self._student_taps = Taps({name: students[name] for name in watched})
-        taps = Taps({name: teachers[name] for name in self.mapping.values()})
+        taps = Taps({name: teachers[name] for name in asked})
         self.cache: CachedEngine | None = None
         if largest is not None:
             self._teacher = Teacher(student, lambda args, kwargs, state: largest(taps, args, kwargs), frozen=False)
@@ -104,6 +109,16 @@ class Distiller:
                     over_channels=config.mapping_op != "linear",
                 )
 
+    @property
+    def compares(self) -> bool:
+        """Whether anything but the output is compared."""
+        return bool(self.mapping) or self._relations is not None
+
+    def begin(self, batch: Example) -> None:
+        """Notes which positions of a batch count, before the student runs on it."""
+        if self._relations is not None:
+            self._real = real_positions(self._student, batch)
+
     def parameters(self) -> list[paddle.Tensor]:
         """The projections' parameters."""
         return [parameter for layer in self.projections.values() for parameter in layer.parameters()]
@@ -118,14 +133,14 @@ class Distiller:
         return self._student_taps.record()
 
     def loss(self, hidden: Mapping[str, paddle.Tensor], answer: Answer | None) -> paddle.Tensor:
-        """The weighted sum over the mapped layers; see `OFA.calc_distill_loss`.
+        """The weighted sum over the mapped layers and relations; see `OFA.calc_distill_loss`.
 
         Args:
             hidden: the recorded outputs of the student; layers that the depth dropped are not among them.
             answer: the teacher's for the same batch; None before the first.
         """
-        if not self.mapping:
-            raise DistillError("calc_distill_loss needs DistillConfig(mapping_layers=[...])")
+        if not self.compares:
+            raise DistillError("calc_distill_loss needs DistillConfig(mapping_layers=[...]) or relations")
         if not hidden or answer is None:
             raise DistillError("calc_distill_loss was called before any forward, or no mapped layer ran in it")
         parts = [
@@ -133,6 +148,13 @@ class Distiller:
             for name, other in self.mapping.items()
             if name in hidden
         ]
+        if self._relations is not None:
+            # What a cache does not hold is padding.
+            real = self._real if self._real is not None else next(iter(answer.masks.values()), None)
+            related = self._relations.loss(hidden, answer.hidden, real)
+            parts += [] if related is None else [related]
+        if not parts:
+            raise DistillError("no block whose relations are compared ran in the last forward")
         weight = 1.0 if self.config.lambda_distill is None else self.config.lambda_distill
         return paddle.add_n(parts) * weight
 

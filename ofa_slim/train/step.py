@@ -49,6 +49,8 @@ def train_subnets(
     Returns: the loss of each sub-network, in the order of `configs`.
     """
     order = _order(configs, supernet, distiller)
+    if distiller is not None:
+        distiller.begin(batch)
     answer = None if distiller is None or distiller.own else distiller.answer(batch, new=True)
     losses: dict[int, paddle.Tensor] = {}
     active = supernet.active
@@ -104,7 +106,7 @@ def _train_subnet(
         answer = Answer(output, hidden).detached()
     else:
         loss = _checked(loss_fn(output, answer.output))
-        if distiller.mapping:
+        if distiller.compares:
             loss = loss + distiller.loss(hidden, answer)
     scaled = loss if scale == 1.0 else loss * scale
     (scaled if scaler is None else scaler.scale(scaled)).backward()

@@ -34,7 +34,9 @@ _COMMON: dict[str, Any] = {
 }
 
 
-def _maker(name: str, ending: str = "ForSequenceClassification", /, **own: Any) -> Make:
+def maker(name: str, ending: str = "ForSequenceClassification", /, **own: Any) -> Make:
+    """Makes models of a class of PaddleNLP, with these entries of its config."""
+
     def make(**more: Any) -> nn.Layer:
         classes = {"num_labels": CLASSES} if ending.startswith("For") else {}
         paddle.seed(0)
@@ -58,22 +60,22 @@ def spread(model: nn.Layer) -> nn.Layer:
 
 
 FAMILIES: dict[str, Make] = {
-    "bert": _maker("Bert"),
-    "ernie": _maker("Ernie", use_task_id=True, task_type_vocab_size=3),
-    "roberta": _maker("Roberta"),
-    "electra": _maker("Electra", embedding_size=8),
-    "tinybert": _maker("TinyBert"),
-    "ppminilm": _maker("PPMiniLM"),
-    "nezha": _maker("NeZha", max_relative_position=8, use_relative_position=True),
-    "roformer": _maker("RoFormer", embedding_size=8, rotary_value=True),
-    "ernie-m": _maker("ErnieM"),
-    "ernie-gram": _maker("ErnieGram", embedding_size=HIDDEN, rel_pos_size=5),
-    "skep": _maker("Skep"),
-    "distilbert": _maker("DistilBert", dim=HIDDEN),
-    "mpnet": _maker("MPNet"),
-    "albert": _maker("Albert", embedding_size=8, num_hidden_groups=1, inner_group_num=1),
-    "uie": _maker("UIE", ""),
-    "ernie-layout": _maker(
+    "bert": maker("Bert"),
+    "ernie": maker("Ernie", use_task_id=True, task_type_vocab_size=3),
+    "roberta": maker("Roberta"),
+    "electra": maker("Electra", embedding_size=8),
+    "tinybert": maker("TinyBert"),
+    "ppminilm": maker("PPMiniLM"),
+    "nezha": maker("NeZha", max_relative_position=8, use_relative_position=True),
+    "roformer": maker("RoFormer", embedding_size=8, rotary_value=True),
+    "ernie-m": maker("ErnieM"),
+    "ernie-gram": maker("ErnieGram", embedding_size=HIDDEN, rel_pos_size=5),
+    "skep": maker("Skep"),
+    "distilbert": maker("DistilBert", dim=HIDDEN),
+    "mpnet": maker("MPNet"),
+    "albert": maker("Albert", embedding_size=8, num_hidden_groups=1, inner_group_num=1),
+    "uie": maker("UIE", ""),
+    "ernie-layout": maker(
         "ErnieLayout",
         "ForTokenClassification",
         image_feature_pool_shape=[2, 2, 8],
@@ -85,11 +87,11 @@ FAMILIES: dict[str, Make] = {
         rel_2d_pos_bins=8,
         max_rel_2d_pos=16,
     ),
-    "gpt": _maker("GPT"),
-    "gpt-lm": _maker("GPT", "ForCausalLM"),
+    "gpt": maker("GPT"),
+    "gpt-lm": maker("GPT", "ForCausalLM"),
     # A step of their heads is a head of keys and values with its two query heads.
-    "llama": _maker("Llama", "ForCausalLM", num_attention_heads=2 * HEADS, num_key_value_heads=HEADS),
-    "llama-fused": _maker(
+    "llama": maker("Llama", "ForCausalLM", num_attention_heads=2 * HEADS, num_key_value_heads=HEADS),
+    "llama-fused": maker(
         "Llama",
         "ForCausalLM",
         num_attention_heads=2 * HEADS,
