@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -304,7 +305,10 @@ def _counted_places(model: nn.Layer) -> dict[str, int]:
     for key in model.state_dict():  # names a shared parameter at each place; `named_sublayers` names a layer once
         parts = key.split(".")[:-1]
         paths.update(".".join(parts[: count + 1]) for count in range(len(parts)))
-    layers = {path: id(layer_at(model, path)) for path in paths}
+    layers: dict[str, int] = {}
+    for path in paths:
+        with suppress(AttributeError):  # a part of a name with a dot
+            layers[path] = id(layer_at(model, path))
     counts = Counter(layers.values())
     return {path: counts[layer] for path, layer in layers.items()}
 
