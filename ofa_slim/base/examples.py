@@ -143,22 +143,39 @@ def _runs(model: nn.Layer, example: Example, extra: Mapping[str, Any]) -> bool:
 def compare(expected: Sequence[paddle.Tensor], found: Sequence[paddle.Tensor], what: str) -> float:
     """The largest difference between two models' outputs.
 
-    Raises: ExportError where it is more than `TOLERANCE` x max(1, largest output), or shapes differ.
+    Raises: ExportError where it is more than `TOLERANCE` x max(1, largest output), where shapes differ, and where an
+        output is not a number, of which nothing can be compared.
     """
     if [list(tensor.shape) for tensor in expected] != [list(tensor.shape) for tensor in found]:
         raise ExportError(
             f"{what}: outputs of shapes {[list(t.shape) for t in found]}, expected {[list(t.shape) for t in expected]}"
         )
     worst = 0.0
-    for one, other in zip(expected, found, strict=True):
+    for number, (one, other) in enumerate(zip(expected, found, strict=True)):
         a, b = np.asarray(one.astype("float64")), np.asarray(other.astype("float64"))
+        if np.isnan(a).any() or np.isnan(b).any():
+            raise ExportError(_nan_message(what, number, a, b))
         difference = float(np.abs(a - b).max()) if a.size else 0.0
         limit = TOLERANCE * max(1.0, float(np.abs(a).max()) if a.size else 0.0)
-        # Written so that a difference that is not a number counts as one that is too large.
+        # Written so that a difference that is not a number (of infinities) counts as one that is too large.
         if not difference <= limit:
             raise ExportError(f"{what}: outputs differ by {difference:.3g}, more than {limit:.3g}; nothing was kept")
         worst = max(worst, difference)
     return worst
+
+
+def _nan_message(what: str, number: int, expected: np.ndarray, found: np.ndarray) -> str:
+    """What is said of an output that has NaN among its entries, on either side."""
+    counts = [int(np.isnan(side).sum()) for side in (expected, found)]
+    cause = (
+        "the model itself gives NaN for these inputs: give others, or look for overflow or untrained running statistics"
+        if counts[0]
+        else "the compared one alone gives NaN"
+    )
+    return (
+        f"{what}: output {number} is NaN in {counts[0]} of {expected.size} entries expected and in {counts[1]} of "
+        f"those found; {cause}; nothing was kept"
+    )
 
 
 def _is_shape(value: Any) -> bool:

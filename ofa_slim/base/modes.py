@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import paddle
 from paddle import nn
 
 
@@ -27,6 +28,21 @@ def eval_mode(model: nn.Layer) -> Iterator[None]:
     with modes_kept(model):
         model.eval()
         yield
+
+
+@contextmanager
+def train_mode_without_traces(model: nn.Layer) -> Iterator[None]:
+    """Train mode inside the block; after it modes, running statistics and random numbers are as if nothing had run."""
+    kept = [(tensor, tensor.clone()) for tensor in (*model.parameters(), *model.buffers()) if tensor.stop_gradient]
+    numbers = paddle.get_rng_state()
+    try:
+        with modes_kept(model):
+            model.train()
+            yield
+    finally:
+        paddle.set_rng_state(numbers)
+        for tensor, value in kept:
+            tensor.set_value(value)
 
 
 @contextmanager

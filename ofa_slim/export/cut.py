@@ -16,7 +16,7 @@ from ofa_slim.export.config_depth import set_config_depth
 from ofa_slim.export.recalibration import recalibrate
 from ofa_slim.supernet.axis import DEPTH
 from ofa_slim.supernet.discover import grown_roles
-from ofa_slim.supernet.families import layer_at
+from ofa_slim.supernet.families import layer_at, parent_at
 from ofa_slim.supernet.handle import Supernet, make_plain
 from ofa_slim.supernet.layers import ElasticLayer, swap_class
 from ofa_slim.supernet.space import SearchSpace
@@ -117,8 +117,8 @@ def _transplant(
     """Puts the cut layers of one plain model in the place of another's, and its other weights too."""
     paths = dict.fromkeys([*grown, *space.layer_sizes(config)])
     for path in paths:
-        parent, _, name = path.rpartition(".")
-        layer_at(target, parent).add_sublayer(name, layer_at(source, path))
+        parent, name = parent_at(target, path)
+        parent.add_sublayer(name, layer_at(source, path))
     state = source.state_dict()
     target.set_state_dict(state)
 

@@ -8,7 +8,7 @@ from typing import cast
 import paddle
 from paddle import nn
 
-from ofa_slim.supernet.families import layer_at
+from ofa_slim.supernet.families import layer_at, parent_at
 from ofa_slim.supernet.spec import cut_plain, parameter_like
 
 Undo = Callable[[], None]
@@ -62,8 +62,8 @@ def put(model: nn.Layer, name: str, rank: int) -> tuple[FactorisedEmbedding, Und
 
     Returns: the new layer, and a function that puts the embedding back as it was.
     """
-    parent_path, _, attribute = name.rpartition(".")
-    parent, table = layer_at(model, parent_path), cast(nn.Embedding, layer_at(model, name))
+    parent, attribute = parent_at(model, name)
+    table = cast(nn.Embedding, layer_at(model, name))
     old, width = table.weight, int(table.weight.shape[1])
     cut_back = cut_plain(table, {"out": rank})
     # A constant: drawing numbers would change those that the caller draws next.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +20,6 @@ from ofa_slim.supernet.axis import KERNEL, WIDTH, Axis, Fixed, Slot
 from ofa_slim.supernet.coupling import Holder, couple, trace
 from ofa_slim.supernet.families import find_stacks, layer_at, stack_axes, weight_reason
 from ofa_slim.supernet.grow import original_extent
-from ofa_slim.supernet.handle import Supernet
 from ofa_slim.supernet.layers import Block, ElasticLayer, has_kernel, inner_layer, is_depthwise
 from ofa_slim.supernet.published import choices_from
 from ofa_slim.supernet.space import SearchSpace
@@ -73,7 +73,7 @@ def full_space(model: nn.Layer) -> SearchSpace:
 
 
 def traced_space(model: nn.Layer, example: Example, depth: Mapping[str, Any] | None = None) -> SearchSpace:
-    """The axes of any model of elastic layers, found by tracing it once at full size.
+    """The axes of any model of elastic layers, found by tracing it in eval and in train mode at full size.
 
     Args:
         model: the supernet, unwrapped, running in full.
@@ -93,8 +93,9 @@ def traced_space(model: nn.Layer, example: Example, depth: Mapping[str, Any] | N
                 holders.setdefault(parameter.name, []).append(Holder(path, spec.roles(layer, name)))
     named = [*model.named_parameters(), *model.named_buffers()]
     grown = grown_roles(model)
+    kwargs = {**example.kwargs, **(depth or {})}
     try:
-        program = trace(model, example.args, {**example.kwargs, **(depth or {})})
+        programs = [trace(model, example.args, kwargs)]
     except ConvertError as error:
         if not grown:
             raise
@@ -102,8 +103,12 @@ def traced_space(model: nn.Layer, example: Example, depth: Mapping[str, Any] | N
             f"{error}; the choices made its layers larger ({next(iter(grown))!r} is the first), which its forward may "
             "not allow: ratios up to 1 do not change them"
         ) from error
+    try:
+        programs.append(trace(model, example.args, kwargs, training=True))
+    except ConvertError as error:  # in train mode it needs labels, for example
+        logger.warning("widths agree as in eval mode alone; with the same inputs in train mode, %s", error)
     layers: dict[str, Any] = dict(model.named_sublayers(include_self=True))
-    axes, fixed = couple(program, holders, {tensor.name: path for path, tensor in named}, grown)
+    axes, fixed = couple(programs, holders, {tensor.name: path for path, tensor in named}, grown)
     axes = [_with_original(axis, layers) for axis in axes]
     for path, layer in layers.items():
         computed = computed_weight(layer)
@@ -205,46 +210,6 @@ def fixed_layers(model: nn.Layer) -> set[nn.Layer]:
     }
 
 
-def without_failing_axes(model: nn.Layer, space: SearchSpace, example: Example) -> SearchSpace:
-    """The space with every axis at full size at whose smaller sizes the model's forward fails.
-
-    A forward may contain a width (`reshape([n, 512])`); running the smallest sub-network shows it.
-
-    Args:
-        model: the supernet, unwrapped.
-        space: its space.
-        example: inputs to run it with.
-    """
-    supernet = Supernet(model, space)
-    left = [axis for axis in space.axes if axis.task == WIDTH and axis.elastic]
-    failing: dict[str, str] = {}
-    while found := _culprits(supernet, left, example):
-        failing.update(found)
-        left = [axis for axis in left if axis.name not in failing]
-    if failing:
-        logger.warning(
-            "stay at full width, because the model's forward fails at a smaller one: %s (%s)",
-            ", ".join(failing),
-            next(iter(failing.values())),
-        )
-    return without(space, {name: f"at a smaller width the forward fails: {said}" for name, said in failing.items()})
-
-
-def _culprits(supernet: Supernet, axes: list[Axis], example: Example) -> dict[str, str]:
-    """Those of some axes at whose smaller sizes the forward fails, with its error."""
-    error = failure_of(supernet, axes, example)
-    if error is None:
-        return {}
-    middle = len(axes) // 2
-    found = {
-        name: said
-        for half in (axes[:middle], axes[middle:])
-        if len(axes) > 1
-        for name, said in _culprits(supernet, half, example).items()
-    }
-    return found or {axis.name: error for axis in axes}
-
-
 def without(space: SearchSpace, reasons: Mapping[str, str]) -> SearchSpace:
     """The space with some axes fixed, ``{axis name: reason}``."""
     axes = [
@@ -258,18 +223,6 @@ def without(space: SearchSpace, reasons: Mapping[str, str]) -> SearchSpace:
         for layer in dict.fromkeys(slot.layer for slot in axis.slots if slot.is_output)
     ]
     return space.replaced(axes, [*space.fixed, *fixed])
-
-
-def failure_of(supernet: Supernet, shrunk: Sequence[Axis], example: Example) -> str | None:
-    """The error of the forward with some axes at their smallest size and the rest full; None if it runs."""
-    config = supernet.space.complete({axis.name: axis.choices[0] for axis in shrunk})
-    try:
-        with supernet.using(config):
-            example.call(supernet.model, **supernet.forward_arguments(config))
-    except Exception as error:  # anything that the model's forward raises
-        lines = [line.strip() for line in str(error).splitlines() if line.strip() and "----" not in line]
-        return f"{type(error).__name__}: {lines[0] if lines else ''}"[:200]
-    return None
 
 
 def _family_rows(model: nn.Layer) -> list[Axis | Fixed]:
@@ -304,7 +257,10 @@ def _counted_places(model: nn.Layer) -> dict[str, int]:
     for key in model.state_dict():  # names a shared parameter at each place; `named_sublayers` names a layer once
         parts = key.split(".")[:-1]
         paths.update(".".join(parts[: count + 1]) for count in range(len(parts)))
-    layers = {path: id(layer_at(model, path)) for path in paths}
+    layers: dict[str, int] = {}
+    for path in paths:
+        with suppress(AttributeError):  # a part of a name with a dot
+            layers[path] = id(layer_at(model, path))
     counts = Counter(layers.values())
     return {path: counts[layer] for path, layer in layers.items()}
 

@@ -31,7 +31,7 @@ class Holder:
 
 
 def couple(
-    program: Program,
+    programs: Sequence[Program],
     holders: Mapping[str, Sequence[Holder]],
     names: Mapping[str, str],
     grown: Mapping[str, Collection[str]] | None = None,
@@ -39,24 +39,31 @@ def couple(
     """The axes of a traced model, each at its full size, and the layers that stay whole.
 
     Args:
-        program: the model's operations.
+        programs: the model's operations in each of its modes; widths that agree in one of them agree.
         holders: per name of a parameter, the layers that can be cut and hold it, in definition order.
         names: how reasons call each parameter or buffer, by its name.
         grown: per layer, the roles that are larger than in the original model.
     """
-    return _Coupling(program, holders, names).result(grown or {})
+    return _Coupling(programs, holders, names).result(grown or {})
 
 
 class _Coupling:
-    def __init__(self, program: Program, holders: Mapping[str, Sequence[Holder]], names: Mapping[str, str]) -> None:
-        self.program = program
+    def __init__(
+        self, programs: Sequence[Program], holders: Mapping[str, Sequence[Holder]], names: Mapping[str, str]
+    ) -> None:
         self.holders = holders
         self.names = names
         self.roles: dict[tuple[str, str], Atom] = {}
+        self.used = {name for program in programs for name in _used_parameters(program)}
+        for program in programs:
+            self._follow(program)
+
+    def _follow(self, program: Program) -> None:
+        """Works out which widths agree in one program; ids of values are those of this program alone."""
+        self.program = program
         self.values: dict[str, Value | list[Value]] = {}
         self.weights: set[str] = set()  # values that depend only on parameters of layers that can be cut
         self.numbers: set[str] = set()  # constants, such as the shape that a bias is reshaped to
-        self.used = {value for op in program.ops for value in _taken(op)}
         for op in program.ops:
             self._apply(op)
         for output in program.outputs:
@@ -145,7 +152,7 @@ class _Coupling:
                 if shared is not None:
                     unify(atom, shared, "a parameter is shared by layers that use it differently")
                 dims[axis] = atom
-                if id not in self.used:
+                if name not in self.used:
                     fix(atom, "the traced forward does not use it")
         return Value(shape, dims, f"parameter {self.names.get(name, name)!r}")
 
@@ -196,6 +203,12 @@ def _renamed(axes: list[Axis]) -> list[Axis]:
         seen[axis.name] = seen.get(axis.name, 0) + 1
         renamed.append(axis if seen[axis.name] == 1 else replace(axis, name=f"{axis.name}.{seen[axis.name]}"))
     return renamed
+
+
+def _used_parameters(program: Program) -> set[str]:
+    """The names of the parameters that an operation of a program reads."""
+    taken = {value for op in program.ops for value in _taken(op)}
+    return {name for id, name in program.parameters.items() if id in taken}
 
 
 def _taken(op: Op) -> list[str]:

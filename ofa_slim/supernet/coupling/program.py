@@ -11,7 +11,7 @@ import paddle
 from paddle import nn
 from paddle.static import InputSpec
 
-from ofa_slim.base.modes import eval_mode, forward_signature, forwards_kept
+from ofa_slim.base.modes import forward_signature, forwards_kept, modes_kept
 from ofa_slim.base.nested import join, split
 from ofa_slim.errors import ConvertError
 
@@ -75,13 +75,14 @@ def tensors_in(value: Any) -> Iterator[Any]:
             yield from tensors_in(item)
 
 
-def trace(model: nn.Layer, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program:
-    """Runs a model once symbolically, in eval mode, and returns its operations.
+def trace(model: nn.Layer, args: tuple[Any, ...], kwargs: Mapping[str, Any], training: bool = False) -> Program:
+    """Runs a model once symbolically and returns its operations.
 
     Args:
         model: the model; neither it nor its forward is changed.
         args: its positional inputs: tensors, or anything nested around them.
         kwargs: its keyword inputs.
+        training: whether it runs in train mode, in which a model may have further outputs.
 
     Raises: ConvertError where Paddle cannot follow the model's forward.
     """
@@ -94,10 +95,9 @@ def trace(model: nn.Layer, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
     tensors, template = split((args, {**kwargs, **defaults}))
     specs = [InputSpec(tensor.shape, tensor.dtype, name=f"input_{i}") for i, tensor in enumerate(tensors)]
     wrapped = _Traced(model, template)
-    training = wrapped.training
-    with eval_mode(model), forwards_kept(model), warnings.catch_warnings():
+    with modes_kept(wrapped), forwards_kept(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        wrapped.training = False
+        wrapped.train() if training else wrapped.eval()
         try:
             static: Any = paddle.jit.to_static(wrapped, input_spec=[specs], full_graph=True)
             concrete = static.forward.concrete_program
@@ -106,8 +106,6 @@ def trace(model: nn.Layer, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
                 f"the forward of {type(model).__name__} cannot be traced, so it is unknown which widths must agree: "
                 f"{type(error).__name__}: {_first_line(error)}"
             ) from error
-        finally:
-            wrapped.training = training
     program = Program()
     for op in concrete.main_program.global_block().ops:
         program.ops.append(_read(op, program))

@@ -13,6 +13,7 @@ from ofa_slim.supernet.families.family import (
     blocks_at,
     layer_at,
     max_sizes,
+    parent_at,
     stack_axes,
     weight_reason,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "find_stacks",
     "layer_at",
     "max_sizes",
+    "parent_at",
     "register_family",
     "stack_axes",
     "weight_reason",

@@ -134,11 +134,36 @@ def joined(*parts: str) -> str:
 
 
 def layer_at(model: nn.Layer, path: str) -> nn.Layer:
-    """The layer at an attribute path; the path "" is the model itself."""
-    for part in path.split(".") if path else ():
+    """The layer at an attribute path; the path "" is the model itself.
+
+    Raises: AttributeError where there is none.
+    """
+    if not path:
+        return model
+    parent, name = parent_at(model, path)
+    layer: nn.Layer = getattr(parent, name)
+    return layer
+
+
+def parent_at(model: nn.Layer, path: str) -> tuple[nn.Layer, str]:
+    """The layer that holds the one at an attribute path, and that one's name in it, which may contain dots.
+
+    Raises: AttributeError where there is none.
+    """
+    parts = path.split(".")
+    for count in range(1, len(parts) + 1):
+        name = ".".join(parts[:count])
         # By attribute, also in a list: a stack indexes only its active layers, and `named_children` names a layer once.
-        model = getattr(model, part)
-    return model
+        child = getattr(model, name, None)
+        if not isinstance(child, nn.Layer):
+            continue
+        if count == len(parts):
+            return model, name
+        try:
+            return parent_at(child, ".".join(parts[count:]))
+        except AttributeError:
+            continue
+    raise AttributeError(f"{type(model).__name__} has no layer at {path!r}")
 
 
 def blocks_at(stack: nn.Layer, path: str, pattern: str) -> dict[str, nn.Layer]:
