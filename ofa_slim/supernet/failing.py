@@ -10,10 +10,12 @@ from paddle import nn
 
 from ofa_slim.base.examples import Example
 from ofa_slim.base.modes import eval_mode, train_mode_without_traces
+from ofa_slim.errors import ConvertError
 from ofa_slim.supernet.axis import WIDTH, Axis
-from ofa_slim.supernet.discover import without
+from ofa_slim.supernet.discover import grown_roles, without
 from ofa_slim.supernet.handle import Supernet
 from ofa_slim.supernet.space import SearchSpace
+from ofa_slim.supernet.subnet_config import SubnetConfig
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +30,11 @@ def without_failing_axes(model: nn.Layer, space: SearchSpace, example: Example) 
         model: the supernet, unwrapped.
         space: its space.
         example: inputs to run it with.
+
+    Raises: ConvertError where choices made layers larger and the model no longer runs at its own size.
     """
     supernet = Supernet(model, space)
+    _check_original(supernet, example)
     left = [axis for axis in space.axes if axis.task == WIDTH and axis.elastic]
     failing: dict[str, str] = {}
     for training in (False, True):
@@ -45,6 +50,20 @@ def without_failing_axes(model: nn.Layer, space: SearchSpace, example: Example) 
             next(iter(failing.values())),
         )
     return without(space, {name: f"at a smaller width the forward fails: {said}" for name, said in failing.items()})
+
+
+def _check_original(supernet: Supernet, example: Example) -> None:
+    """Raises ConvertError where a model that was made larger fails at the size that it had."""
+    grown = grown_roles(supernet.model)
+    if not grown:
+        return
+    error = _error_of(supernet, supernet.space.original(), example, training=False)
+    if error is not None:
+        raise ConvertError(
+            f"the choices made layers larger ({next(iter(grown))!r} is the first), which the forward of "
+            f"{type(supernet.model).__name__} does not allow: at its own size it fails with {error}; ratios up to 1 do "
+            "not change them"
+        )
 
 
 def _culprits(supernet: Supernet, axes: list[Axis], example: Example, training: bool) -> dict[str, str]:
@@ -73,6 +92,10 @@ def failure_of(supernet: Supernet, shrunk: Sequence[Axis], example: Example, tra
             as before in either case.
     """
     config = supernet.space.complete({axis.name: axis.choices[0] for axis in shrunk})
+    return _error_of(supernet, config, example, training)
+
+
+def _error_of(supernet: Supernet, config: SubnetConfig, example: Example, training: bool) -> str | None:
     mode = train_mode_without_traces if training else eval_mode
     arguments = {**example.kwargs, **supernet.forward_arguments(config)}
     try:

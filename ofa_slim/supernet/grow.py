@@ -161,14 +161,22 @@ def kernels_when_grown(conv: nn.Layer, choices: Sequence[int]) -> tuple[int, ...
 
 
 def last_with_width(layers: Chosen) -> str:
-    """The path of the last layer with weights of its own."""
-    return layers[_ends(layers)[1]][0]
+    """The path of the last layer with a width of its own; "" where there is none."""
+    last = _ends(layers)[1]
+    return layers[last][0] if last < len(layers) else ""
 
 
 def _ends(layers: Chosen) -> tuple[int, int]:
-    """The places of the first and the last layer with weights of their own."""
-    weighted = [place for place, (_, layer) in enumerate(layers) if not row_of(layer).follows and row_of(layer).width]
-    return weighted[0], weighted[-1]
+    """The places of the first and the last layer with a width of their own; those after the end where there is none.
+
+    A depthwise convolution has the width of its input, so one that comes before all others cannot grow.
+    """
+    own = [
+        place
+        for place, (_, layer) in enumerate(layers)
+        if not row_of(layer).follows and row_of(layer).width and not (has_kernel(layer) and is_depthwise(layer))
+    ]
+    return (own[0], own[-1]) if own else (len(layers), len(layers))
 
 
 def _times(path: str, layer: nn.Layer, role: str, size: int, ratio: float) -> int:

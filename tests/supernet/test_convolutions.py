@@ -214,6 +214,39 @@ def test_transposed_convolutions_in_groups_grow() -> None:
     assert difference(ofa(X), expected) < CLOSE
 
 
+@pytest.mark.parametrize("kind", [nn.Conv2D, nn.Conv2DTranspose])
+def test_depthwise_convolutions_on_the_inputs_or_the_outputs_do_not_grow(kind: type[nn.Layer]) -> None:
+    sizes = ((3, 3, 3), (3, 4, 1), (4, 4, 4), (4, 2, 1), (2, 2, 2))
+    model = nn.Sequential(*(kind(a, b, 3, padding=1, groups=groups) for a, b, groups in sizes))
+    expected = model(X)
+    ofa = OFA(Convert(supernet(expand_ratio=[2.0, 1.0])).convert(model), example_inputs=X)
+    assert {axis.name: axis.choices for axis in ofa.search_space.axes if axis.elastic} == {"1": (4, 8)}
+    plain = ofa.export(config=ofa.search_space.original(), input_shapes=[X.shape])
+    assert difference(plain(X), expected) < CLOSE
+
+
+class There(nn.Layer):
+    """There and back with one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.up, self.last = nn.Linear(4, 6), nn.Linear(6, 3), nn.Linear(6, 2)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return self.last(paddle.matmul(self.up(self.first(x)), self.up.weight.t()))
+
+
+def test_a_forward_that_cannot_run_at_the_size_before_growth_is_refused() -> None:
+    model = Convert(supernet(expand_ratio=[2.0, 1.0])).convert(There())
+    with pytest.raises(ConvertError, match=r"larger \('first' is the first\).*There.*at its own size it fails with"):
+        OFA(model, example_inputs=paddle.ones([2, 4]))
+
+
+def test_nothing_grows_where_no_layer_has_a_width_of_its_own() -> None:
+    with pytest.raises(ConvertError, match="can be elastic"):
+        Convert(supernet(expand_ratio=[2.0, 1.0])).convert(nn.Sequential(nn.MaxPool2D(3), nn.BatchNorm2D(3)))
+
+
 def test_what_keeps_its_kernel_is_explained() -> None:
     sizes = [(3, 4, 7, 3), (4, 4, 5, 0), (4, 4, (1, 3), 0), (4, 2, 3, 1)]
     model = nn.Sequential(*(nn.Conv2D(a, b, kernel, padding=padding) for a, b, kernel, padding in sizes))

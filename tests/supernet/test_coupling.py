@@ -82,6 +82,20 @@ def test_a_concatenation_keeps_its_parts_at_their_offsets() -> None:
     assert set(rows) <= {*range(6), *range(12, 20), *range(20, 24)}
 
 
+@pytest.mark.parametrize("widths", [(1, 7), (7, 1), (1, 1)])
+def test_a_concatenation_of_parts_that_all_stay_whole_is_whole(widths: tuple[int, int]) -> None:
+    one, other = (nn.Sequential(nn.Linear(8, width), nn.GroupNorm(width, width)) for width in widths)
+    both = sum(widths)
+    ofa = traced(
+        Built(
+            lambda net, x: net.head(net.mix(paddle.concat([net.one(x), net.other(x)], axis=1))),
+            one=one, other=other, mix=nn.Linear(both, 8), head=nn.Linear(8, 2),
+        ),
+        X,
+    )  # fmt: skip
+    assert "mix" in axes(ofa)
+
+
 def test_a_flattened_map_is_cut_in_whole_channels() -> None:
     def forward(self: Built, x: paddle.Tensor) -> paddle.Tensor:
         h = self.a(x.unsqueeze(1).expand([3, 5, 8])).transpose([0, 2, 1])

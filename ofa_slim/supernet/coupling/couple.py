@@ -164,21 +164,17 @@ class _Coupling:
                 slots.setdefault(atom, []).append(Slot(layer, role, unit, starts))
         layers = dict.fromkeys(holder.layer for holders in self.holders.values() for holder in holders)
         order = {layer: place for place, layer in enumerate(layers)}
-        axes = []
         for atom, found in slots.items():
             found.sort(key=lambda slot: (not slot.is_output, order[slot.layer]))
             if atom.fixed is None and atom.size == 1:
                 atom.fixed = "it has one channel"
             if atom.fixed is None and not found[0].is_output:
                 atom.fixed = "it is not the output of a layer that can be cut"
-            # A fixed atom is an axis only where it may be cut all the same: next to elastic parts of one layer, or
-            # where layers are larger than in the original model.
-            partly = any(other.fixed is None for slot in found for other in atoms(self.roles[slot.layer, slot.role]))
-            larger = any(slot.role in grown.get(slot.layer, ()) for slot in found)
-            if atom.fixed is None or partly or larger:
-                name = _name(found[0], atom)
-                axis = Axis(name, atom.size, (atom.size,), tuple(found), fixed_reason=atom.fixed or "")
-                axes.append((order[found[0].layer], axis))
+        axes = []
+        for atom in self._cut_atoms(slots, grown):
+            first = slots[atom][0]
+            axis = Axis(_name(first, atom), atom.size, (atom.size,), tuple(slots[atom]), fixed_reason=atom.fixed or "")
+            axes.append((order[first.layer], axis))
         axes.sort(key=lambda pair: pair[0])
         elastic = {slot.layer for _, axis in axes for slot in axis.slots if slot.is_output and not axis.fixed_reason}
         fixed = []
@@ -189,6 +185,22 @@ class _Coupling:
             reasons = [atom.fixed for atom in atoms(made) if atom.fixed] if made is not None else []
             fixed.append(Fixed(layer, reasons[0] if reasons else "it has one output channel"))
         return _renamed([axis for _, axis in axes]), fixed
+
+    def _cut_atoms(self, slots: Mapping[Atom, Sequence[Slot]], grown: Mapping[str, Collection[str]]) -> list[Atom]:
+        """The atoms that are axes: those that are elastic, and fixed ones that some role needs to be complete.
+
+        A role that has one axis is cut, so all its atoms are axes; and a layer that is larger than in the original
+        model is cut to its size there.
+        """
+        cut = {
+            atom
+            for atom, found in slots.items()
+            if atom.fixed is None or any(slot.role in grown.get(slot.layer, ()) for slot in found)
+        }
+        of_roles = [set(atoms(term)) for term in self.roles.values()]
+        while added := {atom for own in of_roles if not cut.isdisjoint(own) for atom in own} - cut:
+            cut |= added
+        return [atom for atom in slots if atom in cut]
 
 
 def _name(first: Slot, atom: Atom) -> str:
