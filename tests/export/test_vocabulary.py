@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import collections
 import json
+import re
 import string
 from itertools import pairwise
 from pathlib import Path
@@ -324,3 +325,14 @@ def test_tokenizers_and_models_that_cannot_be_pruned_are_named(tmp_path: Path) -
     other = PiecesOfSentences(str(tmp_path / "t" / "vocab.txt"))
     with pytest.raises(ExportError, match="PiecesOfSentences cannot be rewritten"):
         prune_vocabulary(bert(len(ENGLISH)), other, TEXTS)
+
+
+def test_the_code_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[2] / "docs" / "vocabulary.md").read_text(encoding="utf-8")
+    tokenizer, model = word_pieces(tmp_path / "t", ENGLISH), bert(len(ENGLISH))
+    names = {"model": model, "tokenizer": tokenizer, "texts": [*TEXTS, *PAIRS]}
+    for code in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+        exec(code, names)
+    small = nlp.BertForSequenceClassification.from_pretrained("small")
+    assert small.config.vocab_size == len(names["tokenizer"]) < len(ENGLISH)

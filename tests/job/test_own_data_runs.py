@@ -91,8 +91,8 @@ def test_wishes_that_cannot_be_fulfilled(
 
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path, capsys: Capture) -> None:
-    assert main(["pick", str(tmp_path), "--budget", "params=5"]) == 2
-    assert f"{tmp_path}: no finished run" in capsys.readouterr().err
+    assert main(["pick", str(tmp_path), "--budget", "params=5"]) == 1
+    assert f"{tmp_path} holds no finished run" in capsys.readouterr().err
 
 
 def test_edited_data_is_noticed_and_a_fine_tuned_model_keeps_its_labels(

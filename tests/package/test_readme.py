@@ -25,7 +25,7 @@ def blocks(page: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
-SCRIPT, LOOP, CONFIGS, PROCESSES = blocks("docs/training.md")
+SCRIPT, LOOP, RELATIONS, CONFIGS, PROCESSES = blocks("docs/training.md")
 (TRAINER,) = blocks("docs/trainer.md")
 (SEARCH,) = blocks("docs/search.md")
 OTHER, NARROW = blocks("docs/other-models.md")
@@ -83,6 +83,7 @@ def test_the_training_script_and_the_configs_after_it(tmp_path: Path, monkeypatc
     assert {path.name for path in Path("small-inference").iterdir()} == {"model.json", "model.pdiparams"}
     assert small.bert.encoder.layers[0].linear1.weight.shape[1] == 500
     exec(LOOP, names)
+    exec(RELATIONS, names)
     exec(CONFIGS, {**names, "input_ids": inputs[0]})
     exec(SEARCH, names)
     assert names["result"].best.costs["params_ratio"] <= 0.8

@@ -546,7 +546,7 @@ def test_texts_in_a_page_are_escaped(tmp_path: Path) -> None:
         "formats": {
             "rows": [
                 {"model": name, "format": bad, "score": 0.5, "bytes": 1, "latency_ms": {bad: {"median": 1, "p95": 1}}}
-                for name in (bad, "searched")
+                for name in ("original", bad, "searched")
             ]
         },
     }  # fmt: skip
