@@ -84,6 +84,8 @@ def _culprits(supernet: Supernet, axes: list[Axis], example: Example, training: 
 def failure_of(supernet: Supernet, shrunk: Sequence[Axis], example: Example, training: bool = False) -> str | None:
     """The error of the forward with some axes at their smallest size and the rest full; None if it runs.
 
+    An axis whose one choice is its full size can be smaller all the same, and runs one step below it.
+
     Args:
         supernet: the model with its space.
         shrunk: the axes at their smallest size.
@@ -91,8 +93,13 @@ def failure_of(supernet: Supernet, shrunk: Sequence[Axis], example: Example, tra
         training: whether the model runs in train mode; its running statistics and the random numbers that follow are
             as before in either case.
     """
-    config = supernet.space.complete({axis.name: axis.choices[0] for axis in shrunk})
+    config = supernet.space.complete({axis.name: smallest_tried(axis) for axis in shrunk})
     return _error_of(supernet, config, example, training)
+
+
+def smallest_tried(axis: Axis) -> int:
+    """The size at which it is tried whether the forward runs with less than a whole axis."""
+    return min(axis.choices[0], max(1, axis.size - 1))
 
 
 def _error_of(supernet: Supernet, config: SubnetConfig, example: Example, training: bool) -> str | None:

@@ -12,7 +12,7 @@ from ofa_slim.base.examples import Example, random_example
 from ofa_slim.errors import ConfigError, ConvertError
 from ofa_slim.supernet.axis import HIDDEN, Axis
 from ofa_slim.supernet.discover import traced_space
-from ofa_slim.supernet.failing import failure_of
+from ofa_slim.supernet.failing import failure_of, smallest_tried
 from ofa_slim.supernet.families import Stack, find_stacks, layer_at, max_sizes
 from ofa_slim.supernet.families.family import joined
 from ofa_slim.supernet.handle import Supernet
@@ -81,7 +81,7 @@ def check_hidden(model: nn.Layer, space: SearchSpace, example: Example | None) -
     depth = supernet.forward_arguments(space.largest())
     error = failure_of(supernet, axes, example or _token_ids(model, depth))
     if error is not None:
-        raise ConfigError(f"hidden_size: the model's forward fails at {axes[0].choices[0]}: {error}")
+        raise ConfigError(f"hidden_size: the model's forward fails at {smallest_tried(axes[0])}: {error}")
 
 
 def _hidden_axis(stack: Stack, traced: SearchSpace) -> Axis:

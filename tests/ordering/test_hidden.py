@@ -198,6 +198,8 @@ def test_stacks_that_meet_in_a_sum_share_a_hidden_size() -> None:
 def test_what_reads_the_embedding_table_itself_keeps_it_whole() -> None:
     with pytest.raises(ConfigError, match="hidden_size: the model's forward fails at 8"):
         converted(FAMILIES["gpt-lm"](num_hidden_layers=1))
+    with pytest.raises(ConfigError, match="hidden_size: the model's forward fails at 15"):
+        OFA(Convert(supernet(hidden_size=[HIDDEN])).convert(FAMILIES["gpt-lm"](num_hidden_layers=1)))
 
 
 @functools.cache

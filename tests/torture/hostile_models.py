@@ -81,13 +81,18 @@ def _family_case(rng: Rng) -> Case:
         build, batch, example = _encoder(rng, layers), {"ids": batch["input_ids"]}, {"ids": example["input_ids"]}
         traits.remove("one head") if heads == 1 else None
     else:
+        own: dict[str, dict[str, int]] = {"ernie-gram": {"embedding_size": hidden}, "distilbert": {"dim": hidden}}
+        grouped = {"num_key_value_heads": heads, "num_attention_heads": 2 * heads, "hidden_size": 2 * hidden}
+        own |= {"llama": grouped, "llama-fused": grouped}
         build = partial(
             families.FAMILIES[kind],
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            hidden_size=hidden,
-            intermediate_size=neurons,
-            **{"ernie-gram": {"embedding_size": hidden}, "distilbert": {"dim": hidden}}.get(kind, {}),
+            **{
+                "num_hidden_layers": layers,
+                "num_attention_heads": heads,
+                "hidden_size": hidden,
+                "intermediate_size": neurons,
+                **own.get(kind, {}),
+            },
         )
     choices: dict[str, Any] = {"expand_ratio": [1.0, 1 / heads] if kind != "encoder" else [1.0, 0.5]}
     if rng.random() < 0.04:
