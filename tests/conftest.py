@@ -53,6 +53,7 @@ STARTS_PROCESSES = {"forked_models", "ranks", "small_disk"}
 
 # Files that take longest start first, so that no worker has one of them left when the other is done.
 LONGEST = (
+    "test_own_data_runs.py",
     "test_family_formats.py",
     "test_formats.py",
     "test_cli.py",

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from ofa_slim.export.formats import processes
 from ofa_slim.export.formats.processes import SERVED, time_models
 
 
 @pytest.fixture(scope="session", autouse=True)
-def loaded_once() -> Iterator[None]:
-    """No test depends on how fast anything is, so models are loaded once to be timed."""
+def timed_in_passing() -> Iterator[None]:
+    """No test depends on how fast anything is, so models are loaded once to be timed, without pauses."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time_models, "__defaults__", (SERVED, 1))
+        patch.setattr(processes, "QUIET_SECONDS", 0.0)
         yield
