@@ -23,7 +23,8 @@ from ofa_slim.train import parallel, strategies
 from ofa_slim.train.checkpoint import CheckpointManager, stop_on_signals
 
 if TYPE_CHECKING:
-    from ofa_slim.job.without_training import compress
+    from ofa_slim.job.one_call import compress
+    from ofa_slim.job.with_training import Training
 
 __all__ = [
     "OFA",
@@ -36,6 +37,7 @@ __all__ = [
     "SearchSpace",
     "SubnetConfig",
     "TeacherCache",
+    "Training",
     "__version__",
     "compress",
     "dynabert_config",
@@ -59,8 +61,8 @@ sys.modules["ofa_slim.pipeline"] = sys.modules["ofa_slim.export.pipeline"]
 
 def __getattr__(name: str) -> Any:
     """Names whose modules take long to import are imported where they are first used."""
-    if name != "compress":
+    if name not in ("Training", "compress"):
         raise AttributeError(f"module 'ofa_slim' has no attribute {name!r}")
-    from ofa_slim.job.without_training import compress
+    from ofa_slim.job import one_call
 
-    return compress
+    return getattr(one_call, name)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ofa_slim.job.one_call import compress
 from ofa_slim.job.page import markdown_rows
 from ofa_slim.job.plan import STAGES
 from ofa_slim.job.run import Run, random_tokens
 from ofa_slim.job.stage_folders import MARK, outdated, write_json, write_text
 from ofa_slim.job.training_stages import RESULTS
-from ofa_slim.job.without_training import compress
 from ofa_slim.job.writing_stages import ORIGINAL, ModelWriter, calibration_batches
 
 LOG = logging.getLogger(__name__)
@@ -27,8 +27,9 @@ def run_shrink(run: Run, folder: Path, rng: np.random.Generator) -> None:
     train, dev = run.examples(tokenizer)
     shape = [1, recipe.latency_length]
     small = compress(
-        original, calibration_batches(train, recipe, rng), {str(cost): most for cost, most in recipe.budget.items()},
-        rows=None, input_shapes=[shape, shape], input_dtypes=["int64", "int64"],
+        original, calibration_batches(train, recipe, rng),
+        budget={str(cost): most for cost, most in recipe.budget.items()}, rows=None,
+        input_shapes=[shape, shape], input_dtypes=["int64", "int64"],
     )  # fmt: skip
     LOG.info("shrink: %s", small.report)
     writer = ModelWriter(run, folder, tokenizer, train, dev)

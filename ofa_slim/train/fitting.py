@@ -13,8 +13,9 @@ from paddle import nn
 from ofa_slim.base.modes import eval_mode
 from ofa_slim.tasks import TaskKind
 from ofa_slim.train import parallel
-from ofa_slim.train.batches import LABELS, Batch, Examples, inputs_of, joined
+from ofa_slim.train.batches import LABELS, Batch, Batches, Examples, inputs_of, joined
 from ofa_slim.train.builders import Strategy
+from ofa_slim.train.feeds import ResumableSampler
 from ofa_slim.train.loop import RuntimeOptions, Schedule, train
 from ofa_slim.train.task_losses import TaskLosses
 
@@ -38,7 +39,7 @@ def finetune(
         (scaled if scaler is None else scaler.scale(scaled)).backward()
         return [("the model", loss.detach())]
 
-    train(model, step, examples, schedule, rng, title, options)
+    train(model, step, _feed(examples, schedule, rng), schedule, title, options)
 
 
 def train_supernet(
@@ -74,7 +75,11 @@ def train_supernet(
         configs = strategy(draws)
         return list(zip(configs, ofa.train_step(*losses.loss_of(batch), configs, scale, scaler), strict=True))
 
-    train(ofa, step, examples, schedule, rng, title, options, draws)
+    train(ofa, step, _feed(examples, schedule, rng), schedule, title, options, draws)
+
+
+def _feed(examples: Examples, schedule: Schedule, rng: np.random.Generator) -> ResumableSampler:
+    return ResumableSampler(Batches(examples, schedule.batch_size), schedule.epochs, schedule.accumulate, rng)
 
 
 def evaluate(model: nn.Layer, batches: Iterable[Batch], kind: TaskKind) -> dict[str, float]:

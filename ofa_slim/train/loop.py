@@ -16,13 +16,13 @@ from paddle import nn
 from ofa_slim.base.progress import progress
 from ofa_slim.errors import OfaSlimError
 from ofa_slim.train import parallel
-from ofa_slim.train.batches import Batch, Batches, Examples
 from ofa_slim.train.checkpoint import CheckpointManager, stop_on_signals
+from ofa_slim.train.feeds import Feed
 
 Scalars = Callable[[str, float, int], None]
 
 # Adds the gradients of a batch: (batch, scale of the loss, scaler) -> what trained, each with its loss.
-Step = Callable[[Batch, float, paddle.amp.GradScaler | None], Sequence[tuple[Any, paddle.Tensor]]]
+Step = Callable[[Any, float, paddle.amp.GradScaler | None], Sequence[tuple[Any, paddle.Tensor]]]
 
 READ_EVERY = 10  # steps between two reads of the loss
 
@@ -88,61 +88,11 @@ class RuntimeOptions:
     after_step: Callable[[int], None] | None = None
 
 
-class ResumableSampler:
-    """The batches of all epochs, in groups of one optimizer step; it resumes from a saved state.
-
-    Args:
-        batches: goes through the examples in a new order each time, drawn from `rng`.
-        epochs: how many passes.
-        accumulate: batches per group.
-        rng: orders the batches; drawn from at the start of each epoch.
-    """
-
-    def __init__(self, batches: Batches, epochs: int, accumulate: int, rng: np.random.Generator) -> None:
-        self._batches = batches
-        self._group = accumulate
-        self._rng = rng
-        self._total = epochs * len(batches)
-        self._taken = 0
-        self._epoch_state = rng.bit_generator.state
-        self._order: list[np.ndarray] = []
-
-    @property
-    def steps(self) -> int:
-        """Groups in all epochs together."""
-        return -(-self._total // self._group)
-
-    def next_group(self) -> list[np.ndarray]:
-        """The rows of the next batches: as many as make a step, fewer at the very end."""
-        group: list[np.ndarray] = []
-        while len(group) < self._group and self._taken < self._total:
-            place = self._taken % len(self._batches)
-            if place == 0:
-                self._epoch_state = self._rng.bit_generator.state
-                self._order = self._batches.order(self._rng)
-            group.append(self._order[place])
-            self._taken += 1
-        return group
-
-    def state_dict(self) -> dict[str, Any]:
-        """The batches taken so far, and the generator's states: before it drew this epoch's order, and now."""
-        return {"taken": self._taken, "epoch": self._epoch_state, "rng": self._rng.bit_generator.state}
-
-    def set_state_dict(self, state: dict[str, Any]) -> None:
-        """Resumes from a state."""
-        self._taken, self._epoch_state = state["taken"], state["epoch"]
-        if self._taken % len(self._batches):
-            self._rng.bit_generator.state = self._epoch_state
-            self._order = self._batches.order(self._rng)
-        self._rng.bit_generator.state = state["rng"]
-
-
 def train(
     model: nn.Layer,
     step: Step,
-    examples: Examples,
+    feed: Feed,
     schedule: Schedule,
-    rng: np.random.Generator,
     title: str,
     options: RuntimeOptions,
     draws: np.random.Generator | None = None,
@@ -152,45 +102,41 @@ def train(
     Args:
         model: whose parameters train.
         step: adds the gradients of a batch.
-        examples: what it trains on.
-        schedule: how long and how fast.
-        rng: orders the batches.
+        feed: the batches of each step; `Schedule.epochs`, `batch_size` and `accumulate` are the feed's.
+        schedule: how fast.
         title: of the progress bar and the scalars.
         options: what surrounds it.
         draws: what `step` draws from, if it does.
 
     Raises: DivergedError where the loss is not finite; StoppedError on SIGTERM or SIGINT, after a checkpoint.
     """
-    batches = Batches(examples, schedule.batch_size)
-    sampler = ResumableSampler(batches, schedule.epochs, schedule.accumulate, rng)
-    if not sampler.steps:
+    if not feed.steps:
         return
-    rate, optimizer = _optimizer(model, schedule, sampler.steps)
+    rate, optimizer = _optimizer(model, schedule, feed.steps)
     scaler = paddle.amp.GradScaler() if options.amp == "fp16" else None
-    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "scheduler": rate, "feed": sampler}
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "scheduler": rate, "feed": feed}
     parts |= {name: part for name, part in (("scaler", scaler), ("draws", draws)) if part is not None}
     checkpoints = None if options.checkpoints is None else CheckpointManager(options.checkpoints, options.recipe)
     done = (checkpoints.restore(parts) if checkpoints else None) or 0
     losses = LossReader(title, checkpoints)
     parameters = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
     model.train()
-    bar = progress(sampler.steps, title, "steps", initial=done, show=parallel.is_writer())
+    bar = progress(feed.steps, title, "steps", initial=done, show=parallel.is_writer())
     with bar, stop_on_signals() as stop:
-        for number in range(done + 1, sampler.steps + 1):
+        for number in range(done + 1, feed.steps + 1):
             if options.seed is not None:
                 # What a step drops does not depend on where a run was resumed.
                 paddle.seed(derived_seed(options.seed, number, paddle.distributed.get_rank()))
-            group = sampler.next_group()
-            for rows in group:
-                own, weight = parallel.training_rows(len(rows))
+            group = feed.next_group()
+            for batch, weight in group:
                 with _precision(options.amp):
-                    step_losses = step(batches.batch(rows, own), weight / len(group), scaler)
+                    step_losses = step(batch, weight / len(group), scaler)
                 losses.add(number, step_losses, weight)
             parallel.reduce_gradients(parameters)
             _move(optimizer, scaler)
             rate.step()
             bar.update()
-            last = number == sampler.steps
+            last = number == feed.steps
             reads = last or number % READ_EVERY == 0
             stopping = _any_process(stop.requested, reads)
             saves = checkpoints is not None and (last or stopping or number % options.every == 0)
@@ -205,7 +151,7 @@ def train(
             if options.after_step is not None:
                 options.after_step(number)
             if stopping and not last:
-                message = f"{title}: stopped after step {number} of {sampler.steps}"
+                message = f"{title}: stopped after step {number} of {feed.steps}"
                 if checkpoints is not None:
                     message += f"; its checkpoint is in {options.checkpoints}, the same command goes on"
                 raise StoppedError(message, stop.signal or signal.SIGTERM)

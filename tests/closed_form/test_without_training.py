@@ -32,7 +32,7 @@ def test_the_smaller_model_keeps_the_budget_and_the_original_stays(tmp_path):
     model = FAMILIES["bert"]()
     model.train()
     before = weights(model)
-    found = ofa_slim.compress(model, loader(), {"flops_ratio": 0.6}, input_shapes=SHAPES)
+    found = ofa_slim.compress(model, loader(), budget={"flops_ratio": 0.6}, input_shapes=SHAPES)
     report = found.report
     assert report.costs["flops_ratio"] <= 0.6 < 1.0 == report.original_costs["flops_ratio"]
     assert report.divergence[1] < report.divergence[0]
@@ -53,11 +53,11 @@ def test_a_budget_is_one_limit_that_can_be_kept():
     model = FAMILIES["bert"]()
     for budget in ({}, {"params": 1000, "flops": 1000}, 0.5):
         with pytest.raises(SearchError, match="one limit"):
-            ofa_slim.compress(model, loader(), budget)
+            ofa_slim.compress(model, loader(), budget=budget)
     with pytest.raises(SearchError, match="no cost 'milliseconds'"):
-        ofa_slim.compress(model, loader(), {"milliseconds": 3})
+        ofa_slim.compress(model, loader(), budget={"milliseconds": 3})
     with pytest.raises(CalibrationError, match="more than the budget"):
-        ofa_slim.compress(model, loader(), {"params": 10}, input_shapes=SHAPES)
+        ofa_slim.compress(model, loader(), budget={"params": 10}, input_shapes=SHAPES)
 
 
 @pytest.mark.parametrize(
@@ -72,16 +72,18 @@ def test_loaders_that_cannot_serve_leave_the_model_alone(batches, message):
     model = FAMILIES["bert"]()
     before = weights(model)
     with pytest.raises(CalibrationError, match=message):
-        ofa_slim.compress(model, batches, {"flops_ratio": 0.6})
+        ofa_slim.compress(model, batches, budget={"flops_ratio": 0.6})
     assert same(before, weights(model))
 
 
 def test_supernets_and_training_are_refused():
     model = FAMILIES["bert"]()
-    with pytest.raises(ConfigError, match="only None"):
-        ofa_slim.compress(model, loader(), {"flops_ratio": 0.6}, training="supernet")
+    with pytest.raises(ConfigError, match="is None or"):
+        ofa_slim.compress(model, loader(), budget={"flops_ratio": 0.6}, training="supernet")
     with pytest.raises(ExportError, match="compress needs a plain model"):
-        ofa_slim.compress(Convert(supernet(expand_ratio=[1.0, 0.5])).convert(model), loader(), {"flops_ratio": 0.6})
+        ofa_slim.compress(
+            Convert(supernet(expand_ratio=[1.0, 0.5])).convert(model), loader(), budget={"flops_ratio": 0.6}
+        )
 
 
 @pytest.mark.slow

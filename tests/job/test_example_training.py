@@ -17,7 +17,8 @@ from safetensors.numpy import load_file
 from example_runs import run
 from ofa_slim.job.run import Run
 from ofa_slim.train.batches import Batches, Examples
-from ofa_slim.train.loop import ResumableSampler, RuntimeOptions
+from ofa_slim.train.feeds import ResumableSampler
+from ofa_slim.train.loop import RuntimeOptions
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,7 +30,7 @@ def feed(rows: int = 22, batch_size: int = 4, epochs: int = 3, accumulate: int =
 
 
 def groups(of: ResumableSampler, count: int) -> list[list[list[int]]]:
-    return [[rows.tolist() for rows in of.next_group()] for _ in range(count)]
+    return [[rows.tolist() for rows in of.next_rows()] for _ in range(count)]
 
 
 def test_groups_go_through_every_row_once_per_epoch_in_new_orders() -> None:

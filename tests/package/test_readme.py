@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import yaml
 import ofa_slim
 from models import batch, bert, difference, labels
 from ofa_slim import load_subnet
+from ofa_slim.job import one_call
 from trainer_runs import collate, ernie, rows
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +32,7 @@ SCRIPT, LOOP, RELATIONS, CONFIGS, PROCESSES = blocks("docs/training.md")
 (SEARCH,) = blocks("docs/search.md")
 OTHER, NARROW = blocks("docs/other-models.md")
 FORMATS, _ = blocks("docs/formats.md")
+ONE_CALL, TRAINING = blocks("docs/one-call.md")
 (WITHOUT_TRAINING,) = blocks("docs/without-training.md")
 STARTED = blocks("docs/getting-started.md")
 TUNED, EXPLAINED = blocks("docs/faq.md")
@@ -54,11 +57,24 @@ def test_every_page_is_linked_and_every_link_leads_somewhere() -> None:
     assert set(DOCS.glob("*.md")) <= linked
 
 
+@pytest.mark.usefixtures("forked_models")
 def test_the_ten_lines_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    names = {"model": bert(layers=2, heads=12, head_dim=2, ffn=8), "loader": [(*batch(), labels())]}
-    exec(TEN_LINES, names)
-    assert load_subnet("small").bert.encoder.layers[0].linear1.weight.shape[1] == 4
+    loader = [{"input_ids": batch(64, seed=seed)[0], "labels": labels(64)} for seed in range(2)]
+    names: dict[str, Any] = {"model": bert(layers=2, heads=4, head_dim=2, ffn=8), "loader": loader}
+    names["evaluate"] = lambda model: float(sum(parameter.abs().sum() for parameter in model.parameters()))
+    quick = partialmethod(one_call.Training.__init__, epochs=1, candidates=4)
+    monkeypatch.setattr(one_call.Training, "__init__", quick)
+    exec(TEN_LINES.replace("latency_ratio", "flops_ratio"), names)
+    assert names["found"].report.costs["flops_ratio"] <= 0.5
+    assert names["small"] is names["found"].model
+    assert Path("small/inference").is_dir()
+    (tmp_path / "page").mkdir()
+    monkeypatch.chdir(tmp_path / "page")
+    exec(ONE_CALL, names)
+    assert load_subnet("small").bert.encoder.layers[0].linear1.weight.shape[1] < 8
+    exec(TRAINING, names)
+    assert names["found"].report.costs["flops_ratio"] <= 0.7
 
 
 def test_the_page_on_compression_without_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

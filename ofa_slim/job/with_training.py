@@ -1,0 +1,293 @@
+"""A smaller model for a budget by a supernet: order, training with the original as teacher, search, export."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from ofa_slim.base.examples import Example
+from ofa_slim.base.modes import forward_signature
+from ofa_slim.base.unwrap import unwrap
+from ofa_slim.closed_form import Calibration, reorder_by_obs, statistics
+from ofa_slim.closed_form.divergence import divergence, floats
+from ofa_slim.closed_form.layers import channel_removals
+from ofa_slim.errors import ConfigError
+from ofa_slim.job.compressed import Compressed, TrainedReport
+from ofa_slim.job.without_training import samples_of, timed_step
+from ofa_slim.measure import LatencyTable
+from ofa_slim.ofa import OFA
+from ofa_slim.ordering.reorder import reorder_axis
+from ofa_slim.search import SearchConfig
+from ofa_slim.search.budget import Budget
+from ofa_slim.search.scoring import Scorer
+from ofa_slim.search.search import Search
+from ofa_slim.supernet import Convert, supernet
+from ofa_slim.supernet.families import find_stacks
+from ofa_slim.supernet.handle import require_plain
+from ofa_slim.supernet.spec import classes_with_statistics
+from ofa_slim.train.builders import Teaching, elastic_blocks
+from ofa_slim.train.distill_config import DistillConfig
+from ofa_slim.train.feeds import LoaderFeed
+from ofa_slim.train.loop import RuntimeOptions, Schedule, train
+from ofa_slim.train.strategies import Sandwich
+from ofa_slim.train.teacher.keys import teacher_key
+
+Evaluate = Callable[[nn.Layer], float | Mapping[str, float]]
+Loss = Callable[[Any, Any, Any], paddle.Tensor]
+
+LABELS = ("labels", "label")
+
+_BLOCKS_RATE, _OTHER_RATE = 5e-5, 1e-3
+
+
+@dataclass(frozen=True)
+class Training:
+    """How `ofa_slim.compress` trains and searches.
+
+    Args:
+        epochs: passes over the loader.
+        learning_rate: the highest, with warm-up and linear decay; by default 5e-5 for a model of a known family of
+            transformers and 1e-3 for others.
+        widths: shares of heads, neurons and channels that sub-networks choose from; 1.0 is always one of them.
+        depths: shares of blocks likewise, for a model with one stack of blocks.
+        random_subnets: how many random sub-networks each batch trains beside the largest and the smallest.
+        loss: ``loss(output, teacher output, batch)`` -> scalar, `batch` as the loader gave it. By default the outputs
+            learn from the teacher's alone (`soft_loss`), and no label is needed.
+        order: whether heads, neurons and channels are put in the order of Optimal Brain Surgeon first.
+        order_rows: how many rows that looks at.
+        candidates: how many sub-networks the search scores.
+        checkpoint_every: steps between two checkpoints, where there is a directory.
+        seed: of all randomness but the loader's.
+
+    Raises: ConfigError for values that no training can have.
+    """
+
+    epochs: int = 3
+    learning_rate: float | None = None
+    widths: Sequence[float] = (0.75, 0.5, 0.25)
+    depths: Sequence[float] = (1.0,)
+    random_subnets: int = 2
+    loss: Loss | None = None
+    order: bool = True
+    order_rows: int = 512
+    candidates: int = 100
+    checkpoint_every: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks the numbers."""
+        least = {"epochs": 0, "random_subnets": 0, "order_rows": 64, "candidates": 1, "checkpoint_every": 1, "seed": 0}
+        for name, smallest in least.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
+                raise ConfigError(f"{name} is {value!r}, not a whole number of at least {smallest}")
+        rate = self.learning_rate
+        if rate is not None and not (isinstance(rate, (int, float)) and math.isfinite(rate) and rate > 0):
+            raise ConfigError(f"learning_rate is {rate!r}, not a number above 0")
+        for name in ("widths", "depths"):
+            shares = getattr(self, name)
+            if not shares or not all(isinstance(share, (int, float)) and 0 < share <= 1 for share in shares):
+                raise ConfigError(f"{name} is {shares!r}; shares are above 0 and at most 1")
+        if self.loss is not None and not callable(self.loss):
+            raise ConfigError(
+                f"loss is a {type(self.loss).__name__}, not a function of an output, the teacher's and a batch"
+            )
+
+
+def soft_loss(output: Any, teacher_output: Any) -> paddle.Tensor:
+    """How far a model's outputs are from its teacher's: a scalar, summed over the float outputs that both have.
+
+    Logits are compared by their Kullback-Leibler divergence along the last axis, those of images [N, C, H, W] along C;
+    outputs of one channel by their squared difference. Each is the mean over all rows and positions.
+    """
+    pairs = zip(floats(output), floats(teacher_output), strict=False)
+    return sum((divergence(_rows(wanted), _rows(one)).mean() for one, wanted in pairs), paddle.zeros([]))
+
+
+def _rows(logits: paddle.Tensor) -> paddle.Tensor:
+    if logits.ndim == 4:
+        logits = logits.transpose([0, 2, 3, 1])
+    return logits.reshape([-1, logits.shape[-1]])
+
+
+def inputs_of(model: nn.Layer, batch: Any) -> Any:
+    """A batch without its labels.
+
+    Of a dictionary the entries that the model's forward takes, labels apart. Of a tuple or list as many as the forward
+    needs, where there are so many or one more, which is then the labels.
+
+    Raises: ConfigError for another number.
+    """
+    if isinstance(batch, Mapping):
+        names = forward_signature(model).parameters
+        return {name: value for name, value in batch.items() if name in names and name not in LABELS}
+    if not isinstance(batch, (tuple, list)):
+        return batch
+    parameters = forward_signature(model).parameters.values()
+    needed = sum(one.default is inspect.Parameter.empty and one.kind is one.POSITIONAL_OR_KEYWORD for one in parameters)
+    if len(batch) not in (needed, needed + 1):
+        raise ConfigError(
+            f"the loader gives batches of {len(batch)}, and the forward of {type(model).__name__} needs {needed}: "
+            "which of them are inputs? Let the loader give dictionaries by the names of the forward"
+        )
+    return tuple(batch[:needed])
+
+
+def compress_with_training(
+    model: nn.Layer,
+    loader: Iterable[Any],
+    eval_func: Evaluate,
+    budget: Mapping[str, float],
+    training: Training,
+    directory: str | os.PathLike[str] | None,
+    input_shapes: Any,
+    input_dtypes: Any,
+    latency: LatencyTable | None,
+) -> Compressed:
+    """A smaller model by a supernet; see `ofa_slim.compress`."""
+    original = unwrap(model)
+    require_plain(original, "compress")
+    timed = Budget.of(budget).needs_latency
+    feed = LoaderFeed(loader, training.epochs)
+    calibration = Calibration(original, _inputs(original, loader), training.order_rows)
+    examples = [_as_batch(batch.example) for batch in calibration]
+    if input_shapes is None:
+        input_shapes, input_dtypes = _one_row(calibration.batches[0].example)
+    folder = None if directory is None else Path(directory)
+    seconds: dict[str, float] = {}
+
+    def score(candidate: Any) -> float | Mapping[str, float]:
+        return eval_func(unwrap(candidate.model))
+
+    ofa = _supernet(original, training, examples[0])
+    norms = any(isinstance(layer, classes_with_statistics()) for layer in ofa.model.sublayers())
+    settings = SearchConfig(
+        candidates=training.candidates,
+        seed=training.seed,
+        latency=latency,
+        input_shapes=input_shapes,
+        input_dtypes=input_dtypes,
+        calibration=examples if norms else None,
+        directory=None if folder is None else folder / "search",
+        winners=int(timed),
+    )
+    scorer = Scorer(ofa.supernet, None)
+    original_scores = scorer.exported(score, original)
+    search = Search(ofa.supernet, score, budget, settings)  # refuses an impossible budget before anything is trained
+    if training.order:
+        with timed_step("order", seconds):
+            _put_in_order(ofa, calibration)
+    with timed_step("training", seconds):
+        _train(ofa, original, feed, training, folder)
+    with timed_step("search", seconds):
+        found = search.run()
+    best, whole = found.best, ofa.search_space.largest()
+    small = ofa.export(
+        config=best.config, input_shapes=input_shapes, input_dtypes=input_dtypes, loader=settings.calibration
+    )
+    small.eval()
+    winner = found.winners[0] if found.winners else None
+    report = TrainedReport(
+        original_config=whole,
+        config=best.config,
+        original_costs=next(point.costs for point in found.points if point.kind == "original"),
+        costs=best.costs,
+        seconds=seconds,
+        metric=found.metric,
+        original_score=scorer.score(original_scores),
+        score=scorer.score(scorer.exported(score, small)),
+        front=found.front,
+        latency_ms=None if winner is None else winner.latency_ms,
+        original_latency_ms=None if winner is None else winner.original_latency_ms,
+    )
+    return Compressed(small, report, samples_of(original, calibration))
+
+
+def _inputs(model: nn.Layer, loader: Iterable[Any]) -> Iterator[Any]:
+    for batch in loader:
+        yield inputs_of(model, batch)
+
+
+def _as_batch(example: Example) -> Any:
+    """A call as `OFA` and `recalibrate` take it."""
+    return {**example.kwargs} if example.kwargs else example.args
+
+
+def _one_row(example: Example) -> tuple[list[Any], list[Any]]:
+    """Shapes and dtypes of one row of a call."""
+    inputs = [*example.args, *([example.kwargs] if example.kwargs else [])]
+    shapes = [_each(one, lambda tensor: [1, *tensor.shape[1:]]) for one in inputs]
+    return shapes, [_each(one, lambda tensor: str(tensor.dtype).replace("paddle.", "")) for one in inputs]
+
+
+def _each(given: Any, describe: Callable[[paddle.Tensor], Any]) -> Any:
+    """What is said of an input, or of each entry of a dictionary of them."""
+    if isinstance(given, Mapping):
+        return {name: _each(value, describe) for name, value in given.items()}
+    if not isinstance(given, paddle.Tensor):
+        raise ConfigError(f"an input is a {type(given).__name__}, not a tensor: give input_shapes as for OFA.export")
+    return describe(given)
+
+
+def _supernet(original: nn.Layer, training: Training, example: Any) -> OFA:
+    """The elastic copy of a model, with the original as its teacher."""
+    model, teacher = copy.deepcopy(original), copy.deepcopy(original)
+    if len(find_stacks(model)) == 1:
+        distill = Teaching(teacher).config(model)
+        return OFA(model, elastic_blocks(model, training.widths, training.depths), distill, example_inputs=example)
+    if set(training.depths) != {1.0}:
+        raise ConfigError(f"depths are {training.depths!r}, but {type(model).__name__} has no single stack of blocks")
+    model = Convert(supernet(expand_ratio=sorted({1.0, *training.widths}, reverse=True))).convert(model)
+    return OFA(model, None, DistillConfig(teacher_model=teacher, mapping_layers=[]), example_inputs=example)
+
+
+def _put_in_order(ofa: OFA, calibration: Calibration) -> None:
+    """Puts what is kept longest first; the whole supernet computes the same."""
+    model = unwrap(ofa.model)
+    if find_stacks(model):
+        reorder_by_obs(model, statistics(model, calibration).removals(model))
+        return
+    removals = channel_removals(model, ofa.search_space, calibration)
+    for axis in ofa.search_space.axes:
+        if axis.name in removals:
+            reorder_axis(model, axis, removals[axis.name].order)
+
+
+def _train(ofa: OFA, original: nn.Layer, feed: LoaderFeed, training: Training, folder: Path | None) -> None:
+    """Trains the supernet, from its checkpoint where there is one."""
+    strategy = Sandwich(ofa.search_space, training.random_subnets)
+    draws = np.random.default_rng(training.seed)
+    rate = training.learning_rate
+    if rate is None:
+        rate = _BLOCKS_RATE if find_stacks(unwrap(ofa.model)) else _OTHER_RATE
+
+    def step(batch: Any, scale: float, scaler: paddle.amp.GradScaler | None) -> list[tuple[Any, paddle.Tensor]]:
+        def loss(output: Any, teacher_output: Any) -> paddle.Tensor:
+            return (
+                soft_loss(output, teacher_output)
+                if training.loss is None
+                else training.loss(output, teacher_output, batch)
+            )
+
+        configs = strategy(draws)
+        losses = ofa.train_step(inputs_of(original, batch), loss, configs, scale, scaler)
+        return list(zip(configs, losses, strict=True))
+
+    settings = {name: value for name, value in vars(training).items() if name not in ("loss", "candidates")}
+    options = RuntimeOptions(
+        seed=training.seed,
+        checkpoints=None if folder is None else folder / "checkpoints",
+        recipe={**settings, "model": teacher_key(original).hex()},
+        every=training.checkpoint_every,
+    )
+    train(ofa, step, feed, Schedule(training.epochs, 0, rate), "supernet", options, draws)

@@ -1,0 +1,184 @@
+"""The one call with training: any model, its own loader and score, a budget."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from paddle import nn
+
+import ofa_slim
+from families import FAMILIES, inputs
+from ofa_slim import OFA, Training, load_subnet
+from ofa_slim.errors import ConfigError, OfaSlimError, SearchError
+from ofa_slim.job.with_training import inputs_of, soft_loss
+
+QUICK = Training(epochs=2, candidates=6, order_rows=64)
+
+
+def cnn() -> nn.Layer:
+    paddle.seed(0)
+    return nn.Sequential(
+        nn.Conv2D(1, 8, 3, padding=1),
+        nn.BatchNorm2D(8),
+        nn.ReLU(),
+        nn.Conv2D(8, 16, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2D(1),
+        nn.Flatten(),
+        nn.Linear(16, 3),
+    )
+
+
+def images(batches: int = 3, rows: int = 32) -> list[tuple[paddle.Tensor, paddle.Tensor]]:
+    rng = np.random.default_rng(0)
+    pairs = ((rng.standard_normal((rows, 1, 6, 6)), rng.integers(0, 3, rows)) for _ in range(batches))
+    return [(paddle.to_tensor(x.astype("float32")), paddle.to_tensor(y)) for x, y in pairs]
+
+
+def like_the_original(model: nn.Layer) -> float:
+    """Minus the distance from the original's answers, so that the whole model is the best."""
+    (batch, _) = images(1)[0]
+    original = cnn()
+    original.eval()
+    return -float((model(batch) - original(batch)).abs().mean())
+
+
+def weights(model: nn.Layer) -> dict[str, np.ndarray]:
+    return {name: value.numpy().copy() for name, value in model.state_dict().items()}
+
+
+def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many sub-networks each training step ran."""
+    found: list[int] = []
+    train_step = OFA.train_step
+
+    def counted(self: OFA, batch: object, loss_fn: object, configs: list[object], *more: object) -> object:
+        found.append(len(configs))
+        return train_step(self, batch, loss_fn, configs, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(OFA, "train_step", counted)
+    return found
+
+
+def test_a_cnn_becomes_one_within_the_budget_and_the_same_call_goes_on(tmp_path: Path, steps: list[int]) -> None:
+    model = cnn()
+    before = weights(model)
+    budget = {"params_ratio": 0.5}
+    found = ofa_slim.compress(model, images(), like_the_original, budget, QUICK, directory=tmp_path / "run")
+    assert steps == [4] * 6
+    report = found.report
+    counted = sum(parameter.size for parameter in found.model.parameters())
+    assert report.costs["params"] == counted <= 0.5 * report.original_costs["params"]
+    assert report.score == like_the_original(found.model) < report.original_score == 0
+    assert all(point.within for point in report.front)
+    assert model.training
+    assert not found.model.training
+    assert same(before, weights(model))
+    assert f"-> {report.score:.4g}\n" in str(report)
+    again = ofa_slim.compress(cnn(), images(), like_the_original, budget, QUICK, directory=tmp_path / "run")
+    assert len(steps) == 6
+    assert same(weights(found.model), weights(again.model))
+    found.save(tmp_path / "small")
+    assert same(weights(found.model), weights(load_subnet(tmp_path / "small", cnn())))
+    assert json.loads((tmp_path / "small" / "report.json").read_text())["score"] == report.score
+
+
+@pytest.mark.slow
+def test_formats_are_checked_by_the_rows_of_the_loader(tmp_path: Path) -> None:
+    found = ofa_slim.compress(cnn(), images(), like_the_original, {"params_ratio": 0.5}, QUICK)
+    found.save(tmp_path, formats=["inference"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["export.json", "inference", "report.json"]
+
+
+def test_a_directory_of_another_model_is_refused(tmp_path: Path) -> None:
+    ofa_slim.compress(cnn(), images(), like_the_original, {"params_ratio": 0.9}, QUICK, directory=tmp_path)
+    other = cnn()
+    other[0].weight.set_value(other[0].weight * 2)
+    with pytest.raises(OfaSlimError, match="model"):
+        ofa_slim.compress(other, images(), like_the_original, {"params_ratio": 0.9}, QUICK, directory=tmp_path)
+
+
+def test_a_transformer_of_a_family_learns_by_a_loss_of_the_user() -> None:
+    model = FAMILIES["bert"]()
+    batches = [{**inputs("bert", 8, 9, seed), "labels": paddle.zeros([8], "int64")} for seed in range(4)]
+    seen: list[list[str]] = []
+
+    def loss(output: paddle.Tensor, teacher_output: paddle.Tensor, batch: dict[str, paddle.Tensor]) -> paddle.Tensor:
+        seen.append(sorted(batch))
+        return ((output - teacher_output) ** 2).mean() + 0 * batch["labels"].sum().astype("float32")
+
+    training = Training(epochs=1, depths=(0.5,), candidates=8, random_subnets=0, loss=loss)
+    budget = {"flops_ratio": 0.7, "params_ratio": 0.95}
+    found = ofa_slim.compress(model, batches, lambda one: {"size": 1.0, "other": 2.0}, budget, training)
+    assert found.report.metric == "size"
+    assert found.report.costs["flops_ratio"] <= 0.7
+    assert seen == [sorted(batches[0])] * 8
+    assert set(found.samples[0]) == set(inputs("bert", 8, 9, 0))
+
+
+def test_labels_are_told_from_inputs() -> None:
+    one, two = paddle.zeros([2, 1]), paddle.ones([2])
+
+    class Pair(nn.Layer):
+        def forward(self, left: paddle.Tensor, right: paddle.Tensor, scale: float = 1.0) -> paddle.Tensor:
+            return left * right * scale
+
+    model = Pair()
+    assert inputs_of(model, (one, two)) == inputs_of(model, [one, two, one]) == (one, two)
+    assert inputs_of(model, {"left": one, "right": two, "labels": one, "id": two}) == {"left": one, "right": two}
+    assert inputs_of(model, one) is one
+    with pytest.raises(ConfigError, match="batches of 4, and the forward of Pair needs 2"):
+        inputs_of(model, (one, two, one, two))
+
+
+def test_the_soft_loss_is_zero_at_the_teacher_and_compares_images_by_channel() -> None:
+    logits = paddle.to_tensor(np.random.default_rng(0).standard_normal((2, 3, 4, 5)).astype("float32"))
+    assert float(soft_loss([logits, logits], [logits])) == pytest.approx(0, abs=1e-6)
+    # A constant added to all channels of a pixel is the same distribution.
+    assert float(soft_loss(logits + paddle.rand([2, 1, 4, 5]), logits)) == pytest.approx(0, abs=1e-5)
+    assert float(soft_loss(logits + paddle.rand([1, 3, 1, 1]), logits)) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"eval_func": {"params_ratio": 0.5}}, "name the other: budget="),
+        ({"eval_func": 3}, "eval_func is a int"),
+        ({"budget": None}, "needs a budget"),
+        ({"training": "yes"}, "training is 'yes'"),
+        ({"eval_func": None, "training": QUICK}, "training needs eval_func"),
+        ({"eval_func": None, "directory": "runs"}, "directory keeps what a training does"),
+        ({"budget": {"speed": 3}}, "no cost 'speed'"),
+        ({"budget": {"params": 3}}, "params <= 3"),
+        ({"loader": iter(images())}, "cannot be gone through again"),
+        ({"loader": []}, "the loader has no batch"),
+        ({"training": Training(depths=(0.5, 1.0))}, "no single stack of blocks"),
+    ],
+)
+def test_wrong_uses_are_named_before_training(given: dict[str, object], message: str, steps: list[int]) -> None:
+    right: dict[str, object] = {"loader": images(), "eval_func": like_the_original, "budget": {"params_ratio": 0.5}}
+    with pytest.raises(OfaSlimError, match=message):
+        ofa_slim.compress(cnn(), **{**right, **given})  # type: ignore[arg-type]
+    assert not steps
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"epochs": -1}, {"learning_rate": float("nan")}, {"widths": ()}, {"depths": (0,)}, {"seed": True}, {"loss": 3}],
+)
+def test_a_training_that_cannot_be_is_refused(given: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(given))):
+        Training(**given)  # type: ignore[arg-type]
+
+
+def test_a_score_that_is_no_number_ends_before_training(steps: list[int]) -> None:
+    with pytest.raises(SearchError, match="score"):
+        ofa_slim.compress(cnn(), images(), lambda model: float("nan"), {"params_ratio": 0.5}, QUICK)
+    assert not steps
