@@ -1,6 +1,6 @@
 """Compresses a BERT for a GLUE task or movie-review polarity: from a pre-trained model to exported ones.
 
-    python examples/bert_glue.py examples/recipes/movie-polarity.yaml
+    python examples/bert_glue.py examples/recipes/movie-reviews.yaml
 
 It is the command ``ofa-slim compress``, with the same options, as a script that several processes can be launched with:
 

