@@ -33,11 +33,11 @@ MODEL_FILES = (
 
 TEXT_PACKAGE = "vaderSentiment==2.5"
 TEXT_ARCHIVE = "vaderSentiment-2.5/additional_resources/hutto_ICWSM_2014.tar.gz"
+RATINGS = "movieReviewSnippets_GroundTruth.txt"
 TEXT_FILES = {
-    "movieReviewSnippets_GroundTruth.txt": "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt",
+    RATINGS: "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt",
     "README.txt": "hutto_ICWSM_2014/_README_.txt",
 }
-RATINGS = "movieReviewSnippets_GroundTruth.txt"
 TABLE = "reviews.csv"
 LEAST_RATING = 0.5  # snippets that people rated nearer to 0 are left out
 

@@ -17,7 +17,7 @@ from ofa_slim.tasks import padding_mask
 
 LEAST_ROWS = 16
 
-_LABELS = ("labels", "label")
+LABELS = ("labels", "label")
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def _of(batches: list[Batch]) -> Calibration:
 
 def _batch(model: nn.Layer, number: int, values: Any, pad_token_id: int | None) -> Batch:
     if isinstance(values, Mapping):
-        values = {name: value for name, value in values.items() if name not in _LABELS}
+        values = {name: value for name, value in values.items() if name not in LABELS}
     example = Example.of(model, values)
     if not example.tensors:
         raise CalibrationError(f"a calibration batch is a {type(values).__name__} without a tensor")

@@ -19,6 +19,7 @@ from ofa_slim.base.examples import Example
 from ofa_slim.base.modes import forward_signature
 from ofa_slim.base.unwrap import unwrap
 from ofa_slim.closed_form import Calibration, reorder_by_obs, statistics
+from ofa_slim.closed_form.calibration import LABELS
 from ofa_slim.closed_form.divergence import divergence, floats
 from ofa_slim.closed_form.layers import channel_removals
 from ofa_slim.errors import ConfigError
@@ -44,8 +45,6 @@ from ofa_slim.train.teacher.keys import teacher_key
 
 Evaluate = Callable[[nn.Layer], float | Mapping[str, float]]
 Loss = Callable[[Any, Any, Any], paddle.Tensor]
-
-LABELS = ("labels", "label")
 
 _BLOCKS_RATE, _OTHER_RATE = 5e-5, 1e-3
 

@@ -13,6 +13,7 @@ from families import FAMILIES, inputs
 from ofa_slim import OFA, Training, load_subnet
 from ofa_slim.errors import ConfigError, OfaSlimError, SearchError
 from ofa_slim.job.with_training import inputs_of, soft_loss
+from ofa_slim.train.feeds import LoaderFeed
 
 QUICK = Training(epochs=2, candidates=6, order_rows=64)
 
@@ -121,6 +122,15 @@ def test_a_transformer_of_a_family_learns_by_a_loss_of_the_user() -> None:
     assert found.report.costs["flops_ratio"] <= 0.7
     assert seen == [sorted(batches[0])] * 8
     assert set(found.samples[0]) == set(inputs("bert", 8, 9, 0))
+
+
+def test_a_loader_goes_on_in_the_middle_of_a_pass() -> None:
+    feed = LoaderFeed([0, 1, 2], epochs=2, accumulate=2)
+    assert [batch for batch, _ in feed.next_group()] == [0, 1]
+    later = LoaderFeed([0, 1, 2], epochs=2, accumulate=2)
+    later.set_state_dict(feed.state_dict())
+    for one in (feed, later):
+        assert [[batch for batch, _ in one.next_group()] for _ in range(3)] == [[2, 0], [1, 2], []]
 
 
 def test_labels_are_told_from_inputs() -> None:
