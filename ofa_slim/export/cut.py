@@ -18,9 +18,9 @@ from ofa_slim.supernet.axis import DEPTH
 from ofa_slim.supernet.discover import grown_roles
 from ofa_slim.supernet.families import layer_at, parent_at
 from ofa_slim.supernet.handle import Supernet, make_plain
-from ofa_slim.supernet.layers import ElasticLayer, swap_class
+from ofa_slim.supernet.layers import ElasticLayer, cut_layer, swap_class
 from ofa_slim.supernet.space import SearchSpace
-from ofa_slim.supernet.spec import cut_plain, parameter_like, spec_of
+from ofa_slim.supernet.spec import parameter_like, spec_of
 from ofa_slim.supernet.subnet_config import SubnetConfig
 
 Undo = Callable[[], None]
@@ -145,7 +145,7 @@ def cut(
                 undo.append(set_config_depth(model, axis.size, config[axis.name]))
         special = [(layer_at(model, path), value) for path, value in (weights or {}).items()]
         for layer, sizes in targets:
-            undo.append(cut_plain(layer, sizes))
+            undo.append(cut_layer(layer, sizes))
         for layer, value in special:
             undo.append(_set_weight(layer, value))
     except BaseException:

@@ -26,6 +26,7 @@ from ofa_slim.supernet.discover import full_space
 from ofa_slim.supernet.families import layer_at
 from ofa_slim.supernet.grow import grow
 from ofa_slim.supernet.handle import require_plain
+from ofa_slim.supernet.layers import cut_layer, parameter_roles
 from ofa_slim.supernet.layers.kernels import centre, has_kernel, padding_of, set_padding
 from ofa_slim.supernet.spec import Extent, cut_plain, parameter_like, row_of, spec_of
 
@@ -139,6 +140,7 @@ def _rebuilt(folder: Path, about: dict[str, Any], state: dict[str, paddle.Tensor
     _factorise(model, about.get("factorised", {}), folder)
     _resize(model, about["layers"], state, folder)
     _pad(model, about.get("paddings", {}), folder)
+    _resize_free(model, state)
     _take_dtypes(model, state)
     own = model.state_dict()
     for key in {**own, **state}:
@@ -304,6 +306,21 @@ def _resize(
             grow(layer, larger)
         if smaller:
             cut_plain(layer, smaller)
+
+
+def _resize_free(model: nn.Layer, state: Mapping[str, paddle.Tensor]) -> None:
+    """Gives parameters and buffers that layers of the user's own classes hold the smaller shapes that were saved."""
+    for path, layer in model.named_sublayers(include_self=True):
+        if spec_of(layer) is not None:
+            continue
+        sizes: dict[str, Extent] = {}
+        for name, whole in {**layer._parameters, **layer._buffers}.items():
+            saved = state.get(f"{path}.{name}" if path else name)
+            if whole is None or saved is None or saved.ndim != whole.ndim:
+                continue
+            pairs = zip(parameter_roles(name, whole.ndim), saved.shape, whole.shape, strict=True)
+            sizes |= {role: size for role, size, full in pairs if size < full}
+        cut_layer(layer, sizes)
 
 
 def _shape_sizes(layer: nn.Layer, path: str, state: Mapping[str, paddle.Tensor]) -> dict[str, int]:

@@ -22,9 +22,9 @@ from ofa_slim.supernet.axis import DEPTH, HIDDEN, Axis
 from ofa_slim.supernet.families import Stack, find_stacks, layer_at
 from ofa_slim.supernet.families.family import joined
 from ofa_slim.supernet.handle import Supernet, make_plain
-from ofa_slim.supernet.layers import kept_layers
+from ofa_slim.supernet.layers import cut_layer, kept_layers
 from ofa_slim.supernet.space import SearchSpace
-from ofa_slim.supernet.spec import cut_plain, spec_of
+from ofa_slim.supernet.spec import spec_of
 from ofa_slim.supernet.subnet_config import SubnetConfig
 
 COPIES = 4  # of a block of a stack in one program: its own weights each, as the layers of a model have
@@ -238,7 +238,7 @@ def program_of(supernet: Supernet, seen: BlockCall, config: SubnetConfig) -> tup
     layer = make_plain(copy.deepcopy(layer_at(supernet.model, path)))
     for place, sizes in extents.items():
         if place == path or place.startswith(f"{path}."):
-            cut_plain(layer_at(layer, place[len(path) + 1 :]), sizes)
+            cut_layer(layer_at(layer, place[len(path) + 1 :]), sizes)
     if seen.block.additive:
         return _Chain([copy.deepcopy(layer) for _ in range(COPIES)]), _inputs_at(supernet, seen, config)
     first, *others = seen.example.args

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+import paddle
 from paddle import nn
 
 from ofa_slim.base.examples import Example
@@ -20,10 +21,20 @@ from ofa_slim.supernet.axis import KERNEL, WIDTH, Axis, Fixed, Slot
 from ofa_slim.supernet.coupling import Holder, couple, trace
 from ofa_slim.supernet.families import find_stacks, layer_at, stack_axes, weight_reason
 from ofa_slim.supernet.grow import original_extent
-from ofa_slim.supernet.layers import Block, ElasticLayer, has_kernel, inner_layer, is_depthwise
+from ofa_slim.supernet.layers import (
+    Block,
+    ElasticLayer,
+    Owner,
+    has_kernel,
+    inner_layer,
+    is_depthwise,
+    is_parameter_role,
+    own,
+    parameter_roles,
+)
 from ofa_slim.supernet.published import choices_from
 from ofa_slim.supernet.space import SearchSpace
-from ofa_slim.supernet.spec import as_extent, computed_weight, entries_of, spec_of
+from ofa_slim.supernet.spec import as_extent, computed_weight, entries_of, row_of, spec_of
 
 logger = logging.getLogger(__name__)
 
@@ -85,12 +96,15 @@ def traced_space(model: nn.Layer, example: Example, depth: Mapping[str, Any] | N
     holders: dict[str, list[Holder]] = {}
     for path, layer in model.named_sublayers(include_self=True):
         spec = spec_of(layer)
-        if spec is None or not isinstance(layer, ElasticLayer):
+        if spec is None or not isinstance(layer, ElasticLayer) or isinstance(layer, Owner):
             continue
         for name in spec.params:
             parameter = getattr(layer, name, None)
             if parameter is not None:
                 holders.setdefault(parameter.name, []).append(Holder(path, spec.roles(layer, name)))
+    free = free_parameters(model, holders)
+    for path, name, tensor in free:
+        holders.setdefault(tensor.name, []).append(Holder(path, parameter_roles(name, tensor.ndim)))
     named = [*model.named_parameters(), *model.named_buffers()]
     grown = grown_roles(model)
     kwargs = {**example.kwargs, **(depth or {})}
@@ -109,12 +123,39 @@ def traced_space(model: nn.Layer, example: Example, depth: Mapping[str, Any] | N
         logger.warning("widths agree as in eval mode alone; with the same inputs in train mode, %s", error)
     layers: dict[str, Any] = dict(model.named_sublayers(include_self=True))
     axes, fixed = couple(programs, holders, {tensor.name: path for path, tensor in named}, grown)
+    owners = {slot.layer for axis in axes for slot in axis.slots if is_parameter_role(slot.role)}
+    for path in owners:
+        own(layers[path], [name for at, name, _ in free if at == path])
     axes = [_with_original(axis, layers) for axis in axes]
     for path, layer in layers.items():
         computed = computed_weight(layer)
         if computed is not None:
             fixed.append(Fixed(path, weight_reason(computed)))
     return SearchSpace([*_kernel_axes(model), *axes], [*fixed, *_fixed_kernels(model)], _layouts(axes, layers))
+
+
+def free_parameters(model: nn.Layer, holders: Mapping[str, Sequence[Holder]]) -> list[tuple[str, str, paddle.Tensor]]:
+    """The parameters and buffers that layers of the user's own classes hold, ``(path of the layer, name, tensor)``.
+
+    Args:
+        model: the supernet.
+        holders: by the name of a parameter, the elastic layers that hold it; those are left out.
+    """
+    found = []
+    for path, layer in model.named_sublayers(include_self=True):
+        kind = row_of(layer).plain if isinstance(layer, Owner) else type(layer)
+        if isinstance(layer, Owner) or (spec_of(layer) is None and _is_users(kind)):
+            own_tensors = {**layer._parameters, **layer._buffers}
+            found += [
+                (path, name, tensor)
+                for name, tensor in own_tensors.items()
+                if tensor is not None and tensor.ndim and tensor.name not in holders
+            ]
+    return found
+
+
+def _is_users(kind: type[nn.Layer]) -> bool:
+    return kind is nn.ParameterList or kind.__module__.partition(".")[0] != "paddle"
 
 
 def _with_original(axis: Axis, layers: Mapping[str, Any]) -> Axis:

@@ -137,6 +137,11 @@ def register(spec: LayerSpec) -> None:
         _BY_CLASS[layer_class] = spec
 
 
+def register_row(kind: type[nn.Layer], spec: LayerSpec) -> None:
+    """Adds a row that only this class finds."""
+    _BY_CLASS[kind] = spec
+
+
 def register_later(name: str, row: Callable[[type[nn.Layer]], LayerSpec]) -> None:
     """Adds a row for a class of another library, which is not imported.
 

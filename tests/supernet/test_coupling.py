@@ -134,14 +134,12 @@ def test_what_names_a_width_stays_whole_and_is_explained() -> None:
 @pytest.mark.parametrize(
     ("meet", "said"),
     [
-        (lambda self, h, x: h + self.position, "parameter 'position'"),
         (lambda self, h, x: h + x, "input 'input_0'"),
         (lambda self, h, x: h * paddle.arange(8.0), "the result of 'arange'"),
     ],
 )
-def test_a_parameter_an_input_and_a_constant_keep_what_they_meet(meet: Callable[..., paddle.Tensor], said: str) -> None:
+def test_an_input_and_a_constant_keep_what_they_meet(meet: Callable[..., paddle.Tensor], said: str) -> None:
     model = Built(lambda self, x: self.b(meet(self, self.a(x), x)), a=nn.Linear(8, 8), b=nn.Linear(8, 2))
-    model.position = model.create_parameter([8])
     ofa = traced(model, X)
     assert axes(ofa) == {}
     assert reason(ofa, "a") == f"it meets the fixed size of {said}"

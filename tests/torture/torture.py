@@ -29,6 +29,7 @@ from ofa_slim.base.nested import tensors_in
 from ofa_slim.errors import ConvertError, ExportError
 from ofa_slim.supernet.families import layer_at
 from ofa_slim.supernet.layers import ElasticLayer, kept_layers
+from ofa_slim.supernet.layers.owner import held
 from ofa_slim.supernet.spec import entries_of, spec_of
 
 CLOSE = {"float64": 1e-8, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
@@ -118,7 +119,7 @@ def used_entries(ofa: OFA, configs: Sequence[SubnetConfig]) -> dict[int, np.ndar
             if spec is None or not isinstance(layer, ElasticLayer):
                 continue
             for name in spec.params:
-                parameter = getattr(layer, name, None)
+                parameter = held(layer, name)
                 if parameter is None:
                     continue
                 mask = used.setdefault(id(parameter), np.zeros(parameter.shape, bool))

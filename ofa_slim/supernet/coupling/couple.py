@@ -15,6 +15,11 @@ CONSTANTS = ("full", "full_int_array", "assign_value")
 # Operations that layers apply to their weights alone or with constants: changes of form, and look-ups of rows that do
 # not depend on the input (the kind of a task).
 ALLOWED_ALONE = ("reshape", "cast", "embedding")
+# Operations of which each result depends on several entries.
+MIXING = (
+    "mean", "sum", "max", "min", "amax", "amin", "prod", "p_norm", "frobenius_norm", "logsumexp", "softmax",
+    "log_softmax", "matmul", "bmm", "einsum", "cumsum", "argsort", "topk",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class _Coupling:
         self.program = program
         self.values: dict[str, Value | list[Value]] = {}
         self.weights: set[str] = set()  # values that depend only on parameters of layers that can be cut
+        self.free: set[str] = set()  # and on those that a layer of the user's holds itself, whose part is read
         self.numbers: set[str] = set()  # constants, such as the shape that a bias is reshaped to
         for op in program.ops:
             self._apply(op)
@@ -74,8 +80,9 @@ class _Coupling:
         """Works out the outputs of an operation."""
         if op.name == "builtin.parameter":
             self.values[op.outputs[0]] = self._parameter(op.outputs[0])
-            if self.program.parameters[op.outputs[0]] in self.holders:
-                self.weights.update(op.outputs)
+            holders = self.holders.get(self.program.parameters[op.outputs[0]], ())
+            if holders:
+                (self.free if _is_free(holders) else self.weights).update(op.outputs)
             return
         if op.name == "builtin.combine":
             self.values[op.outputs[0]] = [value for id in op.inputs for value in self._tensors(id)]
@@ -106,13 +113,14 @@ class _Coupling:
         if op.name in CONSTANTS:
             self.numbers.update(op.outputs)
         taken = [id for id in op.inputs if id is not None and id not in self.numbers]
-        alone = bool(taken) and self.weights.issuperset(taken)
+        alone = bool(taken) and (self.weights | self.free).issuperset(taken)
+        whole_weights = alone and not self.weights.isdisjoint(taken)
         if alone:
-            self.weights.update(op.outputs)
+            (self.weights if whole_weights else self.free).update(op.outputs)
         rule = RULES.get(op.name.removesuffix("_"))
         flowing = any(dim is not None for given in inputs for value in _flat(given) for dim in value.dims)
-        if alone and op.name not in ALLOWED_ALONE:
-            # At a smaller width these would still be the whole weights.
+        if (whole_weights and op.name not in ALLOWED_ALONE) or (alone and op.name in MIXING):
+            # At a smaller width these would still be the whole weights, or be mixed with those that are cut.
             self._keep_whole(op, "the forward computes with its weights outside the layer")
         elif op.name == "pylayer":
             self._keep_whole(op, "it passes through a function with a custom gradient (PyLayer)")
@@ -145,7 +153,7 @@ class _Coupling:
         dims: Dims = [None] * len(shape)
         for holder in self.holders.get(name, ()):
             for axis, role in enumerate(holder.roles):
-                if role not in CHANNEL_ROLES or shape[axis] == 1:
+                if not _may_shrink(role) or shape[axis] == 1:
                     continue
                 atom = self.roles.setdefault((holder.layer, role), Atom(shape[axis]))
                 shared = dims[axis]
@@ -164,6 +172,7 @@ class _Coupling:
                 slots.setdefault(atom, []).append(Slot(layer, role, unit, starts))
         layers = dict.fromkeys(holder.layer for holders in self.holders.values() for holder in holders)
         order = {layer: place for place, layer in enumerate(layers)}
+        owners = {holder.layer for holders in self.holders.values() for holder in holders if _is_free([holder])}
         for atom, found in slots.items():
             found.sort(key=lambda slot: (not slot.is_output, order[slot.layer]))
             if atom.fixed is None and atom.size == 1:
@@ -179,7 +188,7 @@ class _Coupling:
         elastic = {slot.layer for _, axis in axes for slot in axis.slots if slot.is_output and not axis.fixed_reason}
         fixed = []
         for layer in order:
-            if layer in elastic:
+            if layer in elastic or layer in owners:
                 continue
             made = self.roles.get((layer, "out"))
             reasons = [atom.fixed for atom in atoms(made) if atom.fixed] if made is not None else []
@@ -201,6 +210,14 @@ class _Coupling:
         while added := {atom for own in of_roles if not cut.isdisjoint(own) for atom in own} - cut:
             cut |= added
         return [atom for atom in slots if atom in cut]
+
+
+def _may_shrink(role: str) -> bool:
+    return role in CHANNEL_ROLES or ":" in role
+
+
+def _is_free(holders: Sequence[Holder]) -> bool:
+    return all(":" in role for holder in holders for role in holder.roles)
 
 
 def _name(first: Slot, atom: Atom) -> str:

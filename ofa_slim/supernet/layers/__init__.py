@@ -33,6 +33,13 @@ from ofa_slim.supernet.layers.norm import (
     SuperInstanceNorm3D,
     SuperLayerNorm,
 )
+from ofa_slim.supernet.layers.owner import (
+    Owner,
+    cut_layer,
+    is_parameter_role,
+    own,
+    parameter_roles,
+)
 from ofa_slim.supernet.layers.separable import SuperSeparableConv2D
 from ofa_slim.supernet.layers.stack import (
     SuperLayerList,
@@ -44,6 +51,7 @@ from ofa_slim.supernet.layers.stack import (
 __all__ = [
     "Block",
     "ElasticLayer",
+    "Owner",
     "SuperBatchNorm",
     "SuperBatchNorm1D",
     "SuperBatchNorm2D",
@@ -71,12 +79,16 @@ __all__ = [
     "SuperSeparableConv2D",
     "SuperSyncBatchNorm",
     "SuperTransformerEncoder",
+    "cut_layer",
     "elastic_kernels",
     "fixed_kernel_reason",
     "has_kernel",
     "inner_layer",
     "is_depthwise",
+    "is_parameter_role",
     "kept_layers",
+    "own",
+    "parameter_roles",
     "swap_back",
     "swap_class",
 ]

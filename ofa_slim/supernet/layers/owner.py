@@ -1,0 +1,134 @@
+"""Layers of the user's own classes whose forward reads parameters or buffers that they hold themselves.
+
+A layer scale, a class token or positions are parameters that no Paddle layer holds. Such a layer becomes elastic as any
+other: its class is swapped for a subclass, in which reading the parameter gives the part that takes part. Its roles are
+named after what it holds: ``"gamma:0"`` is the first dimension of its parameter ``gamma``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+import paddle
+from paddle import nn
+
+from ofa_slim.supernet.layers.elastic import ElasticLayer
+from ofa_slim.supernet.spec import LayerSpec, Sizes, cut_plain, parameter_like, part_of, register_row, spec_of
+
+
+def parameter_roles(name: str, dims: int) -> tuple[str, ...]:
+    """The roles of a parameter's dimensions."""
+    return tuple(f"{name}:{dim}" for dim in range(dims))
+
+
+def is_parameter_role(role: str) -> bool:
+    """Whether a role is a dimension of a parameter that a layer of the user's holds."""
+    return ":" in role
+
+
+def held(layer: nn.Layer, name: str) -> paddle.Tensor | None:
+    """A parameter or buffer of a layer, whole."""
+    found = layer._parameters.get(name)
+    return found if found is not None else layer._buffers.get(name)
+
+
+class Owner(ElasticLayer):
+    """Mixin of elastic layers of the user's own classes."""
+
+    def part(self, name: str, sizes: Sizes) -> paddle.Tensor | None:
+        """The part of parameter or buffer `name` at `sizes`."""
+        whole = held(self, name)
+        return None if whole is None else part_of(whole, row(self).params[name], sizes)
+
+
+def row(layer: nn.Layer) -> LayerSpec:
+    """The row of a layer's class."""
+    return cast(LayerSpec, spec_of(layer))
+
+
+def _reading(name: str) -> property:
+    def read(layer: Owner) -> paddle.Tensor | None:
+        return layer.part(name, vars(layer).get("active_sizes", {}))
+
+    return property(read)
+
+
+_CLASSES: dict[tuple[Any, ...], type[Owner]] = {}
+
+
+def owner_class(plain: type[nn.Layer], params: tuple[tuple[str, int], ...]) -> type[Owner]:
+    """The elastic class of a user's class, for instances that hold these.
+
+    Args:
+        plain: the class.
+        params: names of parameters and buffers, each with its number of dimensions.
+    """
+    key = (plain, params)
+    if key not in _CLASSES:
+        described: dict[str, Any] = {name: _reading(name) for name, _ in params if name.isidentifier()}
+        if issubclass(plain, nn.ParameterList):
+            described |= {"__getitem__": _item, "__iter__": _items}
+        described |= {
+            "__doc__": f"An elastic `{plain.__module__}.{plain.__name__}`.",
+            "__module__": __name__,
+            "__reduce_ex__": lambda self, protocol: (_unfilled, key, vars(self)),
+        }
+        elastic = type(f"Super{plain.__name__}", (Owner, plain), described)
+        roles = {name: parameter_roles(name, dims) for name, dims in params}
+        register_row(elastic, LayerSpec(plain, elastic, roles))
+        _CLASSES[key] = elastic
+    return _CLASSES[key]
+
+
+def _unfilled(plain: type[nn.Layer], params: tuple[tuple[str, int], ...]) -> nn.Layer:
+    """An elastic layer without state, for pickle and copy, which cannot import its class."""
+    elastic = owner_class(plain, params)
+    return elastic.__new__(elastic)
+
+
+def _item(layer: Any, index: Any) -> Any:
+    if isinstance(index, slice):
+        return [layer[place] for place in range(*index.indices(len(layer)))]
+    return layer.part(str(range(len(layer))[index]), layer.active_sizes)
+
+
+def _items(layer: Any) -> Iterator[Any]:
+    return (layer[place] for place in range(len(layer)))
+
+
+def own(layer: nn.Layer, params: Sequence[str]) -> None:
+    """Makes a layer of a user's class elastic in place, at full size.
+
+    Args:
+        layer: the layer; one that is elastic already stays as it is.
+        params: its parameters and buffers that may be cut.
+    """
+    if not isinstance(layer, Owner):
+        dims = tuple((name, cast(paddle.Tensor, held(layer, name)).ndim) for name in params)
+        layer.__class__ = owner_class(type(layer), dims)
+        cast(Owner, layer).make_elastic()
+
+
+def cut_layer(layer: nn.Layer, sizes: Sizes) -> Callable[[], None]:
+    """Cuts a plain layer in place, as `cut_plain`; also one of a user's own class, by the names of its roles."""
+    if spec_of(layer) is not None:
+        return cut_plain(layer, sizes)
+    params, buffers = dict(layer._parameters), dict(layer._buffers)
+    names = dict.fromkeys(role.rpartition(":")[0] for role in sizes if is_parameter_role(role))
+    for name in names:
+        whole = cast(paddle.Tensor, held(layer, name))
+        with paddle.no_grad():
+            part = part_of(whole, parameter_roles(name, whole.ndim), sizes)
+        if part is whole:
+            continue
+        if name in params:
+            layer._parameters[name] = parameter_like(layer, whole, part)
+        else:
+            layer._buffers[name] = part.clone()
+
+    def restore() -> None:
+        layer._parameters.update(params)
+        layer._buffers.update(buffers)
+
+    return restore
