@@ -18,9 +18,18 @@ from ofa_slim.supernet.axis import DEPTH
 from ofa_slim.supernet.discover import grown_roles
 from ofa_slim.supernet.families import layer_at, parent_at
 from ofa_slim.supernet.handle import Supernet, make_plain
-from ofa_slim.supernet.layers import ElasticLayer, cut_layer, swap_class
+from ofa_slim.supernet.layers import (
+    ElasticLayer,
+    Owner,
+    cut_layer,
+    follow,
+    is_number_role,
+    is_parameter_role,
+    own,
+    swap_class,
+)
 from ofa_slim.supernet.space import SearchSpace
-from ofa_slim.supernet.spec import parameter_like, spec_of
+from ofa_slim.supernet.spec import parameter_like, row_of, spec_of
 from ofa_slim.supernet.subnet_config import SubnetConfig
 
 Undo = Callable[[], None]
@@ -170,8 +179,14 @@ def _run_as_supernet(
 ) -> list[paddle.Tensor]:
     """The outputs of a supernet made of the origin's own weights, under a config."""
     twin = copy.deepcopy(origin)
-    for path in space.layer_sizes(config):
-        swap_class(layer_at(twin, path))
+    for path, sizes in space.layer_sizes(config).items():
+        layer = layer_at(twin, path)
+        if spec_of(layer) is not None:
+            swap_class(layer)
+            continue
+        own(layer, list(dict.fromkeys(role.rpartition(":")[0] for role in sizes if is_parameter_role(role))))
+        for role in filter(is_number_role, sizes):
+            follow(layer, role)
     Supernet(twin, space).activate(config)
     return example.outputs(twin, **call)
 
@@ -191,6 +206,9 @@ def _check_origin(supernet: nn.Layer, origin: nn.Layer, grown: Sequence[str]) ->
                 f"{list(own[key].shape)}"
             )
     for path, layer in supernet.named_sublayers(include_self=True):
+        of_its_class = row_of(layer).plain if isinstance(layer, Owner) else None
+        if type(layer_at(origin, path)) is of_its_class:
+            continue
         if isinstance(layer, ElasticLayer) and spec_of(layer_at(origin, path)) is not spec_of(layer):
             raise ExportError(
                 f"origin_model has another structure: {path!r} is a {type(layer_at(origin, path)).__name__}"

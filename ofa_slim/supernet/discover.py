@@ -128,7 +128,7 @@ def traced_space(model: nn.Layer, example: Example, depth: Mapping[str, Any] | N
         own(layers[path], [name for at, name, _ in free if at == path])
     axes = [_with_original(axis, layers) for axis in axes]
     for path, layer in layers.items():
-        computed = computed_weight(layer)
+        computed = None if isinstance(layer, Owner) else computed_weight(layer)
         if computed is not None:
             fixed.append(Fixed(path, weight_reason(computed)))
     return SearchSpace([*_kernel_axes(model), *axes], [*fixed, *_fixed_kernels(model)], _layouts(axes, layers))

@@ -12,10 +12,10 @@ from ofa_slim.base.examples import Example, random_example
 from ofa_slim.errors import ConfigError, ConvertError
 from ofa_slim.supernet.axis import HIDDEN, Axis
 from ofa_slim.supernet.discover import traced_space
-from ofa_slim.supernet.failing import failure_of, smallest_tried
 from ofa_slim.supernet.families import Stack, find_stacks, layer_at, max_sizes
 from ofa_slim.supernet.families.family import joined
 from ofa_slim.supernet.handle import Supernet
+from ofa_slim.supernet.mending import failure_of, smallest_tried
 from ofa_slim.supernet.space import SearchSpace
 
 

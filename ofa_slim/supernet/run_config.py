@@ -21,8 +21,8 @@ from ofa_slim.supernet.discover import (
     traced_space,
     with_candidates,
 )
-from ofa_slim.supernet.failing import without_failing_axes
 from ofa_slim.supernet.hidden_axis import check_hidden, has_hidden_choices, stream_layers, with_hidden
+from ofa_slim.supernet.mending import without_failing_axes
 from ofa_slim.supernet.published import LayerDictCodec, LayerNames, choices_from
 from ofa_slim.supernet.space import SearchSpace
 

@@ -201,7 +201,7 @@ def test_equal_splits_shrink_together_and_others_stay_whole() -> None:
 
     ofa = traced(Built(uneven, a=nn.Linear(8, 16), b=nn.Linear(4, 2), c=nn.Linear(12, 2)), X)
     assert axes(ofa) == {}
-    assert reason(ofa, "a") == "it is split where its parts do not end"
+    assert reason(ofa, "a").startswith("at a smaller width the forward fails: ValueError")
 
 
 def test_the_first_batch_serves_where_no_example_was_given(caplog: pytest.LogCaptureFixture) -> None:

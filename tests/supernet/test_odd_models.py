@@ -94,7 +94,7 @@ CASES: dict[str, tuple[Callable[[], nn.Layer], Any, set[str], dict[str, str]]] =
         {"blocks.0.fc1", "blocks.1.fc1"},
         {
             "patches": "at a smaller width the forward fails",
-            "blocks.0.qkv": "one entry of it is taken",
+            "blocks.0.qkv": "at a smaller width the forward fails",
             "blocks.1.proj": "at a smaller width the forward fails",
         },
     ),

@@ -73,6 +73,11 @@ class Call:
             raise NoRuleError
         return int(numbers[0])
 
+    def numbers(self, index: int) -> tuple[float, ...] | None:
+        """The content of an input that is a constant list of numbers; None where it depends on data."""
+        found = self.inputs[index] if index < len(self.inputs) else None
+        return found.numbers if isinstance(found, Value) else None
+
     def attribute(self, name: str) -> Any:
         """One of its attributes."""
         if name not in self.op.attributes:

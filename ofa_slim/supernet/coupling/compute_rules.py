@@ -166,7 +166,7 @@ def layer_norm(call: Call) -> list[Any]:
 
 @rule(
     "pool2d", "pool3d", "lp_pool2d", "max_pool2d_with_index", "max_pool3d_with_index", "bilinear_interp",
-    "nearest_interp", "bicubic_interp", "linear_interp", "trilinear_interp", "pad", "pad3d", "strided_slice",
+    "nearest_interp", "bicubic_interp", "linear_interp", "trilinear_interp", "pad", "pad3d",
 )  # fmt: skip
 def resampled(call: Call) -> list[Any]:
     return [axiswise(call.value(0), shape, f"{call.op.name} changes how many there are") for shape in call.shapes]

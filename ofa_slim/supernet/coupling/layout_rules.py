@@ -15,9 +15,49 @@ def sliced(call: Call) -> list[Any]:
     x = call.value(0)
     dropped = {axis % len(x.shape) for axis in call.op.attributes.get("decrease_axis", [])}
     whole(x, dropped, "one entry of it is taken")
+    for place, axis in enumerate(call.op.attributes.get("axes", [])):
+        axis %= len(x.shape)
+        start, stop = (_bound(call.numbers(index), place, x.shape[axis]) for index in (1, 2))
+        if axis not in dropped and start is not None and stop is not None:
+            x = _taken(x, axis, start, stop)
     left = [axis for axis in range(len(x.shape)) if axis not in dropped]
     rest = Value(tuple(x.shape[axis] for axis in left), [x.dims[axis] for axis in left], x.origin)
     return [axiswise(rest, call.shapes[0], "a part of it is taken")]
+
+
+def _bound(numbers: Sequence[float] | None, place: int, size: int) -> int | None:
+    """Where a slice begins or ends; None where that depends on data."""
+    if numbers is None or place >= len(numbers):
+        return None
+    number = int(numbers[place])
+    return min(max(number + size if number < 0 else number, 0), size)
+
+
+def _taken(x: Value, axis: int, start: int, stop: int) -> Value:
+    """The entries from `start` to `stop`, a width of their own."""
+    term, size = x.dims[axis], x.shape[axis]
+    if term is None or stop <= start or stop - start == size:
+        return x
+    sizes = [start, stop - start, size - stop]
+    parts = split_at(term, [part for part in sizes if part])
+    return x if parts is None else _part(x, axis, stop - start, parts[1 if start else 0])
+
+
+@rule("strided_slice")
+def strided(call: Call) -> list[Any]:
+    x, axes = call.value(0), call.op.attributes.get("axes", [])
+    for place, axis in enumerate(axes):
+        axis %= len(x.shape)
+        steps, size = call.numbers(3), x.shape[axis]
+        step = int(steps[place]) if steps is not None and place < len(steps) else 1
+        start = _bound(call.numbers(1), place, size)
+        if x.dims[axis] is None or step < 2 or size % step or start is None or start >= step:
+            continue
+        if call.shapes[0][axis] == size // step:
+            unit = Atom(size // step)
+            unify(x.term(axis), View(unit, 1, step), "every so many entries of it are taken")
+            x = _part(x, axis, size // step, unit)
+    return [axiswise(x, call.shapes[0], "a part of it is taken")]
 
 
 @rule("gather", "index_select")
@@ -64,7 +104,7 @@ def reshape(call: Call) -> list[Any]:
             dims[made[0]] = merged
         elif before * after == 1:
             # Channels of a sequence split into heads, whole heads are cut; of a map into groups, each group is cut.
-            kept = made[0] if made[-1] == len(shape) - 1 else made[1]
+            kept = _heads(made, shape) if made[-1] == len(shape) - 1 else made[1]
             outer = math.prod(shape[axis] for axis in made if axis < kept)
             inner = math.prod(shape[axis] for axis in made if axis > kept)
             unit = Atom(shape[kept])
@@ -73,6 +113,15 @@ def reshape(call: Call) -> list[Any]:
         else:
             whole(x, terms, "it is reshaped across its neighbours")
     return [dims, *[[None] * len(extra) for extra in call.shapes[1:]]]
+
+
+def _heads(made: Sequence[int], shape: Sequence[int]) -> int:
+    """Which of the dimensions that channels are split into is the heads: the last but that of their channels.
+
+    Queries, keys and values in one matrix are a dimension of two or three beside it.
+    """
+    left = [axis for axis in made[:-1] if shape[axis] > 3]
+    return left[-1] if left else made[-2]
 
 
 def _matched(given: Sequence[int], made: Sequence[int]) -> list[tuple[list[int], list[int]]]:

@@ -111,9 +111,19 @@ def unify(one: Term, other: Term, reason: str) -> None:
     elif isinstance(one, Sum) and isinstance(other, Sum) and _sizes(one.parts) == _sizes(other.parts):
         for a, b in zip(one.parts, other.parts, strict=True):
             unify(a, b, reason)
-    else:
+    elif not (_unify_repeated(one, other, reason) or _unify_repeated(other, one, reason)):
         fix(one, reason)
         fix(other, reason)
+
+
+def _unify_repeated(parts: Term, repeated: Term, reason: str) -> bool:
+    """Makes a concatenation the same as a term that comes several times; False where it has no such parts."""
+    if not isinstance(parts, Sum) or not isinstance(repeated, View) or repeated.outer == 1:
+        return False
+    found = _cut(parts.parts, [size_of(parts) // repeated.outer] * repeated.outer)
+    for part in found or ():
+        unify(part, View(repeated.of, 1, repeated.inner), reason)
+    return found is not None
 
 
 def _bind(atom: Atom, term: Term) -> None:
@@ -160,9 +170,33 @@ def split_evenly(term: Term, count: int) -> list[Term] | None:
 
 
 def split_at(term: Term, sizes: Sequence[int]) -> list[Term] | None:
-    """The parts of a concatenation; None where these are not its sizes."""
+    """The parts of a term of these sizes, each of which shrinks by itself; None where that is impossible."""
+    at = 0
+    for size in sizes[:-1]:
+        at += size
+        if not _divide(term, at):
+            return None
     term = resolved(term)
-    return _cut(term.parts, sizes) if isinstance(term, Sum) else None
+    return _cut(term.parts if isinstance(term, Sum) else [term], sizes)
+
+
+def _divide(term: Term, at: int) -> bool:
+    """Makes a term a concatenation of which one part ends before entry `at`; False where it cannot be."""
+    term = resolved(term)
+    if at in (0, size_of(term)):
+        return True
+    if isinstance(term, Atom):
+        if term.fixed:
+            return False
+        _bind(term, Sum((Atom(at), Atom(term.size - at))))
+        return True
+    if isinstance(term, View):
+        return term.outer == 1 and at % term.inner == 0 and _divide(term.of, at // term.inner)
+    for part in term.parts:
+        if at <= size_of(part):
+            return _divide(part, at)
+        at -= size_of(part)
+    return False
 
 
 def contributions(term: Term) -> list[tuple[Atom, tuple[int, ...], int]]:

@@ -33,9 +33,11 @@ from ofa_slim.supernet.layers.norm import (
     SuperInstanceNorm3D,
     SuperLayerNorm,
 )
+from ofa_slim.supernet.layers.numbers import is_number_role, number_role, numbers_in, set_number
 from ofa_slim.supernet.layers.owner import (
     Owner,
     cut_layer,
+    follow,
     is_parameter_role,
     own,
     parameter_roles,
@@ -82,13 +84,18 @@ __all__ = [
     "cut_layer",
     "elastic_kernels",
     "fixed_kernel_reason",
+    "follow",
     "has_kernel",
     "inner_layer",
     "is_depthwise",
+    "is_number_role",
     "is_parameter_role",
     "kept_layers",
+    "number_role",
+    "numbers_in",
     "own",
     "parameter_roles",
+    "set_number",
     "swap_back",
     "swap_class",
 ]

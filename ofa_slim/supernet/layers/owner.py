@@ -2,7 +2,8 @@
 
 A layer scale, a class token or positions are parameters that no Paddle layer holds. Such a layer becomes elastic as any
 other: its class is swapped for a subclass, in which reading the parameter gives the part that takes part. Its roles are
-named after what it holds: ``"gamma:0"`` is the first dimension of its parameter ``gamma``.
+named after what it holds: ``"gamma:0"`` is the first dimension of its parameter ``gamma``, ``"=channels"`` the number
+in its attribute ``channels``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import paddle
 from paddle import nn
 
 from ofa_slim.supernet.layers.elastic import ElasticLayer
-from ofa_slim.supernet.spec import LayerSpec, Sizes, cut_plain, parameter_like, part_of, register_row, spec_of
+from ofa_slim.supernet.layers.numbers import is_number_role, numbers_in, set_number
+from ofa_slim.supernet.spec import LayerSpec, Sizes, cut_plain, length, parameter_like, part_of, register_row, spec_of
 
 
 def parameter_roles(name: str, dims: int) -> tuple[str, ...]:
@@ -35,6 +37,13 @@ def held(layer: nn.Layer, name: str) -> paddle.Tensor | None:
 
 class Owner(ElasticLayer):
     """Mixin of elastic layers of the user's own classes."""
+
+    def activate(self, sizes: Sizes) -> None:
+        """Runs from now on with these sizes."""
+        super().activate(sizes)
+        for role, extent in sizes.items():
+            if is_number_role(role):
+                set_number(self, role[1:], length(extent))
 
     def part(self, name: str, sizes: Sizes) -> paddle.Tensor | None:
         """The part of parameter or buffer `name` at `sizes`."""
@@ -110,11 +119,23 @@ def own(layer: nn.Layer, params: Sequence[str]) -> None:
         cast(Owner, layer).make_elastic()
 
 
+def follow(layer: nn.Layer, role: str) -> None:
+    """Makes a number that an elastic layer of a user's class holds a role of it."""
+    owner = cast(Owner, layer)
+    size = dict(numbers_in(layer))[role[1:]]
+    owner.max_sizes[role] = owner.original_sizes[role] = size
+
+
 def cut_layer(layer: nn.Layer, sizes: Sizes) -> Callable[[], None]:
     """Cuts a plain layer in place, as `cut_plain`; also one of a user's own class, by the names of its roles."""
     if spec_of(layer) is not None:
         return cut_plain(layer, sizes)
     params, buffers = dict(layer._parameters), dict(layer._buffers)
+    attributes = {role[1:].partition(".")[0]: None for role in sizes if is_number_role(role)}
+    numbers = {name: getattr(layer, name) for name in attributes}
+    for role, extent in sizes.items():
+        if is_number_role(role):
+            set_number(layer, role[1:], length(extent))
     names = dict.fromkeys(role.rpartition(":")[0] for role in sizes if is_parameter_role(role))
     for name in names:
         whole = cast(paddle.Tensor, held(layer, name))
@@ -130,5 +151,7 @@ def cut_layer(layer: nn.Layer, sizes: Sizes) -> Callable[[], None]:
     def restore() -> None:
         layer._parameters.update(params)
         layer._buffers.update(buffers)
+        for name, value in numbers.items():
+            setattr(layer, name, value)
 
     return restore

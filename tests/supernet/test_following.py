@@ -1,0 +1,166 @@
+"""What a forward takes from attributes, splits and slices follows the widths: heads, parts and numbers."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from paddle import nn
+
+import vision_models as models
+from ofa_slim import OFA, Convert, load_subnet, save_subnet, supernet
+from ofa_slim.measure.cost import CostModel
+from ofa_slim.supernet.layers import numbers_in
+from ofa_slim.supernet.mending.running import Probe
+from ofa_slim.supernet.mending.silenced import computes_the_same
+
+SHAPE = [2, 3, 8, 8]
+# The largest share of its weights that the smallest sub-network of each may have, and the axes that it must have.
+KINDS = {
+    models.Vit: (0.10, {"patches": 4, "blocks.0.fc1": 64, "blocks.1.fc1": 64}),
+    models.Swin: (
+        0.10,
+        {
+            "patches": 32,
+            "blocks.0.attention.qkv": 4,
+            "blocks.0.fc1": 64,
+            "blocks.1.attention.qkv": 4,
+            "blocks.1.fc1": 64,
+        },
+    ),
+    models.Pvt: (0.10, {"patches": 4, "blocks.0.fc1": 64, "blocks.1.fc1": 64}),
+    models.SeNet: (
+        0.09,
+        {
+            "stem": 32,
+            "convs.0": 32,
+            "convs.1": 16,
+            "excitations.0.squeeze": 8,
+            "excitations.1.squeeze": 8,
+            "excitations.2.squeeze": 4,
+        },
+    ),
+    models.MixNet: (0.20, {"stem": 16, "stem.2": 8, "stem.3": 8, "body": 24}),
+    models.FasterNet: (0.15, {"stem": 24, "stem.2": 8, "conv": 8, "body": 24}),
+    models.ShuffleNet: (0.12, {"stem": 16, "body": 24}),
+    models.GhostNet: (0.17, {"stem": 8, "stem.2": 8, "body": 12}),
+    models.Res2Net: (0.09, {"stem": 8, "convs.2": 8, "body": 24}),
+}
+EACH = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+
+
+def converted(kind: type[nn.Layer]) -> tuple[OFA, nn.Layer]:
+    paddle.seed(0)
+    plain = kind()
+    plain.eval()
+    ofa = OFA(
+        Convert(supernet(expand_ratio=[0.25, 0.5, 1.0])).convert(copy.deepcopy(plain)),
+        example_inputs=paddle.randn(SHAPE),
+    )
+    ofa.eval()
+    return ofa, plain
+
+
+def size(model: nn.Layer) -> int:
+    return sum(parameter.size for parameter in model.parameters())
+
+
+@EACH
+def test_all_but_the_head_shrinks_and_each_export_equals_its_sub_network(kind: type[nn.Layer]) -> None:
+    ofa, plain = converted(kind)
+    share, axes = KINDS[kind]
+    assert {axis.name: axis.size for axis in ofa.search_space.axes if axis.elastic} == axes
+    assert [row.layer for row in ofa.search_space.fixed if row.layer != "head"] == []
+    small = ofa.export(config=ofa.search_space.smallest(), input_shapes=SHAPE)
+    assert size(small) <= share * size(plain)
+    rng, x, costs = np.random.default_rng(0), paddle.randn(SHAPE), CostModel.of(ofa, [SHAPE])
+    for _ in range(4):
+        config = ofa.search_space.sample(rng)
+        exported = ofa.export(config=config, input_shapes=SHAPE)
+        exported.eval()
+        ofa.set_net_config(config)
+        np.testing.assert_allclose(exported(x).numpy(), ofa(x).numpy(), atol=1e-5)
+        assert costs(config).params == size(exported)
+    with ofa.subnet(ofa.search_space.largest()):
+        np.testing.assert_allclose(ofa(x).numpy(), plain(x).numpy(), atol=1e-5)
+
+
+@EACH
+def test_a_sub_network_is_the_whole_model_with_channels_silenced(kind: type[nn.Layer]) -> None:
+    ofa, _ = converted(kind)
+    probe = Probe(ofa.supernet, ofa.supernet.example([SHAPE]))
+    assert computes_the_same(probe, ofa.search_space.smallest())
+    assert computes_the_same(probe, ofa.search_space.sample(np.random.default_rng(1)))
+
+
+@EACH
+def test_the_numbers_go_with_files_copies_and_the_origin(kind: type[nn.Layer], tmp_path: Path) -> None:
+    ofa, plain = converted(kind)
+    config, x = ofa.search_space.smallest(), paddle.randn(SHAPE)
+    small = ofa.export(config=config, input_shapes=SHAPE)
+    small.eval()
+    expected = small(x).numpy()
+    save_subnet(small, tmp_path / "saved")
+    again = load_subnet(tmp_path / "saved", model=kind())
+    for other in (again, copy.deepcopy(small), pickle.loads(pickle.dumps(copy.deepcopy(ofa.model)))):
+        other.eval()
+        if other is again:
+            np.testing.assert_allclose(other(x).numpy(), expected, atol=1e-6)
+    whole = [dict(numbers_in(layer)) for layer in plain.sublayers(include_self=True)]
+    origin = ofa.export(origin_model=plain, config=config, input_shapes=SHAPE)
+    origin.eval()
+    np.testing.assert_allclose(origin(x).numpy(), expected, atol=1e-6)
+    own = ofa.export(origin_model=kind(), config=config, input_shapes=SHAPE, load_weights_from_supernet=False)
+    assert size(own) == size(small)
+    assert [dict(numbers_in(layer)) for layer in kind().sublayers(include_self=True)] == whole
+
+
+@EACH
+def test_sub_networks_train_in_turn(kind: type[nn.Layer]) -> None:
+    ofa, _ = converted(kind)
+    ofa.train()
+    configs = [ofa.search_space.smallest(), ofa.search_space.largest()]
+    losses = ofa.train_step({"x": paddle.randn(SHAPE)}, lambda made: (made**2).mean(), configs)
+    assert all(np.isfinite(float(loss)) for loss in losses)
+    assert all(parameter.grad is not None for parameter in ofa.parameters() if not parameter.stop_gradient)
+
+
+class Coincidence(nn.Layer):
+    """Its number is a count of positions that happens to be the width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions = 16
+        self.first, self.second = nn.Conv2D(3, 16, 1), nn.Linear(16, 3)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        x = self.first(x).reshape([x.shape[0], -1, self.positions])
+        return self.second(x.mean(1))
+
+
+class InCode(nn.Layer):
+    """The width is written in its code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2D(3, 16, 1), nn.Linear(16, 3)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return self.second(self.first(x).mean([2, 3]).reshape([-1, 16]))
+
+
+@pytest.mark.parametrize(("kind", "elastic"), [(Coincidence, ["first"]), (InCode, [])])
+def test_what_is_no_width_does_not_follow_one(kind: type[nn.Layer], elastic: list[str]) -> None:
+    paddle.seed(0)
+    model = kind()
+    example = paddle.randn([2, 3, 4, 4])
+    expected = model(example).numpy()
+    ofa = OFA(Convert(supernet(expand_ratio=[0.5, 1.0])).convert(model), example_inputs=example)
+    assert [axis.name for axis in ofa.search_space.axes if axis.elastic] == elastic
+    np.testing.assert_allclose(ofa(example).numpy(), expected, atol=1e-6)
+    small = ofa.export(config=ofa.search_space.smallest(), input_shapes=[2, 3, 4, 4])
+    assert dict(numbers_in(small)) == dict(numbers_in(kind()))
