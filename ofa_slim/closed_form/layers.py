@@ -19,6 +19,7 @@ from ofa_slim.closed_form.calibration import Batch, Calibration
 from ofa_slim.closed_form.moments import RIDGE, Moments
 from ofa_slim.closed_form.obs import Removal, removal
 from ofa_slim.closed_form.repair import SubLayerError
+from ofa_slim.supernet.axis import Axis, Slot
 from ofa_slim.supernet.families import layer_at
 from ofa_slim.supernet.handle import full_size
 from ofa_slim.supernet.space import SearchSpace
@@ -42,8 +43,7 @@ def channel_removals(
     readers = {
         axis.name: [slot for slot in axis.slots if slot.role == "in"]
         for axis in space.axes
-        if all(_is_matrix(layer_at(model, slot.layer)) for slot in axis.slots if slot.role == "in")
-        and all(len(slot.starts) == 1 for slot in axis.slots)
+        if all(_reads_alone(layer_at(model, slot.layer), axis, slot) for slot in axis.slots if slot.role == "in")
     }
     paths = {slot.layer for slots in readers.values() for slot in slots}
     moments = {path: Moments(_matrix(layer_at(model, path)).shape[0]) for path in paths}
@@ -66,6 +66,13 @@ def channel_removals(
         if problems:
             found[name] = removal(problems, ridge)
     return found
+
+
+def _reads_alone(layer: nn.Layer, axis: Axis, slot: Slot) -> bool:
+    """Whether the inputs of a matrix are the units of one axis, one after the other."""
+    if not _is_matrix(layer):
+        return False
+    return slot.starts == (0,) and axis.size * slot.unit * _window(layer) == _inputs(layer)
 
 
 def repair_layers(
@@ -154,6 +161,11 @@ def _seeing(model: nn.Layer, paths: list[str]) -> Iterator[dict[str, list[tuple[
 def _window(layer: nn.Layer) -> int:
     """How many rows of the matrix belong to one input channel."""
     return int(np.prod(layer.weight.shape[2:])) if isinstance(layer, nn.Conv2D) else 1
+
+
+def _inputs(layer: nn.Layer) -> int:
+    """How many rows the matrix has."""
+    return _window(layer) * int(layer.weight.shape[1 if isinstance(layer, nn.Conv2D) else 0])
 
 
 def _matrix(layer: nn.Layer) -> np.ndarray:

@@ -19,7 +19,7 @@ def reorder_axis(model: nn.Layer, axis: Axis, order: np.ndarray) -> None:
         axis: of that model.
         order: int64 ``[size of the axis]``, the unit for each new position; a permutation.
     """
-    done: set[tuple[int, int]] = set()
+    done: set[tuple[int, int, tuple[int, ...]]] = set()
     with paddle.no_grad():
         for slot in axis.slots:
             layer = layer_at(model, slot.layer)
@@ -30,8 +30,9 @@ def reorder_axis(model: nn.Layer, axis: Axis, order: np.ndarray) -> None:
                     continue
                 for dim, role in enumerate(spec.roles(layer, name)):
                     # A tied parameter belongs to several layers.
-                    if role == slot.role and (id(parameter), dim) not in done:
-                        done.add((id(parameter), dim))
+                    key = (id(parameter), dim, slot.starts)
+                    if role == slot.role and key not in done:
+                        done.add(key)
                         _reorder(parameter, dim, _entries(slot, order, parameter.shape[dim]))
 
 

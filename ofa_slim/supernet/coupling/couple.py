@@ -168,16 +168,19 @@ class _Coupling:
         """The axes in definition order of their first layers, and the layers on no axis, with the reason."""
         slots: dict[Atom, list[Slot]] = {}
         for (layer, role), term in self.roles.items():
+            places: dict[tuple[Atom, int], list[int]] = {}
             for atom, starts, unit in contributions(term):
-                slots.setdefault(atom, []).append(Slot(layer, role, unit, starts))
+                places.setdefault((atom, unit), []).extend(starts)
+            for (atom, unit), found in places.items():
+                slots.setdefault(atom, []).append(Slot(layer, role, unit, tuple(sorted(found))))
         layers = dict.fromkeys(holder.layer for holders in self.holders.values() for holder in holders)
         order = {layer: place for place, layer in enumerate(layers)}
         owners = {holder.layer for holders in self.holders.values() for holder in holders if _is_free([holder])}
-        for atom, found in slots.items():
-            found.sort(key=lambda slot: (not slot.is_output, order[slot.layer]))
+        for atom, own in slots.items():
+            own.sort(key=lambda slot: (not slot.is_output, order[slot.layer]))
             if atom.fixed is None and atom.size == 1:
                 atom.fixed = "it has one channel"
-            if atom.fixed is None and not found[0].is_output:
+            if atom.fixed is None and not own[0].is_output:
                 atom.fixed = "it is not the output of a layer that can be cut"
         axes = []
         for atom in self._cut_atoms(slots, grown):
