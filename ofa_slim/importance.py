@@ -1,4 +1,4 @@
-"""Scores of heads, neurons, hidden channels and traced widths by |parameter · gradient|, and reordering a model by them."""
+"""Scores of heads, neurons, channels and traced widths by |parameter · gradient|, and reordering a model by them."""
 
 from ofa_slim.ordering.hidden import compute_hidden_importance, reorder_hidden
 from ofa_slim.ordering.scores import (
