@@ -7,7 +7,7 @@ import paddle
 import pytest
 from paddle import nn
 
-import vision_models as models
+import naming_models as models
 from ofa_slim import OFA, Convert, supernet
 from ofa_slim.errors import ImportanceError
 from ofa_slim.importance import compute_width_importance, reorder_widths

@@ -11,7 +11,7 @@ import paddle
 import pytest
 from paddle import nn
 
-import vision_models as models
+import naming_models as models
 from ofa_slim import OFA, Convert, load_subnet, save_subnet, supernet
 from ofa_slim.measure.cost import CostModel
 from ofa_slim.supernet.layers import numbers_in
