@@ -55,15 +55,22 @@ class Program:
 class _Traced(nn.Layer):
     """Calls a model with inputs from a list, so that its own forward stays as it is."""
 
-    def __init__(self, model: nn.Layer, template: Any) -> None:
+    def __init__(self, model: nn.Layer, template: Any, translated: bool) -> None:
         super().__init__()
         self.model = model
-        self._template = template
+        self._template, self._translated = template, translated
 
     def forward(self, tensors: list[paddle.Tensor]) -> Any:
         """The model's output."""
         args, kwargs = join(self._template, tensors)
-        return self.model(*args, **kwargs)
+        if self._translated:
+            return self.model(*args, **kwargs)
+        return _called_as_it_is(self.model, args, kwargs)
+
+
+@paddle.jit.not_to_static
+def _called_as_it_is(model: nn.Layer, args: Any, kwargs: Any) -> Any:
+    return model(*args, **kwargs)
 
 
 def tensors_in(value: Any) -> Iterator[Any]:
@@ -94,13 +101,12 @@ def trace(model: nn.Layer, args: tuple[Any, ...], kwargs: Mapping[str, Any], tra
     }
     tensors, template = split((args, {**kwargs, **defaults}))
     specs = [InputSpec(tensor.shape, tensor.dtype, name=f"input_{i}") for i, tensor in enumerate(tensors)]
-    wrapped = _Traced(model, template)
-    with modes_kept(wrapped), forwards_kept(model), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        wrapped.train() if training else wrapped.eval()
+    # Translating the code of each layer takes most of the time, and only control flow that depends on data needs it.
+    try:
+        concrete = _concrete(_Traced(model, template, translated=False), specs, training)
+    except Exception:  # such control flow, or anything else that the forward raises
         try:
-            static: Any = paddle.jit.to_static(wrapped, input_spec=[specs], full_graph=True)
-            concrete = static.forward.concrete_program
+            concrete = _concrete(_Traced(model, template, translated=True), specs, training)
         except Exception as error:  # anything that the model's forward raises while it is translated
             raise ConvertError(
                 f"the forward of {type(model).__name__} cannot be traced, so it is unknown which widths must agree: "
@@ -111,6 +117,15 @@ def trace(model: nn.Layer, args: tuple[Any, ...], kwargs: Mapping[str, Any], tra
         program.ops.append(_read(op, program))
     program.outputs = [value.id for value in tensors_in(concrete.outputs)]
     return program
+
+
+def _concrete(wrapped: _Traced, specs: list[InputSpec], training: bool) -> Any:
+    """Paddle's program of a model, which is as before after it."""
+    with modes_kept(wrapped), forwards_kept(wrapped.model), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wrapped.train() if training else wrapped.eval()
+        static: Any = paddle.jit.to_static(wrapped, input_spec=[specs], full_graph=True)
+        return static.forward.concrete_program
 
 
 def _read(op: Any, program: Program) -> Op:
