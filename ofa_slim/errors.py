@@ -30,12 +30,24 @@ class CalibrationError(OfaSlimError, ValueError):
     """Calibration rows, or a model, that no closed form can be computed from."""
 
 
+class RecipeError(OfaSlimError, ValueError):
+    """A recipe that is not valid; the message names the key."""
+
+
 class DataError(OfaSlimError, ValueError):
     """A data file that is missing, or not in the format that the task needs."""
 
 
 class DistillError(OfaSlimError, ValueError):
     """A distillation loss that cannot be formed."""
+
+
+class StoppedError(OfaSlimError, RuntimeError):
+    """A signal stopped a training; `signal` says which."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.signal = number
 
 
 class ExportError(OfaSlimError, RuntimeError):

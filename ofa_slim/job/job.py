@@ -12,8 +12,9 @@ import paddle
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ofa_slim.base.optional import require_paddlenlp
+from ofa_slim.errors import RecipeError
 from ofa_slim.job.plan import FORMER, STAGES, stages_of
-from ofa_slim.job.recipe import Recipe, RecipeError
+from ofa_slim.job.recipe import Recipe
 from ofa_slim.job.report import REPORTED, write_report
 from ofa_slim.job.run import Run
 from ofa_slim.job.shrink_stage import shrink_report

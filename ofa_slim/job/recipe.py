@@ -12,16 +12,12 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from ofa_slim.errors import OfaSlimError, nearest
+from ofa_slim.errors import RecipeError, nearest
 from ofa_slim.export.formats import FORMATS
 from ofa_slim.job.data.keys import OWN_TASKS, DataKeys, OwnTask
 from ofa_slim.search.cost_kinds import COSTS, KEYS
 
 TaskName = Literal["movie-polarity", "sst-2", "cola", "mrpc", "sts-b", "qnli", "rte", "qqp", "mnli", OwnTask]
-
-
-class RecipeError(OfaSlimError, ValueError):
-    """A recipe that is not valid; the message names the key."""
 
 
 def _number(value: object) -> object:

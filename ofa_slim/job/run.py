@@ -15,12 +15,13 @@ import paddle
 from visualdl import LogWriter
 
 from ofa_slim.base.foreign import model_config
+from ofa_slim.errors import RecipeError
 from ofa_slim.integrations.paddlenlp import ModelLoadError, load_model
 from ofa_slim.job.data.fingerprint import fingerprints
 from ofa_slim.job.data.own import own_files, own_task
 from ofa_slim.job.glue import TASKS
 from ofa_slim.job.plan import STAGES, Stage, settings
-from ofa_slim.job.recipe import Recipe, RecipeError
+from ofa_slim.job.recipe import Recipe
 from ofa_slim.job.task import Rows, Task
 from ofa_slim.job.tokenised import accepted_inputs, tokenise
 from ofa_slim.ofa import OFA

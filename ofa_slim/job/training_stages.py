@@ -12,8 +12,9 @@ from safetensors.numpy import load_file, save_file
 
 from ofa_slim.base.progress import counted
 from ofa_slim.closed_form import obs_importance
+from ofa_slim.errors import RecipeError
 from ofa_slim.export.factorise import largest_rank
-from ofa_slim.job.recipe import Recipe, RecipeError
+from ofa_slim.job.recipe import Recipe
 from ofa_slim.job.run import Run, count_parameters, describe, subnet_name
 from ofa_slim.job.stage_folders import write_json
 from ofa_slim.ofa import OFA

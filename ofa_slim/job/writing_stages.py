@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from paddle import nn
 
-from ofa_slim.errors import LatencyError
+from ofa_slim.errors import LatencyError, StoppedError
 from ofa_slim.export.factorise import factorise_embeddings
 from ofa_slim.export.formats import Opened, time_models, write_formats
 from ofa_slim.export.formats.processes import SERVED
@@ -33,7 +33,6 @@ from ofa_slim.supernet import SubnetConfig
 from ofa_slim.tasks import IGNORED
 from ofa_slim.train.batches import Batch, Batches, Examples, arrays, inputs_of
 from ofa_slim.train.fitting import predicted
-from ofa_slim.train.loop import StoppedError
 from ofa_slim.train.stack_layers import only_stack
 
 LOG = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ import paddle
 from paddle import nn
 
 from ofa_slim.base.progress import progress
-from ofa_slim.errors import OfaSlimError
+from ofa_slim.errors import OfaSlimError, StoppedError
 from ofa_slim.train import parallel
 from ofa_slim.train.checkpoint import CheckpointManager, stop_on_signals
 from ofa_slim.train.feeds import Feed
@@ -29,14 +29,6 @@ READ_EVERY = 10  # steps between two reads of the loss
 
 class DivergedError(OfaSlimError, ArithmeticError):
     """The loss of a training became infinite or not a number."""
-
-
-class StoppedError(OfaSlimError, RuntimeError):
-    """A signal stopped a training; `signal` says which."""
-
-    def __init__(self, message: str, number: int) -> None:
-        super().__init__(message)
-        self.signal = number
 
 
 def no_scalars(name: str, value: float, step: int) -> None:

@@ -30,7 +30,7 @@ def blocks(page: str) -> list[str]:
 SCRIPT, LOOP, RELATIONS, CONFIGS, PROCESSES = blocks("docs/training.md")
 (TRAINER,) = blocks("docs/trainer.md")
 (SEARCH,) = blocks("docs/search.md")
-OTHER, NARROW = blocks("docs/other-models.md")
+OTHER, ORDER, NARROW = blocks("docs/other-models.md")
 FORMATS, _ = blocks("docs/formats.md")
 ONE_CALL, TRAINING = blocks("docs/one-call.md")
 (WITHOUT_TRAINING,) = blocks("docs/without-training.md")
@@ -110,6 +110,8 @@ def test_the_training_script_and_the_configs_after_it(tmp_path: Path, monkeypatc
     exec(PROCESSES, names)
     exec(OTHER, names)
     assert names["small"].fc.weight.shape == [256, 1000]
+    exec("labels = paddle.to_tensor([1, 2])", names)
+    exec(ORDER, names)
     names["classifier"] = bert(layers=1, heads=12, head_dim=64)
     exec(NARROW, names)
     assert names["small"].classifier.weight.shape == [576, 3]

@@ -26,6 +26,7 @@ from ofa_slim.errors import (
     IllegalSubnetError,
     LatencyError,
     OfaSlimError,
+    RecipeError,
     SearchError,
 )
 from ofa_slim.export.formats import Opened, time_models
@@ -34,7 +35,7 @@ from ofa_slim.export.pipeline import TextTask
 from ofa_slim.integrations.paddlenlp import ModelLoadError, load_sequence_classifier
 from ofa_slim.integrations.trainer.best import METRICS_FILE, Best
 from ofa_slim.job.page import _curves, write_page
-from ofa_slim.job.recipe import RecipeError, load_recipe
+from ofa_slim.job.recipe import load_recipe
 from ofa_slim.job.stage_folders import StageError, check_mark, read_json
 from ofa_slim.job.tools import _sizes
 from ofa_slim.measure import LatencyTable

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ofa_slim.supernet.coupling.calls import Call, Dims, NoRuleError, Value, axiswise, broadcast, rule, whole
-from ofa_slim.supernet.coupling.terms import Atom, Sum, Term, View, fix, split_at, split_evenly, unify
+from ofa_slim.supernet.coupling.terms import Atom, Sum, Term, View, fix, split_at, unify
 
 
 @rule("slice")
@@ -38,8 +38,8 @@ def _taken(x: Value, axis: int, start: int, stop: int) -> Value:
     term, size = x.dims[axis], x.shape[axis]
     if term is None or stop <= start or stop - start == size:
         return x
-    sizes = [start, stop - start, size - stop]
-    parts = split_at(term, [part for part in sizes if part])
+    sizes = [part for part in (start, stop - start, size - stop) if part]
+    parts = split_at(term, sizes)
     return x if parts is None else _part(x, axis, stop - start, parts[1 if start else 0])
 
 
@@ -118,8 +118,10 @@ def reshape(call: Call) -> list[Any]:
 def _heads(made: Sequence[int], shape: Sequence[int]) -> int:
     """Which of the dimensions that channels are split into is the heads: the last but that of their channels.
 
-    Queries, keys and values in one matrix are a dimension of two or three beside it.
+    Queries, keys and values in one matrix are a dimension of two or three beside it. A single head is cut inside.
     """
+    if shape[made[-1] - 1] == 1:
+        return made[-1]
     left = [axis for axis in made[:-1] if shape[axis] > 3]
     return left[-1] if left else made[-2]
 
@@ -191,7 +193,7 @@ def split_rule(call: Call) -> list[Any]:
     term = x.dims[axis]
     parts: Sequence[Term | None] = [None] * len(sizes)
     if term is not None:
-        found = split_evenly(term, len(sizes)) if call.op.name == "split_with_num" else split_at(term, sizes)
+        found = split_at(term, sizes)
         if found is None:
             fix(term, "it is split where its parts do not end")
         else:

@@ -158,8 +158,9 @@ def split_evenly(term: Term, count: int) -> list[Term] | None:
         return [unit] * count
     if isinstance(term, View) and term.outer % count == 0:
         return [View(term.of, term.outer // count, term.inner)] * count
-    if isinstance(term, View) and term.outer == 1 and isinstance(term.of, Atom) and term.of.size % count == 0:
-        return None  # the halves of a leading part are not leading parts of the halves
+    if isinstance(term, View) and term.outer == 1:
+        parts = split_evenly(term.of, count)
+        return None if parts is None else [View(part, 1, term.inner) for part in parts]
     if isinstance(term, Sum):
         found = _cut(term.parts, [size] * count)
         if found is not None:
@@ -170,7 +171,10 @@ def split_evenly(term: Term, count: int) -> list[Term] | None:
 
 
 def split_at(term: Term, sizes: Sequence[int]) -> list[Term] | None:
-    """The parts of a term of these sizes, each of which shrinks by itself; None where that is impossible."""
+    """The parts of a term of these sizes; None where that is impossible. Equal parts shrink together, others alone."""
+    even = split_evenly(term, len(sizes)) if len(set(sizes)) == 1 else None
+    if even is not None:
+        return even
     at = 0
     for size in sizes[:-1]:
         at += size

@@ -45,6 +45,23 @@ class Owner(ElasticLayer):
             if is_number_role(role):
                 set_number(self, role[1:], length(extent))
 
+    def eval(self) -> None:
+        """Eval mode; what a class makes of its parameters then, as a fused table, it makes of whole ones."""
+        self._at_full_size(super().eval)
+
+    def train(self) -> None:
+        """Train mode, as `eval`."""
+        self._at_full_size(super().train)
+
+    def _at_full_size(self, change: Callable[[], None]) -> None:
+        before = self.active_sizes
+        self.activate(self.max_sizes)
+        try:
+            change()
+        finally:
+            self.activate(before)
+            self.active_sizes = before
+
     def part(self, name: str, sizes: Sizes) -> paddle.Tensor | None:
         """The part of parameter or buffer `name` at `sizes`."""
         whole = held(self, name)

@@ -143,7 +143,7 @@ class _Mending:
         found = self._best(space, sizes, failure, uneven)
         if found is not None:
             return found
-        proportional = joined(space, self._failing_alone(failure))
+        proportional = joined(space, self._wrong_alone(failure))
         if proportional is None:
             return None
         before = self.supernet
@@ -158,12 +158,16 @@ class _Mending:
     def _is_better(self, sizes: dict[str, int], failure: Failure, changed: Collection[str]) -> bool:
         """Whether the forward comes further at some sizes than it did, and computes the same as far as it comes.
 
-        The latter is asked with the changed axes alone at a smaller size: other axes that do not fit yet may run too.
+        The latter is asked with the changed axes alone at a smaller size, which must come further too: with others, an
+        axis may fit by chance.
         """
-        if not failure.before(self.probe.failure(self.probe.shrunk(sizes))):
-            return False
         smaller = {axis.name: smallest_tried(axis) for axis in self._elastic() if axis.name in changed}
-        return computes_the_same(self.probe, self.probe.shrunk(smaller))
+        alone = self.probe.shrunk(smaller)
+        return (
+            failure.before(self.probe.failure(self.probe.shrunk(sizes)))
+            and failure.before(self.probe.failure(alone))
+            and computes_the_same(self.probe, alone)
+        )
 
     def _best(
         self, space: SearchSpace, sizes: dict[str, int], failure: Failure, uneven: Failure | None
@@ -203,15 +207,26 @@ class _Mending:
 
         return search(names) or list(names)
 
-    def _failing_alone(self, failure: Failure) -> list[str]:
-        """The axes of layers near a failure each of which makes the forward fail there when it alone is smaller."""
+    def _wrong_alone(self, failure: Failure) -> list[str]:
+        """The axes that may only fit in proportion: each alone makes the forward fail at a place, or go wrong near it.
+
+        A reshape with one size left open can turn rows into something else without failing.
+        """
+        space = self.supernet.space
         paths = list(dict.fromkeys(frame.path for frame in failure.frames))[:_NEAR]
-        near = {name for path in paths for name in axes_under(self.supernet.space, path)}
-        axes = [axis for axis in self._elastic() if axis.name in near]
+        near = {name for path in paths for name in axes_under(space, path)}
+        smaller = {axis.name: {axis.name: smallest_tried(axis)} for axis in self._elastic() if axis.name in near}
+        here = [
+            name for name, sizes in smaller.items() if failure.same_place(self.probe.failure(self.probe.shrunk(sizes)))
+        ]
+        if len(here) > 1:
+            return here
+        inner = next((names for path in paths if len(names := axes_under(space, path) & set(smaller)) > 1), set())
+        configs = {name: self.probe.shrunk(smaller[name]) for name in smaller if name in inner}
         return [
-            axis.name
-            for axis in axes
-            if failure.same_place(self.probe.failure(self.probe.shrunk({axis.name: smallest_tried(axis)})))
+            name
+            for name, config in configs.items()
+            if self.probe.failure(config) is not None or not computes_the_same(self.probe, config)
         ]
 
     def _keep_whole(self, names: Collection[str], reason: str) -> None:

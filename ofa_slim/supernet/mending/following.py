@@ -16,7 +16,7 @@ from ofa_slim.supernet.families import layer_at
 from ofa_slim.supernet.layers import Owner, is_number_role, number_role, numbers_in
 from ofa_slim.supernet.mending.running import Failure, Frame
 from ofa_slim.supernet.space import SearchSpace
-from ofa_slim.supernet.spec import spec_of
+from ofa_slim.supernet.spec import channels_of, spec_of
 
 # Which entries of a number are those of an axis: how many for each step of the axis, by the axis's name.
 Shares = Mapping[str, int]
@@ -119,18 +119,15 @@ def joined(space: SearchSpace, names: Collection[str]) -> SearchSpace | None:
     axes = [axis for axis in space.axes if axis.name in names]
     size = math.gcd(*(axis.size for axis in axes))
     times = [axis.size // size for axis in axes]
-    choices = [
-        step
-        for step in range(1, size + 1)
-        if all(step * each in axis.choices for axis, each in zip(axes, times, strict=True))
-    ]
+    coarse = min(axes, key=lambda axis: axis.size)
+    choices = {channels_of(choice / coarse.size, size) for choice in coarse.choices}
     if size == 1 or len(axes) < 2 or any(axis.original != axis.size or axis.fixed_reason for axis in axes):
         return None
     slots = [
         replace(slot, unit=slot.unit * each) for axis, each in zip(axes, times, strict=True) for slot in axis.slots
     ]
     slots.sort(key=lambda slot: not slot.is_output)
-    one = Axis(axes[0].name, size, tuple(choices) or (size,), tuple(slots), original=size)
+    one = Axis(axes[0].name, size, tuple(choices), tuple(slots), original=size)
     kept = [one if axis is axes[0] else axis for axis in space.axes if axis is axes[0] or axis not in axes]
     return space.replaced(kept)
 
