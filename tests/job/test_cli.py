@@ -94,8 +94,9 @@ class TestRightUses:
             answers.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
         assert answers[0] == answers[1]
         exact = ofa_slim.pipeline(searched / "plain")(texts)
-        assert [one["label"] for one in answers[0]] == [one["label"] for one in exact]
-        assert np.allclose([one["score"] for one in answers[0]], [one["score"] for one in exact], atol=0.05)
+        for one, other in zip(answers[0], exact, strict=True):
+            assert one["label"] == other["label"] or other["score"] < 0.55  # 8 bits may turn a tie
+            assert one["label"] != other["label"] or one["score"] == pytest.approx(other["score"], abs=0.05)
         (alone,) = ofa_slim.pipeline(searched / "plain")("good film", batch_size=1)
         assert alone["label"] == exact[0]["label"]
         assert alone["score"] == pytest.approx(exact[0]["score"], abs=1e-5)  # the products of one row may round apart

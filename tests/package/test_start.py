@@ -14,6 +14,7 @@ from ofa_slim.cli import COMMANDS, cli
 HEAVY = ("paddle", "numpy", "pydantic", "paddlenlp", "optuna", "sklearn", "matplotlib", "visualdl", "datasets", "scipy")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", ["import ofa_slim", "from ofa_slim.cli import main; main(['--help'])"])
 def test_nothing_heavy_is_imported(code: str) -> None:
     said = f"import sys\n{code}\nprint([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
@@ -21,6 +22,7 @@ def test_nothing_heavy_is_imported(code: str) -> None:
     assert found.stderr.strip() == "[]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "code",
     [

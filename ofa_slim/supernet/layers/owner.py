@@ -9,6 +9,7 @@ in its attribute ``channels``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import paddle
@@ -45,19 +46,22 @@ class Owner(ElasticLayer):
             if is_number_role(role):
                 set_number(self, role[1:], length(extent))
 
-    def eval(self) -> None:
+    def eval(self) -> Any:
         """Eval mode; what a class makes of its parameters then, as a fused table, it makes of whole ones."""
-        self._at_full_size(super().eval)
+        with self._full():
+            return super().eval()
 
-    def train(self) -> None:
+    def train(self, *args: Any) -> Any:
         """Train mode, as `eval`."""
-        self._at_full_size(super().train)
+        with self._full():
+            return super().train(*args)
 
-    def _at_full_size(self, change: Callable[[], None]) -> None:
+    @contextmanager
+    def _full(self) -> Iterator[None]:
         before = self.active_sizes
         self.activate(self.max_sizes)
         try:
-            change()
+            yield
         finally:
             self.activate(before)
             self.active_sizes = before
