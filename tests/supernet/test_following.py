@@ -48,6 +48,7 @@ KINDS = {
     models.FasterNet: (0.15, {"stem": 24, "stem.2": 8, "conv": 8, "body": 24}),
     models.ShuffleNet: (0.12, {"stem": 16, "body": 24}),
     models.GhostNet: (0.17, {"stem": 8, "stem.2": 8, "body": 12}),
+    models.RexNet: (0.14, {"stem": 16, "body": 8, "last": 24}),
     models.Res2Net: (0.09, {"stem": 8, "convs.2": 8, "body": 24}),
 }
 EACH = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)

@@ -43,6 +43,26 @@ def _taken(x: Value, axis: int, start: int, stop: int) -> Value:
     return x if parts is None else _part(x, axis, stop - start, parts[1 if start else 0])
 
 
+@rule("set_value_with_tensor")
+def set_part(call: Call) -> list[Any]:
+    x, value = call.value(0), call.value(1)
+    steps = call.numbers(4)
+    if call.attribute("decrease_axes") or call.attribute("none_axes") or steps is None or set(steps) != {1}:
+        raise NoRuleError
+    part = x
+    for place, axis in enumerate(call.attribute("axes")):
+        axis %= len(x.shape)
+        start, stop = (_bound(call.numbers(index), place, x.shape[axis]) for index in (2, 3))
+        if start is None or stop is None or stop <= start:
+            raise NoRuleError
+        part = _taken(part, axis, start, stop)
+        if part.shape[axis] != stop - start:
+            whole(x, [axis], "a part of it is set")
+            part = _part(part, axis, stop - start, None)
+    broadcast([part, value])
+    return [list(x.dims)]
+
+
 @rule("strided_slice")
 def strided(call: Call) -> list[Any]:
     x, axes = call.value(0), call.op.attributes.get("axes", [])

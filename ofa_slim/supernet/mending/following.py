@@ -118,11 +118,11 @@ def joined(space: SearchSpace, names: Collection[str]) -> SearchSpace | None:
     """The space in which some axes shrink in proportion, as one; None where their sizes allow no such steps."""
     axes = [axis for axis in space.axes if axis.name in names]
     size = math.gcd(*(axis.size for axis in axes))
+    if size < 2 or len(axes) < 2 or any(axis.original != axis.size or axis.fixed_reason for axis in axes):
+        return None
     times = [axis.size // size for axis in axes]
     coarse = min(axes, key=lambda axis: axis.size)
     choices = {channels_of(choice / coarse.size, size) for choice in coarse.choices}
-    if size == 1 or len(axes) < 2 or any(axis.original != axis.size or axis.fixed_reason for axis in axes):
-        return None
     slots = [
         replace(slot, unit=slot.unit * each) for axis, each in zip(axes, times, strict=True) for slot in axis.slots
     ]
