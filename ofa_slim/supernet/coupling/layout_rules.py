@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ofa_slim.supernet.coupling.calls import Call, Dims, NoRuleError, Value, axiswise, broadcast, rule, whole
-from ofa_slim.supernet.coupling.terms import Atom, Sum, Term, View, fix, split_at, unify
+from ofa_slim.supernet.coupling.terms import Atom, Sum, Term, View, fix, resolved, split_at, unify
 
 
 @rule("slice")
@@ -120,8 +120,9 @@ def reshape(call: Call) -> list[Any]:
         before = math.prod(x.shape[axis] for axis in given if axis < position)
         after = math.prod(x.shape[axis] for axis in given if axis > position)
         merged = View(term, before, after) if before * after > 1 else term
-        if len(made) == 1:
-            dims[made[0]] = merged
+        whole_units = _at_its_bounds(merged, made, shape)
+        if whole_units is not None:
+            dims[whole_units[0]] = whole_units[1]
         elif before * after == 1:
             # Channels of a sequence split into heads, whole heads are cut; of a map into groups, each group is cut.
             kept = _heads(made, shape) if made[-1] == len(shape) - 1 else made[1]
@@ -133,6 +134,18 @@ def reshape(call: Call) -> list[Any]:
         else:
             whole(x, terms, "it is reshaped across its neighbours")
     return [dims, *[[None] * len(extra) for extra in call.shapes[1:]]]
+
+
+def _at_its_bounds(merged: Term, made: Sequence[int], shape: Sequence[int]) -> tuple[int, Term] | None:
+    """The dimension that holds the entries of a term as a whole, and as what; None where they are taken apart."""
+    term = resolved(merged)
+    view = term if isinstance(term, View) else View(term)
+    for place, axis in enumerate(made):
+        before = math.prod(shape[other] for other in made[:place])
+        after = math.prod(shape[other] for other in made[place + 1 :])
+        if view.outer % before == 0 and view.inner % after == 0:
+            return axis, resolved(View(view.of, view.outer // before, view.inner // after))
+    return None
 
 
 def _heads(made: Sequence[int], shape: Sequence[int]) -> int:
