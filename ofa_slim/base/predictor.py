@@ -1,4 +1,4 @@
-"""Paddle Inference programs, opened and run on the CPU."""
+"""Paddle Inference programs, opened and run on the device that Paddle uses."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ofa_slim.errors import ExportError
 
 MODEL_FILE = "model.json"
 PARAMS_FILE = "model.pdiparams"
+GPU_POOL_MB = 100  # that a predictor takes at once; it takes more as it needs it
 PASSES_FILE = "passes_off.json"
 """A list of the passes that miscompute a program; `to_static` writes it where there are any."""
 
@@ -36,17 +37,24 @@ class Predictor:
 
     Args:
         folder: contains ``model.json`` and ``model.pdiparams``.
-        onednn: whether to use oneDNN's operators, with as many threads as Paddle uses.
+        onednn: whether to use oneDNN's operators on a CPU, with as many threads as Paddle uses.
+        device: such as ``"cpu"`` or ``"gpu:0"``; by default that of `paddle.device.get_device`, on which models train.
 
     Attributes:
         names: the names of its inputs.
+        device: where it runs.
     """
 
-    def __init__(self, folder: Path, onednn: bool = False) -> None:
+    def __init__(self, folder: Path, onednn: bool = False, device: str | None = None) -> None:
+        self.device = paddle.device.get_device() if device is None else device
         config = inference.Config(str(folder / MODEL_FILE), str(folder / PARAMS_FILE))
-        config.disable_gpu()
+        kind, _, number = self.device.partition(":")
+        if kind == "gpu":
+            config.enable_use_gpu(GPU_POOL_MB, int(number or 0))
+        else:
+            config.disable_gpu()
         config.disable_glog_info()
-        if onednn:
+        if onednn and kind == "cpu":
             config.enable_mkldnn()
             config.set_cpu_math_library_num_threads(threads())
         for name in passes_off(folder):
@@ -56,7 +64,7 @@ class Predictor:
         self.names: list[str] = list(self._predictor.get_input_names())
 
     def __call__(self, inputs: Mapping[str, np.ndarray | paddle.Tensor]) -> list[np.ndarray]:
-        """The outputs in order, for inputs by name; tensors must be on the CPU."""
+        """The outputs in order, for inputs by name."""
         # A handle keeps only a pointer, so the contiguous copies must live until the run is over.
         shared = {
             name: value.contiguous() if isinstance(value, paddle.Tensor) else value for name, value in inputs.items()
@@ -77,5 +85,7 @@ class Predictor:
                 handle.copy_from_cpu(value)
 
     def run(self) -> None:
-        """Runs the program once; afterwards the process has the thread counts that it sets."""
+        """Runs the program once, to its end; afterwards the process has the thread counts that it sets."""
         self._predictor.run()
+        if self.device.startswith("gpu"):
+            paddle.device.synchronize(self.device)

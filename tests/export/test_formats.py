@@ -145,6 +145,7 @@ def test_files_are_read_without_this_library(written: tuple[Path, dict[str, Any]
             "path": [],
             "names": list(sample),
             "threads": 1,
+            "device": "cpu" if opener == "inference" else None,
             "clock": None,
             "inputs": str(tmp_path / "inputs.npz"),
             "outputs": str(tmp_path / "outputs.npz"),

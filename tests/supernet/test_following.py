@@ -165,3 +165,4 @@ def test_what_is_no_width_does_not_follow_one(kind: type[nn.Layer], elastic: lis
     np.testing.assert_allclose(ofa(example).numpy(), expected, atol=1e-6)
     small = ofa.export(config=ofa.search_space.smallest(), input_shapes=[2, 3, 4, 4])
     assert dict(numbers_in(small)) == dict(numbers_in(kind()))
+    assert type(ofa.model) is kind  # what was tried leaves nothing behind

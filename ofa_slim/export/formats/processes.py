@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import paddle
 
 from ofa_slim.base import clock
 from ofa_slim.base.clock import Latency, Rounds, Rule
@@ -215,6 +216,7 @@ def _command(aside: Path, folder: Path, inputs: Path, build: str | None, clock_f
         "path": [path or os.getcwd() for path in sys.path] if card["opener"] == "plain" else [],
         "names": list(card["inputs"]),
         "threads": threads(),
+        "device": None if card["opener"] == "onnx" else paddle.device.get_device(),
         "inputs": str(inputs),
         "outputs": str(aside / "outputs.npz"),
         "clock": clock_file,

@@ -47,14 +47,19 @@ def layer_run(model: Any) -> Run:
 
 
 def open_inference(folder: Path, build: str | None, threads: int) -> Run:
-    """Paddle Inference with oneDNN."""
+    """Paddle Inference on Paddle's device, with oneDNN on a CPU."""
+    import paddle
     from paddle import inference
 
     config = inference.Config(str(folder / "model.json"), str(folder / "model.pdiparams"))
-    config.disable_gpu()
     config.disable_glog_info()
-    config.enable_mkldnn()
-    config.set_cpu_math_library_num_threads(threads)
+    kind, _, number = paddle.device.get_device().partition(":")
+    if kind == "gpu":
+        config.enable_use_gpu(100, int(number or 0))
+    else:
+        config.disable_gpu()
+        config.enable_mkldnn()
+        config.set_cpu_math_library_num_threads(threads)
     off = folder / "passes_off.json"
     for name in json.loads(off.read_text(encoding="utf-8")) if off.is_file() else ():
         config.delete_pass(str(name))
@@ -121,6 +126,10 @@ def main(file: str) -> None:
     os.dup2(2, 1)  # what libraries print is not an answer
     job = json.loads(Path(file).read_text(encoding="utf-8"))
     sys.path[:0] = job["path"]
+    if job["device"] is not None:
+        import paddle
+
+        paddle.device.set_device(job["device"])
     run = OPENERS[job["opener"]](Path(job["folder"]), job["build"], job["threads"])
     samples = [{name: sample[name] for name in job["names"]} for sample in read_samples(Path(job["inputs"]))]
     outputs = [dict(enumerate(run(sample))) for sample in samples]

@@ -20,7 +20,14 @@ from ofa_slim.supernet.axis import WIDTH, Axis
 from ofa_slim.supernet.discover import grown_roles, without
 from ofa_slim.supernet.handle import Supernet
 from ofa_slim.supernet.layers import follow, own
-from ofa_slim.supernet.mending.following import axes_under, changed_axes, elastic_owners, joined, proposals
+from ofa_slim.supernet.mending.following import (
+    axes_under,
+    changed_axes,
+    elastic_owners,
+    forget_unused,
+    joined,
+    proposals,
+)
 from ofa_slim.supernet.mending.running import Failure, Probe, smallest_tried
 from ofa_slim.supernet.mending.silenced import computes_the_same
 from ofa_slim.supernet.space import SearchSpace
@@ -53,7 +60,9 @@ def without_failing_axes(model: nn.Layer, space: SearchSpace, example: Example) 
     for training in (False, True):
         if training and Probe(supernet, example, True).failure(supernet.space.largest()) is not None:
             continue
-        supernet = _Mending(supernet, example, training, may_follow=not grown).run()
+        # What runs in train mode draws random numbers, so it cannot be compared with a silenced model.
+        supernet = _Mending(supernet, example, training, may_follow=not grown and not training).run()
+    forget_unused(model, supernet.space)
     return supernet.space
 
 
@@ -236,7 +245,7 @@ class _Mending:
     def _prove(self) -> None:
         """Keeps the changed axes that a sub-network shrinks with which it computes something else."""
         names = [axis.name for axis in self._elastic() if axis.name in self.unproven]
-        if not names or self.training:
+        if not names:
             return
         smallest = {axis.name: smallest_tried(axis) for axis in self._elastic() if axis.name in names}
 

@@ -13,7 +13,7 @@ from paddle import nn
 
 from ofa_slim.supernet.axis import WIDTH, Axis, Slot
 from ofa_slim.supernet.families import layer_at
-from ofa_slim.supernet.layers import Owner, is_number_role, number_role, numbers_in
+from ofa_slim.supernet.layers import Owner, is_number_role, number_role, numbers_in, swap_back
 from ofa_slim.supernet.mending.running import Failure, Frame
 from ofa_slim.supernet.space import SearchSpace
 from ofa_slim.supernet.spec import channels_of, spec_of
@@ -144,6 +144,19 @@ def elastic_owners(model: nn.Layer, space: SearchSpace) -> Iterator[tuple[Any, s
         for slot in axis.slots:
             if is_number_role(slot.role):
                 yield layer_at(model, slot.layer), slot.role
+
+
+def forget_unused(model: nn.Layer, space: SearchSpace) -> None:
+    """Takes numbers that were tried and follow no axis off their layers; those that hold nothing else become plain."""
+    used = {(slot.layer, slot.role) for axis in space.axes for slot in axis.slots}
+    for path, layer in model.named_sublayers(include_self=True):
+        if not isinstance(layer, Owner):
+            continue
+        for role in [role for role in layer.max_sizes if is_number_role(role) and (path, role) not in used]:
+            for sizes in (layer.max_sizes, layer.original_sizes, layer.active_sizes):
+                sizes.pop(role, None)
+        if not layer.max_sizes:
+            swap_back(layer)
 
 
 def axes_under(space: SearchSpace, path: str) -> set[str]:

@@ -61,7 +61,8 @@ def computes_the_same(probe: Probe, config: SubnetConfig) -> bool:
         outputs = list(tensors_in(probe.outputs(config)))
     with silenced(probe.supernet, config), _after_each(layers, compare):
         try:
-            whole = list(tensors_in(model(*probe.example.args, **probe.example.kwargs)))
+            arguments = {**probe.example.kwargs, **probe.supernet.forward_arguments(probe.supernet.space.largest())}
+            whole = list(tensors_in(model(*probe.example.args, **arguments)))
         except _EnoughError:
             return not any(differ)
         except UnprovenError:
