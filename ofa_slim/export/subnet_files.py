@@ -347,7 +347,7 @@ def _set_numbers(model: nn.Layer, numbers: Any, folder: Path) -> None:
 
 
 def _is_own(layer: nn.Layer) -> bool:
-    return not type(layer).__module__.startswith("paddle.")
+    return isinstance(layer, nn.Unflatten) or not type(layer).__module__.startswith("paddle.")
 
 
 def _shape_sizes(layer: nn.Layer, path: str, state: Mapping[str, paddle.Tensor]) -> dict[str, int]:

@@ -33,6 +33,27 @@ KINDS = {
         },
     ),
     models.Pvt: (0.10, {"patches": 4, "blocks.0.fc1": 64, "blocks.1.fc1": 64}),
+    models.Chunked: (0.10, {"patches": 4, "blocks.0.fc1": 64, "blocks.1.fc1": 64}),
+    models.Grouped: (
+        0.12,
+        {
+            "patches": 32,
+            "blocks.0.attention.q": 2,
+            "blocks.0.fc1": 64,
+            "blocks.1.attention.q": 2,
+            "blocks.1.fc1": 64,
+        },
+    ),
+    models.Inferred: (
+        0.10,
+        {
+            "patches": 32,
+            "blocks.0.attention.qkv": 4,
+            "blocks.0.fc1": 64,
+            "blocks.1.attention.qkv": 4,
+            "blocks.1.fc1": 64,
+        },
+    ),
     models.SeNet: (
         0.09,
         {

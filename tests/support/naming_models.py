@@ -101,6 +101,72 @@ class Pvt(Vit):
     attention = ReducedAttention
 
 
+class ChunkedAttention(nn.Layer):
+    """Queries, keys and values are chunks, split into heads in a comprehension; the layer is called `this`."""
+
+    def __init__(self, width: int = 32, heads: int = 4) -> None:
+        super().__init__()
+        self.heads, self.qkv, self.proj = heads, nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(this, x: paddle.Tensor) -> paddle.Tensor:
+        n, length, width = x.shape
+        parts = this.qkv(x).chunk(3, axis=-1)
+        q, k, v = [y.reshape([n, length, this.heads, width // this.heads]).transpose([0, 2, 1, 3]) for y in parts]
+        weights = F.softmax(q.matmul(k, transpose_y=True) * 8**-0.5)
+        return this.proj(weights.matmul(v).transpose([0, 2, 1, 3]).reshape([n, length, width]))
+
+
+class Chunked(Vit):
+    """The same with chunks."""
+
+    attention = ChunkedAttention
+
+
+class GroupedAttention(nn.Layer):
+    """Two heads of keys and values serve four of queries."""
+
+    def __init__(self, width: int = 32, heads: int = 4, groups: int = 2) -> None:
+        super().__init__()
+        self.heads, self.groups, self.channels = heads, groups, width // heads
+        self.q, self.proj = nn.Linear(width, width), nn.Linear(width, width)
+        self.k, self.v = nn.Linear(width, groups * self.channels), nn.Linear(width, groups * self.channels)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        n, length, _ = x.shape
+        query = self.q(x).reshape([n, length, self.heads, self.channels]).transpose([0, 2, 1, 3])
+        key = self.k(x).reshape([n, length, self.groups, self.channels]).transpose([0, 2, 1, 3])
+        value = self.v(x).reshape([n, length, self.groups, self.channels]).transpose([0, 2, 1, 3])
+        key, value = (y.repeat_interleave(self.heads // self.groups, axis=1) for y in (key, value))
+        weights = F.softmax(query.matmul(key, transpose_y=True) * 8**-0.5)
+        return self.proj(weights.matmul(value).transpose([0, 2, 1, 3]).reshape([n, length, -1]))
+
+
+class Grouped(Vit):
+    """The same with shared keys and values."""
+
+    attention = GroupedAttention
+
+
+class InferredAttention(nn.Layer):
+    """The width of a head is left to the reshape, so too few channels would be as many smaller heads."""
+
+    def __init__(self, width: int = 32, heads: int = 4) -> None:
+        super().__init__()
+        self.heads, self.qkv, self.proj = heads, nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        n, length, _ = x.shape
+        q, k, v = self.qkv(x).reshape([n, length, 3, self.heads, -1]).unbind(2)
+        weights = F.softmax(paddle.einsum("bthd,bshd->bhts", q, k) * 8**-0.5)
+        return self.proj(paddle.einsum("bhts,bshd->bthd", weights, v).reshape([n, length, -1]))
+
+
+class Inferred(Vit):
+    """The same with inferred head widths."""
+
+    attention = InferredAttention
+
+
 class Excitation(nn.Layer):
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -184,6 +184,17 @@ def expanded(call: Call) -> list[Any]:
     return [axiswise(padded, shape, "it is repeated")]
 
 
+@rule("repeat_interleave")
+def repeated(call: Call) -> list[Any]:
+    x, axis, times = call.value(0), int(call.attribute("axis")), int(call.attribute("repeats"))
+    dims = list(x.dims)
+    term = dims[axis % len(dims)]
+    if len(call.shapes[0]) != len(dims):
+        raise NoRuleError
+    dims[axis % len(dims)] = None if term is None else View(term, 1, times)
+    return [dims]
+
+
 @rule("concat")
 def concat(call: Call) -> list[Any]:
     values = call.listed(0)

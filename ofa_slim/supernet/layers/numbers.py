@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from paddle import nn
 
 from ofa_slim.supernet.layers.elastic import OWN_ATTRIBUTES
@@ -33,8 +34,8 @@ def numbers_in(layer: nn.Layer) -> Iterator[tuple[str, int]]:
         if name in _NOT_THE_USERS or "." in name:
             continue
         for key, number in _entries(value):
-            if isinstance(number, int) and not isinstance(number, bool) and number > 0:
-                yield (name if key is None else f"{name}.{key}"), number
+            if isinstance(number, (int, np.integer)) and not isinstance(number, bool) and number > 0:
+                yield (name if key is None else f"{name}.{key}"), int(number)
 
 
 def set_number(layer: nn.Layer, name: str, number: int) -> None:

@@ -23,8 +23,10 @@ from ofa_slim.supernet.layers import follow, own
 from ofa_slim.supernet.mending.following import (
     axes_under,
     changed_axes,
+    counts_of,
     elastic_owners,
     forget_unused,
+    is_like_heads,
     joined,
     proposals,
 )
@@ -106,7 +108,9 @@ class _Mending:
             culprits = self._culprits([axis.name for axis in self._elastic()], sizes, failure)
             failed |= dict.fromkeys(culprits, failure.error)
             self._keep_whole(culprits, f"at a smaller width the forward fails: {failure.error}")
-        self._prove()
+        if self.may_follow:
+            self._count_heads()
+            self._prove()
         if failed:
             logger.warning(
                 "stay at full width, because the model's forward fails at a smaller one: %s (%s)",
@@ -178,18 +182,38 @@ class _Mending:
             and computes_the_same(self.probe, alone)
         )
 
+    def _count_heads(self) -> None:
+        """Lets the number of heads follow them where the forward runs without, as other heads than the model has."""
+        for axis in self._elastic():
+            if axis.name in self.unproven or not is_like_heads(axis):
+                continue
+            sizes = {axis.name: smallest_tried(axis)}
+            if computes_the_same(self.probe, self.probe.shrunk(sizes)):
+                continue
+            before = self.supernet
+            for proposed in counts_of(before.model, before.space, axis):
+                self.use(self._following(proposed))
+                config = self.probe.shrunk(sizes)
+                if self.probe.failure(config) is None and computes_the_same(self.probe, config):
+                    self.unproven.add(axis.name)
+                    break
+                self.use(before)
+
+    def _following(self, proposed: SearchSpace) -> Supernet:
+        """The supernet with a space whose numbers are made roles of their layers."""
+        model = self.supernet.model
+        for layer, role in elastic_owners(model, proposed):
+            own(layer, [])
+            if role not in layer.max_sizes:
+                follow(layer, role)
+        return Supernet(model, proposed, self.supernet.names)
+
     def _best(
         self, space: SearchSpace, sizes: dict[str, int], failure: Failure, uneven: Failure | None
     ) -> Supernet | None:
         """The first proposal by which the forward comes further, at uneven sizes too where those failed there."""
-        model = self.supernet.model
-        for proposed in proposals(model, space, failure):
-            for layer, role in elastic_owners(model, proposed):
-                own(layer, [])
-                if role not in layer.max_sizes:
-                    follow(layer, role)
-            supernet = Supernet(model, proposed, self.supernet.names)
-            before = self.supernet
+        for proposed in proposals(self.supernet.model, space, failure):
+            before, supernet = self.supernet, self._following(proposed)
             self.use(supernet)
             good = self._is_better(sizes, failure, changed_axes(space, proposed))
             if good and failure.same_place(uneven):

@@ -51,18 +51,39 @@ def _numbers(model: nn.Layer, space: SearchSpace, frame: Frame) -> dict[Number, 
     The layer whose code it is holds them, or one directly inside it.
     """
     layer = layer_at(model, frame.path)
-    following = {(slot.layer, slot.role) for axis in space.axes for slot in axis.slots if is_number_role(slot.role)}
     found: dict[Number, list[Shares]] = {}
     for name, holder in [("", layer), *layer.named_children()]:
         path = ".".join(part for part in (frame.path, name) if part)
-        if spec_of(holder) is not None and not isinstance(holder, Owner):
-            continue
-        for number, value in numbers_in(holder):
-            if number.partition(".")[0] in frame.code.co_names and (path, number_role(number)) not in following:
+        for number, value in _free_numbers(space, path, holder):
+            if number.partition(".")[0] in frame.names:
                 shares = list(itertools.islice(_shares(space, frame.path, value), _NEAREST))
                 if shares:
                     found[path, number] = shares
     return found
+
+
+def _free_numbers(space: SearchSpace, path: str, layer: nn.Layer) -> Iterator[tuple[str, int]]:
+    """The numbers that a layer of a class without a row holds and that follow no axis yet."""
+    if spec_of(layer) is not None and not isinstance(layer, Owner):
+        return
+    following = {slot.role for axis in space.axes for slot in axis.slots if slot.layer == path}
+    for name, value in numbers_in(layer):
+        if number_role(name) not in following:
+            yield name, value
+
+
+def is_like_heads(axis: Axis) -> bool:
+    """Whether the units of an axis are several channels of what a layer makes."""
+    return any(slot.is_output and slot.unit > 1 for slot in axis.slots)
+
+
+def counts_of(model: nn.Layer, space: SearchSpace, axis: Axis) -> Iterator[SearchSpace]:
+    """Spaces in which a number of a layer around those on an axis follows it."""
+    around = dict.fromkeys(slot.layer.rpartition(".")[0] for slot in axis.slots)
+    for path in around:
+        for name, value in _free_numbers(space, path, layer_at(model, path)):
+            if _may_count(axis, value):
+                yield with_number(space, (path, name), {axis.name: value // axis.size})
 
 
 def _shares(space: SearchSpace, path: str, number: int) -> Iterator[Shares]:
@@ -80,8 +101,7 @@ def _shares(space: SearchSpace, path: str, number: int) -> Iterator[Shares]:
             sizes[key] = sizes.get(key, 0) + axis.size * each
             near[axis.name] = max(near.get(axis.name, 0), _common(slot.layer, path))
     found: list[Shares] = [dict(shares) for key, shares in widths.items() if sizes[key] == number]
-    found += [{axis.name: 1} for axis in elastic if axis.size == number]
-    found += [{axis.name: slot.unit} for axis in elastic for slot in axis.slots if axis.size * slot.unit == number]
+    found += [{axis.name: number // axis.size} for axis in elastic if _may_count(axis, number)]
     names = {axis.name for axis in elastic}
     found = [shares for shares in found if not names.isdisjoint(shares)]
     seen: set[tuple[tuple[str, int], ...]] = set()
@@ -90,6 +110,12 @@ def _shares(space: SearchSpace, path: str, number: int) -> Iterator[Shares]:
         if same not in seen:
             seen.add(same)
             yield shares
+
+
+def _may_count(axis: Axis, number: int) -> bool:
+    """Whether a number is that of the units of an axis, or of equal parts of them: heads, or heads in groups."""
+    each, rest = divmod(number, axis.size)
+    return each > 0 and rest == 0 and any(slot.unit * len(slot.starts) % each == 0 for slot in axis.slots)
 
 
 def _common(one: str, other: str) -> int:

@@ -25,12 +25,12 @@ class Frame:
     Attributes:
         path: attribute path of the layer whose code it is.
         line: the line that was running.
-        code: the code.
+        names: what its code names.
     """
 
     path: str
     line: int
-    code: CodeType = field(compare=False, repr=False)
+    names: frozenset[str] = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -122,15 +122,23 @@ def smallest_tried(axis: Axis) -> int:
 def _frames(error: BaseException, model: nn.Layer) -> Iterator[Frame]:
     paths = {id(layer): path for path, layer in model.named_sublayers(include_self=True)}
     found = []
+    paddles = nn.Layer.__call__.__code__.co_filename  # Paddle's own `Layer.__call__` and the like run for every layer
     trace = error.__traceback__
     while trace is not None:
-        owner = trace.tb_frame.f_locals.get("self")
-        if id(owner) in paths and trace.tb_frame.f_code is not nn.Layer.__call__.__code__:
-            found.append(Frame(paths[id(owner)], trace.tb_lineno, trace.tb_frame.f_code))
+        code = trace.tb_frame.f_code
+        owner = trace.tb_frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
+        if id(owner) in paths and code.co_filename != paddles:
+            found.append(Frame(paths[id(owner)], trace.tb_lineno, frozenset(_names(code))))
         trace = trace.tb_next
-    # Paddle's own `Layer.__call__` and the like run for every layer; the line that counts is in the model's forward.
-    own = [frame for frame in found if frame.code.co_filename != nn.Layer.__call__.__code__.co_filename]
-    yield from reversed(own)
+    yield from reversed(found)
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """The names in a code, and in comprehensions and functions inside it."""
+    yield from code.co_names
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from _names(inner)
 
 
 @contextmanager
