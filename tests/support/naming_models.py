@@ -285,10 +285,10 @@ class RexNet(nn.Layer):
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.body, self.given = nn.Conv2D(3, 16, 3, padding=1), nn.Conv2D(16, 24, 1), 16
-        self.last, self.head = nn.Conv2D(24, 24, 1), nn.Linear(24, 3)
+        self.act, self.last, self.head = nn.PReLU(16), nn.Conv2D(24, 24, 1), nn.Linear(24, 3)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        x = F.relu(self.stem(x))
+        x = self.act(self.stem(x))
         made = self.body(x)
         made[:, 0 : self.given] += x
         return self.head(F.relu(self.last(made)).mean([2, 3]))

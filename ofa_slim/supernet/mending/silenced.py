@@ -59,14 +59,14 @@ def computes_the_same(probe: Probe, config: SubnetConfig) -> bool:
     outputs = None
     with _after_each(layers, keep), suppress(Exception):  # whatever the model's forward raises
         outputs = list(tensors_in(probe.outputs(config)))
-    with silenced(probe.supernet, config), _after_each(layers, compare):
-        try:
-            arguments = {**probe.example.kwargs, **probe.supernet.forward_arguments(probe.supernet.space.largest())}
+    arguments = {**probe.example.kwargs, **probe.supernet.forward_arguments(probe.supernet.space.largest())}
+    try:
+        with silenced(probe.supernet, config), _after_each(layers, compare):
             whole = list(tensors_in(model(*probe.example.args, **arguments)))
-        except _EnoughError:
-            return not any(differ)
-        except UnprovenError:
-            return False
+    except _EnoughError:
+        return not any(differ)
+    except UnprovenError:
+        return False
     return outputs is None or all(map(_agree, outputs, whole))
 
 
@@ -86,7 +86,7 @@ def _is_supported(layer: nn.Layer) -> bool:
 
 def row_follows(layer: nn.Layer) -> bool:
     """Whether a layer's width is that of its input."""
-    return not isinstance(layer, Owner) and row_of(layer).follows
+    return not isinstance(layer, Owner) and (row_of(layer).follows or isinstance(layer, nn.PReLU))
 
 
 def _agree(one: paddle.Tensor, other: paddle.Tensor) -> bool:
