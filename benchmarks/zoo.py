@@ -65,7 +65,7 @@ def backbones(folder: Path) -> Any:
                 raise
             sys.modules[error.name] = stand_in = _StandIn(error.name)
             stand_in.__path__ = []
-    sys.modules["ppcls.utils.logger"]._logger = logging.getLogger("zoo")  # type: ignore[attr-defined]
+    vars(sys.modules["ppcls.utils.logger"])["_logger"] = logging.getLogger("zoo")
     return module
 
 

@@ -9,6 +9,7 @@ from ofa_slim.supernet.axis import Axis, Fixed, Slot
 from ofa_slim.supernet.coupling.calls import RULES, Call, Dims, NoRuleError, Value, constant, whole
 from ofa_slim.supernet.coupling.program import Op, Program
 from ofa_slim.supernet.coupling.terms import Atom, atoms, contributions, fix, unify
+from ofa_slim.supernet.layers import is_parameter_role
 
 CHANNEL_ROLES = ("out", "in", "group_out")
 CONSTANTS = ("full", "full_int_array", "assign_value")
@@ -216,11 +217,11 @@ class _Coupling:
 
 
 def _may_shrink(role: str) -> bool:
-    return role in CHANNEL_ROLES or ":" in role
+    return role in CHANNEL_ROLES or is_parameter_role(role)
 
 
 def _is_free(holders: Sequence[Holder]) -> bool:
-    return all(":" in role for holder in holders for role in holder.roles)
+    return all(is_parameter_role(role) for holder in holders for role in holder.roles)
 
 
 def _name(first: Slot, atom: Atom) -> str:

@@ -9,7 +9,7 @@ does with the cut channels silenced. What cannot be mended keeps its full width.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 from paddle import nn
@@ -230,15 +230,7 @@ class _Mending:
             found = self.probe.failure(self.probe.shrunk({name: sizes[name] for name in some if name in sizes}))
             return found is not None and (found.error == failure.error or failure.same_place(found))
 
-        def search(some: Sequence[str]) -> list[str]:
-            if not fails(some):
-                return []
-            if len(some) == 1:
-                return list(some)
-            middle = len(some) // 2
-            return [*search(some[:middle]), *search(some[middle:])] or list(some)
-
-        return search(names) or list(names)
+        return _responsible(names, fails) or list(names)
 
     def _wrong_alone(self, failure: Failure) -> list[str]:
         """The axes that may only fit in proportion: each alone makes the forward fail at a place, or go wrong near it.
@@ -276,13 +268,17 @@ class _Mending:
         def differs(some: Sequence[str]) -> bool:
             return not computes_the_same(self.probe, self.probe.shrunk({name: smallest[name] for name in some}))
 
-        def search(some: Sequence[str]) -> list[str]:
-            if not differs(some):
-                return []
-            middle = len(some) // 2
-            return ([*search(some[:middle]), *search(some[middle:])] if len(some) > 1 else []) or list(some)
-
-        wrong = search(names)
+        wrong = _responsible(names, differs)
         if wrong:
             logger.warning("stay at full width: %s (%s)", ", ".join(wrong), _UNPROVEN)
             self._keep_whole(wrong, _UNPROVEN)
+
+
+def _responsible(names: Sequence[str], wrong: Callable[[Sequence[str]], bool]) -> list[str]:
+    """Those of some axes that are wrong together, found by halving; all of a set of which no half is wrong alone."""
+    if not names or not wrong(names):
+        return []
+    if len(names) == 1:
+        return list(names)
+    middle = len(names) // 2
+    return [*_responsible(names[:middle], wrong), *_responsible(names[middle:], wrong)] or list(names)

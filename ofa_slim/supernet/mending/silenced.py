@@ -41,18 +41,19 @@ def computes_the_same(probe: Probe, config: SubnetConfig) -> bool:
     """
     model = probe.supernet.model
     paths = probe.supernet.layer_sizes(config)
-    layers = [layer for path in paths if _is_supported(layer := layer_at(model, path))]
-    inputs: list[paddle.Tensor] = []
+    cut = (layer_at(model, path) for path in paths)
+    layers = [layer for layer in cut if not isinstance(layer, Owner) and _is_supported(layer)]
+    inputs: list[paddle.Tensor | None] = []  # None: passed by name
     differ: list[bool] = []
 
     def keep(layer: nn.Layer, given: Any, made: Any) -> None:
-        inputs.append(given[0])
+        inputs.append(given[0] if given else None)
 
     def compare(layer: nn.Layer, given: Any, made: Any) -> None:
         place = len(differ)
         if place == len(inputs):
             raise _EnoughError
-        differ.append(not _agree(inputs[place], given[0]))
+        differ.append(not _agree(inputs[place], given[0] if given else None))
         if differ[-1]:
             raise _EnoughError
 
@@ -81,15 +82,17 @@ def _after_each(layers: Sequence[nn.Layer], hook: Any) -> Iterator[None]:
 
 
 def _is_supported(layer: nn.Layer) -> bool:
-    return has_kernel(layer) or isinstance(layer, (nn.Linear, nn.Embedding)) or row_follows(layer)
+    return has_kernel(layer) or isinstance(layer, (nn.Linear, nn.Embedding)) or _is_channelwise(layer)
 
 
-def row_follows(layer: nn.Layer) -> bool:
-    """Whether a layer's width is that of its input."""
-    return not isinstance(layer, Owner) and (row_of(layer).follows or isinstance(layer, nn.PReLU))
+def _is_channelwise(layer: nn.Layer) -> bool:
+    """Whether a layer has parameters of channels alone, so that its width is that of its input."""
+    return {role for roles in row_of(layer).params.values() for role in roles} == {"out"}
 
 
-def _agree(one: paddle.Tensor, other: paddle.Tensor) -> bool:
+def _agree(one: paddle.Tensor | None, other: paddle.Tensor | None) -> bool:
+    if one is None or other is None:
+        return one is other
     if one.shape != other.shape:
         return False
     a, b = (value.astype("float64").numpy() for value in (one, other))
@@ -141,39 +144,49 @@ def _channels(layer: nn.Layer, sizes: Mapping[str, Extent]) -> tuple[Sequence[in
             if "group_out" in entries:
                 made = [group * (outputs // groups) + e for group in range(groups) for e in entries["group_out"]]
         return taken, made if made is not None else entries.get("group_out")
-    if row_follows(layer):
+    if _is_channelwise(layer):
         return made, made
     if isinstance(layer, (nn.Linear, nn.Embedding)) and set(sizes) <= {"in", "out"}:
         return taken, made
     raise UnprovenError(type(layer).__name__)
 
 
-def _hooks(layer: nn.Layer, taken: Sequence[int] | None, made: Sequence[int] | None) -> Iterator[Any]:
-    layout = str(getattr(layer, "_data_format", ""))
-    full = _width(layer)
+def _hooks(layer: Any, taken: Sequence[int] | None, made: Sequence[int] | None) -> Iterator[Any]:
+    if taken is not None:
+        yield layer.register_forward_pre_hook(_taking(taken))
+    if made is not None:
+        yield layer.register_forward_post_hook(_putting(made, _width(layer)))
 
-    def axis(tensor: paddle.Tensor) -> int:
-        return 1 if layout[1:2] == "C" and tensor.ndim > 1 else tensor.ndim - 1
+
+def _taking(taken: Sequence[int]) -> Any:
+    """A hook that hands on some channels of the input."""
 
     def take(layer: nn.Layer, inputs: Any) -> Any:
         if not inputs:
             raise UnprovenError("its input is passed by name")
         index = paddle.to_tensor(np.asarray(taken, "int64"), place=inputs[0].place)
-        return (paddle.index_select(inputs[0], index, axis(inputs[0])), *inputs[1:])
+        return (paddle.index_select(inputs[0], index, _channel_axis(layer, inputs[0])), *inputs[1:])
+
+    return take
+
+
+def _putting(made: Sequence[int], width: int) -> Any:
+    """A hook that puts the channels of the output at their places among `width`, the others 0."""
+    places = np.full(width, len(made), "int64")
+    places[list(made)] = np.arange(len(made))
 
     def put(layer: nn.Layer, inputs: Any, output: Any) -> Any:
-        assert made is not None
-        places = np.full(full, len(made), "int64")
-        places[list(made)] = np.arange(len(made))
-        at = axis(output)
+        at = _channel_axis(layer, output)
         silent = paddle.zeros([1 if i == at else size for i, size in enumerate(output.shape)], output.dtype)
         index = paddle.to_tensor(places, place=output.place)
         return paddle.index_select(paddle.concat([output, silent], at), index, at)
 
-    if taken is not None:
-        yield layer.register_forward_pre_hook(take)
-    if made is not None:
-        yield layer.register_forward_post_hook(put)
+    return put
+
+
+def _channel_axis(layer: nn.Layer, tensor: paddle.Tensor) -> int:
+    layout = str(getattr(layer, "_data_format", ""))
+    return 1 if layout[1:2] == "C" and tensor.ndim > 1 else tensor.ndim - 1
 
 
 def _width(layer: Any) -> int:
