@@ -22,11 +22,11 @@ from ofa_slim.errors import ExportError, MissingPackageError, OfaSlimError
 from ofa_slim.export import pretrained
 from ofa_slim.export.cut import cut
 from ofa_slim.export.factorised_embedding import factorised_ranks, put
+from ofa_slim.export.own_layers import cut_to_shapes, numbers_of, set_numbers
 from ofa_slim.supernet.discover import full_space
 from ofa_slim.supernet.families import layer_at
 from ofa_slim.supernet.grow import grow
 from ofa_slim.supernet.handle import require_plain
-from ofa_slim.supernet.layers import cut_layer, numbers_in, parameter_roles, set_number
 from ofa_slim.supernet.layers.kernels import centre, has_kernel, padding_of, set_padding
 from ofa_slim.supernet.spec import Extent, cut_plain, parameter_like, row_of, spec_of
 
@@ -43,7 +43,7 @@ def save_subnet(model: nn.Layer, directory: str | os.PathLike[str], inputs: Mapp
 
     The directory holds ``model.safetensors``, PaddleNLP's ``config.json`` where the model is one of its
     classes, and ``subnet.json`` with the size of each axis and layer, the rank of each factorised embedding and the
-    whole numbers that layers of the model's own classes hold.
+    numbers of layers that cutting has changed.
     It is written aside, loaded again, compared with the model (what it computes, or for a model that only its own
     code can build the weights) and only then put in place.
 
@@ -67,7 +67,7 @@ def save_subnet(model: nn.Layer, directory: str | os.PathLike[str], inputs: Mapp
         "layers": _layer_sizes(model),
         "paddings": _paddings(model),
         "factorised": factorised_ranks(model),
-        "numbers": _numbers(model),
+        "numbers": numbers_of(model),
     }
     with replacing(directory, marker=SUBNET_FILE) as aside:
         # Tied parameters are one tensor under several names; a file holds each name for itself.
@@ -142,8 +142,8 @@ def _rebuilt(folder: Path, about: dict[str, Any], state: dict[str, paddle.Tensor
     _factorise(model, about.get("factorised", {}), folder)
     _resize(model, about["layers"], state, folder)
     _pad(model, about.get("paddings", {}), folder)
-    _resize_free(model, state)
-    _set_numbers(model, about.get("numbers", {}), folder)
+    cut_to_shapes(model, state)
+    set_numbers(model, about.get("numbers", {}), folder / SUBNET_FILE)
     _take_dtypes(model, state)
     own = model.state_dict()
     for key in {**own, **state}:
@@ -309,45 +309,6 @@ def _resize(
             grow(layer, larger)
         if smaller:
             cut_plain(layer, smaller)
-
-
-def _resize_free(model: nn.Layer, state: Mapping[str, paddle.Tensor]) -> None:
-    """Gives parameters and buffers that layers of the user's own classes hold the smaller shapes that were saved."""
-    for path, layer in model.named_sublayers(include_self=True):
-        if spec_of(layer) is not None:
-            continue
-        sizes: dict[str, Extent] = {}
-        for name, whole in {**layer._parameters, **layer._buffers}.items():
-            saved = state.get(f"{path}.{name}" if path else name)
-            if whole is None or saved is None or saved.ndim != whole.ndim:
-                continue
-            pairs = zip(parameter_roles(name, whole.ndim), saved.shape, whole.shape, strict=True)
-            sizes |= {role: size for role, size, full in pairs if size < full}
-        cut_layer(layer, sizes)
-
-
-def _numbers(model: nn.Layer) -> dict[str, dict[str, int]]:
-    """The whole numbers that each layer of a class of its own holds, by path; a forward may read its widths there."""
-    found = {
-        path: dict(numbers_in(layer)) for path, layer in model.named_sublayers(include_self=True) if _is_own(layer)
-    }
-    return {path: numbers for path, numbers in found.items() if numbers}
-
-
-def _set_numbers(model: nn.Layer, numbers: Any, folder: Path) -> None:
-    """Gives the layers of a model the numbers that were saved."""
-    layers = {path: layer for path, layer in model.named_sublayers(include_self=True) if _is_own(layer)}
-    for path, saved in numbers.items() if isinstance(numbers, dict) else [("", numbers)]:
-        own = dict(numbers_in(layers[path])) if path in layers else {}
-        for name, number in saved.items() if isinstance(saved, dict) else [("", saved)]:
-            if name not in own or type(number) is not int or number < 1:
-                raise ExportError(f"{folder}: {SUBNET_FILE} gives layer {path!r} the number {name!r}: {number!r}")
-            if own[name] != number:
-                set_number(layers[path], name, number)
-
-
-def _is_own(layer: nn.Layer) -> bool:
-    return isinstance(layer, nn.Unflatten) or not type(layer).__module__.startswith("paddle.")
 
 
 def _shape_sizes(layer: nn.Layer, path: str, state: Mapping[str, paddle.Tensor]) -> dict[str, int]:

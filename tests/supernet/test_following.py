@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from paddle import nn
 
 import naming_models as models
 from ofa_slim import OFA, Convert, load_subnet, save_subnet, supernet
+from ofa_slim.errors import ExportError
 from ofa_slim.measure.cost import CostModel
 from ofa_slim.supernet.layers import numbers_in
 from ofa_slim.supernet.mending.running import Probe
@@ -20,39 +22,29 @@ from ofa_slim.supernet.mending.silenced import computes_the_same
 
 SHAPE = [2, 3, 8, 8]
 # The largest share of its weights that the smallest sub-network of each may have, and the axes that it must have.
+
+
+def heads(name: str, count: int) -> dict[str, int]:
+    """The axes of two blocks whose heads shrink by themselves, by the layer that makes them."""
+    blocks = [{f"blocks.{n}.attention.{name}": count, f"blocks.{n}.fc1": 64} for n in range(2)]
+    return {"patches": 32, **blocks[0], **blocks[1]}
+
+
 KINDS = {
     models.Vit: (0.10, {"patches": 4, "blocks.0.fc1": 64, "blocks.1.fc1": 64}),
     models.Swin: (
         0.10,
-        {
-            "patches": 32,
-            "blocks.0.attention.qkv": 4,
-            "blocks.0.fc1": 64,
-            "blocks.1.attention.qkv": 4,
-            "blocks.1.fc1": 64,
-        },
+        heads("qkv", 4),
     ),
     models.Pvt: (0.10, {"patches": 4, "blocks.0.fc1": 64, "blocks.1.fc1": 64}),
     models.Chunked: (0.10, {"patches": 4, "blocks.0.fc1": 64, "blocks.1.fc1": 64}),
     models.Grouped: (
         0.12,
-        {
-            "patches": 32,
-            "blocks.0.attention.q": 2,
-            "blocks.0.fc1": 64,
-            "blocks.1.attention.q": 2,
-            "blocks.1.fc1": 64,
-        },
+        heads("q", 2),
     ),
     models.Inferred: (
         0.10,
-        {
-            "patches": 32,
-            "blocks.0.attention.qkv": 4,
-            "blocks.0.fc1": 64,
-            "blocks.1.attention.qkv": 4,
-            "blocks.1.fc1": 64,
-        },
+        heads("qkv", 4),
     ),
     models.SeNet: (
         0.09,
@@ -149,6 +141,45 @@ def test_sub_networks_train_in_turn(kind: type[nn.Layer]) -> None:
     losses = ofa.train_step({"x": paddle.randn(SHAPE)}, lambda made: (made**2).mean(), configs)
     assert all(np.isfinite(float(loss)) for loss in losses)
     assert all(parameter.grad is not None for parameter in ofa.parameters() if not parameter.stop_gradient)
+
+
+class Fused(models.SeNet):
+    """In eval mode it makes a buffer of its scale, and it notes how often it was called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = self.create_parameter([1, 32, 1, 1], default_initializer=nn.initializer.Normal())
+
+    def eval(self) -> nn.Layer:
+        self.register_buffer("squared", self.scale**2, persistable=False)
+        return super().eval()
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        self.calls = vars(self).get("calls", 0) + 1
+        x = self.excitations[0](nn.functional.relu(self.norm(self.stem(x))) * self.scale)
+        x = self.excitations[1](nn.functional.relu(self.convs[0](x)))
+        x = self.excitations[2](self.convs[1](x))
+        return self.head(x.mean([2, 3]).reshape([-1, self.sizes["last"]]))
+
+
+def test_a_mode_is_changed_at_full_size_and_only_changed_numbers_are_saved(tmp_path: Path) -> None:
+    ofa, _ = converted(Fused)
+    ofa.set_net_config(ofa.search_space.smallest())
+    ofa.eval()
+    ofa.model.eval()
+    assert ofa.model.squared.shape == [1, 32, 1, 1]
+    small = ofa.export(config=ofa.search_space.smallest(), input_shapes=SHAPE)
+    small.eval()
+    save_subnet(small, tmp_path / "saved")
+    about = json.loads((tmp_path / "saved" / "subnet.json").read_text())
+    assert about["numbers"][""] == {"sizes.last": 4}
+    again = load_subnet(tmp_path / "saved", model=Fused())
+    x = paddle.randn(SHAPE)
+    np.testing.assert_allclose(again(x).numpy(), small(x).numpy(), atol=1e-6)
+    for bad in ({"": {"sizes.last": 99}}, {"": {"calls": 1}}, {"excitations": {"num_channels": 8}}, [1]):
+        (tmp_path / "saved" / "subnet.json").write_text(json.dumps({**about, "numbers": bad}))
+        with pytest.raises(ExportError, match=r"subnet\.json gives layer"):
+            load_subnet(tmp_path / "saved", model=Fused())
 
 
 class Coincidence(nn.Layer):

@@ -33,7 +33,7 @@ from ofa_slim.supernet.layers.norm import (
     SuperInstanceNorm3D,
     SuperLayerNorm,
 )
-from ofa_slim.supernet.layers.numbers import is_number_role, number_role, numbers_in, set_number
+from ofa_slim.supernet.layers.numbers import changed_numbers, cut_numbers, is_number_role, number_role, numbers_in
 from ofa_slim.supernet.layers.owner import (
     Owner,
     cut_layer,
@@ -81,7 +81,9 @@ __all__ = [
     "SuperSeparableConv2D",
     "SuperSyncBatchNorm",
     "SuperTransformerEncoder",
+    "changed_numbers",
     "cut_layer",
+    "cut_numbers",
     "elastic_kernels",
     "fixed_kernel_reason",
     "follow",
@@ -95,7 +97,6 @@ __all__ = [
     "numbers_in",
     "own",
     "parameter_roles",
-    "set_number",
     "swap_back",
     "swap_class",
 ]

@@ -6,7 +6,7 @@ the first entry of a list, a tuple or a dictionary; its size is the number itsel
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ from paddle import nn
 from ofa_slim.supernet.layers.elastic import OWN_ATTRIBUTES
 
 _MARK = "="
-_NOT_THE_USERS = frozenset((*vars(nn.Layer()), *OWN_ATTRIBUTES))
+_CUT = "cut_numbers"  # the attribute in which an exported layer says which of its numbers are not its code's
+_NOT_THE_USERS = frozenset((*vars(nn.Layer()), *OWN_ATTRIBUTES, _CUT))
 
 
 def number_role(name: str) -> str:
@@ -36,6 +37,31 @@ def numbers_in(layer: nn.Layer) -> Iterator[tuple[str, int]]:
         for key, number in _entries(value):
             if isinstance(number, (int, np.integer)) and not isinstance(number, bool) and number > 0:
                 yield (name if key is None else f"{name}.{key}"), int(number)
+
+
+def cut_numbers(layer: nn.Layer, numbers: Mapping[str, int]) -> Callable[[], None]:
+    """Changes numbers of a plain layer, which keeps a note of them; returns a function that undoes it.
+
+    Raises: KeyError where it holds no such number.
+    """
+    names = {_CUT, *(name.partition(".")[0] for name in numbers)}
+    before = {name: vars(layer)[name] for name in names if name in vars(layer)}
+    for name, number in numbers.items():
+        set_number(layer, name, number)
+    if numbers:
+        setattr(layer, _CUT, {**changed_numbers(layer), **numbers})
+
+    def undo() -> None:
+        vars(layer).pop(_CUT, None)
+        for name, value in before.items():
+            setattr(layer, name, value)
+
+    return undo
+
+
+def changed_numbers(layer: nn.Layer) -> dict[str, int]:
+    """The numbers of a plain layer that cutting it has changed, by name."""
+    return dict(vars(layer).get(_CUT, {}))
 
 
 def set_number(layer: nn.Layer, name: str, number: int) -> None:

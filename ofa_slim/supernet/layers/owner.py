@@ -16,7 +16,7 @@ import paddle
 from paddle import nn
 
 from ofa_slim.supernet.layers.elastic import ElasticLayer
-from ofa_slim.supernet.layers.numbers import is_number_role, numbers_in, set_number
+from ofa_slim.supernet.layers.numbers import cut_numbers, is_number_role, numbers_in, set_number
 from ofa_slim.supernet.spec import LayerSpec, Sizes, cut_plain, length, parameter_like, part_of, register_row, spec_of
 
 
@@ -131,13 +131,20 @@ def own(layer: nn.Layer, params: Sequence[str]) -> None:
     """Makes a layer of a user's class elastic in place, at full size.
 
     Args:
-        layer: the layer; one that is elastic already stays as it is.
+        layer: the layer; what is elastic in it already stays so.
         params: its parameters and buffers that may be cut.
     """
-    if not isinstance(layer, Owner):
-        dims = tuple((name, cast(paddle.Tensor, held(layer, name)).ndim) for name in params)
-        layer.__class__ = owner_class(type(layer), dims)
-        cast(Owner, layer).make_elastic()
+    known = row(layer) if isinstance(layer, Owner) else None
+    names = list(dict.fromkeys((*(known.params if known else ()), *params)))
+    if known is not None and len(names) == len(known.params):
+        return
+    dims = tuple((name, cast(paddle.Tensor, held(layer, name)).ndim) for name in names)
+    numbers = {role: size for role, size in vars(layer).get("max_sizes", {}).items() if is_number_role(role)}
+    layer.__class__ = owner_class(known.plain if known else type(layer), dims)
+    owner = cast(Owner, layer)
+    owner.make_elastic()
+    for sizes in (owner.max_sizes, owner.original_sizes):
+        sizes.update(numbers)
 
 
 def follow(layer: nn.Layer, role: str) -> None:
@@ -152,11 +159,7 @@ def cut_layer(layer: nn.Layer, sizes: Sizes) -> Callable[[], None]:
     if spec_of(layer) is not None:
         return cut_plain(layer, sizes)
     params, buffers = dict(layer._parameters), dict(layer._buffers)
-    attributes = {role[1:].partition(".")[0]: None for role in sizes if is_number_role(role)}
-    numbers = {name: getattr(layer, name) for name in attributes}
-    for role, extent in sizes.items():
-        if is_number_role(role):
-            set_number(layer, role[1:], length(extent))
+    uncut = cut_numbers(layer, {role[1:]: length(extent) for role, extent in sizes.items() if is_number_role(role)})
     names = dict.fromkeys(role.rpartition(":")[0] for role in sizes if is_parameter_role(role))
     for name in names:
         whole = cast(paddle.Tensor, held(layer, name))
@@ -172,7 +175,6 @@ def cut_layer(layer: nn.Layer, sizes: Sizes) -> Callable[[], None]:
     def restore() -> None:
         layer._parameters.update(params)
         layer._buffers.update(buffers)
-        for name, value in numbers.items():
-            setattr(layer, name, value)
+        uncut()
 
     return restore
