@@ -41,6 +41,25 @@ def test_the_whole_model_stays_and_the_most_important_units_come_first(kind: typ
         np.testing.assert_allclose(score, np.sort(scores[name])[::-1], rtol=1e-3, atol=1e-6)
 
 
+class TwiceOver(nn.Layer):
+    """A layer reads one width twice, the second time each channel as two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made, self.read = nn.Linear(192, 4), nn.Linear(12, 3)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        x = self.made(x.flatten(1))
+        return self.read(paddle.concat([x, x.repeat_interleave(2, axis=1)], axis=1))
+
+
+def test_an_axis_that_a_layer_reads_in_two_ways_is_reordered_in_both() -> None:
+    ofa, x, _ = made(TwiceOver)
+    before = whole(ofa, x)
+    reorder_widths(ofa, {"made": [1.0, 4.0, 2.0, 3.0]})
+    np.testing.assert_allclose(whole(ofa, x), before, atol=1e-5)
+
+
 def test_a_score_is_the_gradient_to_a_mask() -> None:
     ofa, x, loader = made(models.SeNet)
     score = compute_width_importance(ofa, loader)["excitations.0.squeeze"]

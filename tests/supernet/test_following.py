@@ -196,14 +196,36 @@ class Coincidence(nn.Layer):
 
 
 class InCode(nn.Layer):
-    """The width is written in its code."""
+    """The width is written in its code, which also names a number that happens to be the width."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second = nn.Conv2D(3, 16, 1), nn.Linear(16, 3)
+        self.first, self.second, self.limit = nn.Conv2D(3, 16, 1), nn.Linear(16, 3), 16
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return self.second(self.first(x).mean([2, 3]).reshape([-1, 16]))
+        return self.second(self.first(x).mean([2, 3]).clip(max=float(self.limit)).reshape([x.shape[0], 16]))
+
+
+class TwoOfOneWidth(nn.Layer):
+    """Two branches of one width, of which the second one is reshaped by the number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.width = nn.Linear(8, 16), nn.Linear(8, 16), 16
+        self.ends = nn.LayerList([nn.Linear(16, 3), nn.Linear(16, 3)])
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        second = self.second(x).reshape([-1, self.width])
+        return self.ends[0](self.first(x)) + self.ends[1](second)
+
+
+def test_of_two_axes_of_one_width_the_number_follows_the_right_one() -> None:
+    ofa = OFA(
+        Convert(supernet(expand_ratio=[0.25, 0.5, 1.0])).convert(TwoOfOneWidth()), example_inputs=paddle.randn([2, 8])
+    )
+    following = [axis.name for axis in ofa.search_space.axes for slot in axis.slots if slot.role == "=width"]
+    assert following == ["second"]
+    assert {axis.name for axis in ofa.search_space.axes if axis.elastic} == {"first", "second"}
 
 
 @pytest.mark.parametrize(("kind", "elastic"), [(Coincidence, ["first"]), (InCode, [])])
