@@ -165,3 +165,27 @@ def test_what_mixes_its_entries_stays_whole() -> None:
     assert not [axis.name for axis in ofa.search_space.axes if axis.elastic and axis.name == "stem"]
     (reason,) = [row.reason for row in ofa.search_space.fixed if row.layer == "stem"]
     assert "softmax" in reason
+
+
+class SetAnew(nn.Layer):
+    """Its forward sets a buffer, as weight norm does before each call of a layer of the user's own class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, WIDTH), nn.Linear(WIDTH, 3)
+        self.register_buffer("seen", paddle.zeros([WIDTH]))
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        made = self.one(x)
+        self.seen = self.seen + made.mean(0)
+        return self.two(made - self.seen)
+
+
+def test_what_a_forward_sets_anew_stays_whole() -> None:
+    x = paddle.randn([2, 4])
+    ofa = OFA(Convert(supernet(expand_ratio=[0.5, 1.0])).convert(SetAnew()), example_inputs=x)
+    assert not any(axis.elastic for axis in ofa.search_space.axes)
+    assert "sets 'seen' anew" in ofa.search_space.explain()
+    before = ofa.model.seen.numpy()
+    ofa(x)
+    assert (ofa.model.seen.numpy() != before).any()

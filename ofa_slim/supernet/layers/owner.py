@@ -81,7 +81,12 @@ def _reading(name: str) -> property:
     def read(layer: Owner) -> paddle.Tensor | None:
         return layer.part(name, vars(layer).get("active_sizes", {}))
 
-    return property(read)
+    def write(layer: Owner, value: paddle.Tensor) -> None:
+        if read(layer) is not held(layer, name):
+            raise AttributeError(f"the forward sets {name!r} anew, of which a part is in use")
+        (layer._parameters if name in layer._parameters else layer._buffers)[name] = value
+
+    return property(read, write)
 
 
 _CLASSES: dict[tuple[Any, ...], type[Owner]] = {}
