@@ -16,6 +16,7 @@ import paddle
 from paddle import nn
 
 from ofa_slim.base.examples import Example
+from ofa_slim.base.modes import eval_mode
 from ofa_slim.errors import ConfigError, ConvertError
 from ofa_slim.supernet.axis import KERNEL, WIDTH, Axis, Fixed, Slot
 from ofa_slim.supernet.coupling import Holder, couple, trace
@@ -102,12 +103,13 @@ def traced_space(model: nn.Layer, example: Example, depth: Mapping[str, Any] | N
             parameter = getattr(layer, name, None)
             if parameter is not None:
                 holders.setdefault(parameter.name, []).append(Holder(path, spec.roles(layer, name)))
-    free = free_parameters(model, holders)
+    kwargs = {**example.kwargs, **(depth or {})}
+    anew = _set_anew(model, example, kwargs)
+    free = [found for found in free_parameters(model, holders) if found[:2] not in anew]
     for path, name, tensor in free:
         holders.setdefault(tensor.name, []).append(Holder(path, parameter_roles(name, tensor.ndim)))
     named = [*model.named_parameters(), *model.named_buffers()]
     grown = grown_roles(model)
-    kwargs = {**example.kwargs, **(depth or {})}
     try:
         programs = [trace(model, example.args, kwargs)]
     except ConvertError as error:
@@ -152,6 +154,15 @@ def free_parameters(model: nn.Layer, holders: Mapping[str, Sequence[Holder]]) ->
                 if tensor is not None and tensor.ndim and tensor.name not in holders
             ]
     return found
+
+
+def _set_anew(model: nn.Layer, example: Example, kwargs: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """The buffers that a forward replaces, as weight norm does, ``(path of the layer, name)``: none has a part."""
+    layers = list(model.named_sublayers(include_self=True))
+    before = [(path, layer, name, tensor) for path, layer in layers for name, tensor in layer._buffers.items()]
+    with suppress(Exception), eval_mode(model), paddle.no_grad():  # tracing says what is wrong
+        model(*example.args, **kwargs)
+    return {(path, name) for path, layer, name, tensor in before if layer._buffers.get(name) is not tensor}
 
 
 def _is_users(kind: type[nn.Layer]) -> bool:

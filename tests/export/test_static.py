@@ -76,3 +76,15 @@ def test_files_that_do_not_compute_the_same_are_not_kept(tmp_path: Path) -> None
     with pytest.raises(ExportError, match="to_static: outputs differ"):
         to_static(model, tmp_path / "out", [InputSpec([None, None], "int64", name="ids")])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_program_that_paddle_cannot_run_is_named_and_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(predictor: Predictor) -> None:
+        raise RuntimeError("std::exception")
+
+    monkeypatch.setattr(Predictor, "run", fail)
+    with pytest.raises(ExportError, match=r"cannot run the program on \{'ids': \[\d+, \d+\]\} \(std::exception\)"):
+        to_static(Tagger(), tmp_path / "out", [InputSpec([None, None], "int64", name="ids")])
+    assert list(tmp_path.iterdir()) == []

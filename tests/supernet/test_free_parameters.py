@@ -185,7 +185,21 @@ def test_what_a_forward_sets_anew_stays_whole() -> None:
     x = paddle.randn([2, 4])
     ofa = OFA(Convert(supernet(expand_ratio=[0.5, 1.0])).convert(SetAnew()), example_inputs=x)
     assert not any(axis.elastic for axis in ofa.search_space.axes)
-    assert "sets 'seen' anew" in ofa.search_space.explain()
+    assert "parameter 'seen'" in ofa.search_space.explain()
     before = ofa.model.seen.numpy()
     ofa(x)
     assert (ofa.model.seen.numpy() != before).any()
+
+
+class OwnLinear(nn.Linear):
+    """A class of the user's, without a forward of its own."""
+
+
+def test_weight_norm_on_a_layer_of_a_users_class_stays_whole_and_trains() -> None:
+    x = paddle.randn([4, 4])
+    model = nn.Sequential(nn.utils.weight_norm(OwnLinear(4, WIDTH)), nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 3))
+    ofa = OFA(Convert(supernet(expand_ratio=[1.0])).convert(model), example_inputs=x)
+    assert not [axis.name for axis in ofa.search_space.axes if not axis.fixed_reason]
+    ofa.train_step([x], lambda output: output.sum(), [ofa.search_space.largest()])
+    plain = ofa.export(config=ofa.search_space.largest(), input_shapes=[[4, 4]])
+    assert float((plain(x) - model(x)).abs().max()) < 1e-5

@@ -319,3 +319,21 @@ def test_running_statistics_are_not_written_in_a_program_for_inference() -> None
     operators, _ = program_of(layer, [2, 4, 3, 3])
     assert "pd_op.batch_norm_" in operators
     assert not {"pd_op.assign_out_", "pd_op.scatter"} & set(operators)
+
+
+@pytest.mark.filterwarnings(TRACKS)
+@pytest.mark.parametrize("frozen", [0, 1])
+@pytest.mark.parametrize(
+    "kind", [SuperBatchNorm2D, SuperSyncBatchNorm, SuperInstanceNorm2D, SuperGroupNorm, SuperLayerNorm]
+)
+def test_a_part_of_a_norm_trains_while_its_scale_or_its_bias_is_frozen(kind: Any, frozen: int) -> None:
+    norm = kind(2, FULL) if kind is SuperGroupNorm else kind(FULL)
+    scale, bias = norm.parameters()[:2]
+    (scale, bias)[frozen].stop_gradient = True
+    shape = [2, 5, 4] if kind is SuperLayerNorm else [2, 4, 3, 5]
+    given = paddle.randn(shape)
+    given.stop_gradient = False
+    ((norm(given) + 1) ** 2).sum().backward()  # of the slices themselves Paddle fails, or ends the process
+    assert ((scale.grad is None), (bias.grad is None)) == ((True, False) if frozen == 0 else (False, True))
+    trained = bias if frozen == 0 else scale
+    assert (trained.grad.numpy() != 0).sum() == 4

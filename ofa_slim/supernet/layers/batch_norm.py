@@ -7,7 +7,7 @@ from paddle import nn
 from paddle.nn import functional as F
 
 from ofa_slim.supernet.layers.elastic import FollowingLayer
-from ofa_slim.supernet.layers.norm import norm_row
+from ofa_slim.supernet.layers.norm import norm_row, of_one_kind
 from ofa_slim.supernet.spec import Extent, LayerSpec, indices_of, ranges_of, register
 
 
@@ -38,12 +38,13 @@ class ElasticBatchNorm(FollowingLayer):
         """Applies batch norm with these of the layer's channels."""
         mean, variance = statistics_of(self._mean, extent), statistics_of(self._variance, extent)
         use_global_stats = self.global_stats
+        weight, bias = of_one_kind(self.part("weight", {"out": extent}), self.part("bias", {"out": extent}))
         result = F.batch_norm(
             input,
             mean,
             variance,
-            weight=self.part("weight", {"out": extent}),
-            bias=self.part("bias", {"out": extent}),
+            weight=weight,
+            bias=bias,
             training=self.training,
             momentum=self._momentum,
             epsilon=self._epsilon,
@@ -124,12 +125,8 @@ class SuperSyncBatchNorm(ElasticBatchNorm, nn.SyncBatchNorm):
         if paddle.distributed.get_world_size() == 1 or paddle.device.get_device() == "cpu":
             return self.normalise(input, extent)
         mean, variance = statistics_of(self._mean, extent), statistics_of(self._variance, extent)
-        parts = {
-            "weight": self.part("weight", {"out": extent}),
-            "bias": self.part("bias", {"out": extent}),
-            "_mean": mean,
-            "_variance": variance,
-        }
+        weight, bias = of_one_kind(self.part("weight", {"out": extent}), self.part("bias", {"out": extent}))
+        parts = {"weight": weight, "bias": bias, "_mean": mean, "_variance": variance}
         # Only Paddle's own forward of this layer calls the synchronised operator, and it reads the layer's parameters.
         whole = dict(self._parameters)
         try:

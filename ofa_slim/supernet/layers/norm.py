@@ -34,6 +34,21 @@ class SuperLayerNorm(FollowingLayer, nn.LayerNorm):
         return F.layer_norm(input, [width], self.part("weight", sizes), self.part("bias", sizes), self._epsilon)
 
 
+def of_one_kind(
+    scale: paddle.Tensor | None, bias: paddle.Tensor | None
+) -> tuple[paddle.Tensor | None, paddle.Tensor | None]:
+    """A norm's parts as they are, or copies that both take gradients where only one of them does.
+
+    The process crashes in the backward pass of a batch or instance norm (Paddle 3.3.1) where one of the two takes
+    gradients and the other is a slice that does not. Nothing reads the gradient of the frozen one's copy.
+    """
+    if scale is None or bias is None or scale.stop_gradient == bias.stop_gradient or not paddle.in_dynamic_mode():
+        return scale, bias
+    scale, bias = scale.clone(), bias.clone()
+    scale.stop_gradient = bias.stop_gradient = False
+    return scale, bias
+
+
 class ElasticInstanceNorm(FollowingLayer):
     """Mixin of every elastic instance norm: it normalises as many channels as its input has."""
 
@@ -47,10 +62,11 @@ class ElasticInstanceNorm(FollowingLayer):
         """
         self._check_input_dim(input)
         sizes = {"out": self.followed(input)}
+        scale, bias = of_one_kind(self.part("scale", sizes), self.part("bias", sizes))
         return F.instance_norm(
             input,
-            weight=self.part("scale", sizes),
-            bias=self.part("bias", sizes),
+            weight=scale,
+            bias=bias,
             momentum=self._momentum,
             eps=self._epsilon,
             data_format=self._data_format,
