@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ofa_slim.distill import AttentionRelations, DistillConfig, TeacherCache
     from ofa_slim.errors import OfaSlimError
     from ofa_slim.export.factorise import factorise_embeddings
-    from ofa_slim.export.pipeline import pipeline
+    from ofa_slim.export.formats.pipeline import pipeline
     from ofa_slim.export.static import to_static
     from ofa_slim.export.subnet_files import load_subnet, save_subnet
     from ofa_slim.export.vocabulary import prune_vocabulary
@@ -61,7 +61,7 @@ _HOMES = {
     "distill": ("AttentionRelations", "DistillConfig", "TeacherCache"),
     "errors": ("OfaSlimError",),
     "export.factorise": ("factorise_embeddings",),
-    "export.pipeline": ("pipeline",),
+    "export.formats.pipeline": ("pipeline",),
     "export.static": ("to_static",),
     "export.subnet_files": ("load_subnet", "save_subnet"),
     "export.vocabulary": ("prune_vocabulary",),

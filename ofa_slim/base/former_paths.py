@@ -19,7 +19,7 @@ FORMER = {
     "ofa_slim.hidden": "ofa_slim.ordering.hidden",
     "ofa_slim.latency": "ofa_slim.measure",
     "ofa_slim.parallel": "ofa_slim.train.parallel",
-    "ofa_slim.pipeline": "ofa_slim.export.pipeline",
+    "ofa_slim.pipeline": "ofa_slim.export.formats.pipeline",
     "ofa_slim.run_config": "ofa_slim.supernet.run_config",
     "ofa_slim.static": "ofa_slim.export.static",
     "ofa_slim.storage": "ofa_slim.export.subnet_files",

@@ -103,10 +103,14 @@ class BytePairs:
             formed.append("".join(best))
         return formed
 
+    def merges(self) -> list[tuple[str, str]]:
+        """The pairs that become one, the earliest merge first."""
+        return [(pair[0], pair[1]) for pair in self._ranks if len(pair) == 2]
+
     def write(self, kept: Sequence[str], folder: Path) -> None:
         """Writes ``vocab.json`` and ``merges.txt``."""
         there = {*kept, *self._bytes, *(part for token in kept for part in self._formed(token))}
-        merges = [pair for pair in self._ranks if len(pair) == 2 and {*pair, "".join(pair)} <= there]
+        merges = [pair for pair in self.merges() if {*pair, "".join(pair)} <= there]
         vocabulary = json.dumps({token: place for place, token in enumerate(kept)}, ensure_ascii=False)
         (folder / "vocab.json").write_text(vocabulary, encoding="utf-8", newline="\n")
         lines = ["#version: 0.2", *(" ".join(pair) for pair in merges), ""]

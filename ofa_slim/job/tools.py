@@ -12,7 +12,7 @@ from ofa_slim.base.json_files import read_json
 from ofa_slim.errors import ConfigError, ExportError
 from ofa_slim.export.formats import time_models
 from ofa_slim.export.formats.opened import read_card
-from ofa_slim.export.pipeline import pipeline
+from ofa_slim.export.formats.pipeline import pipeline
 from ofa_slim.integrations.paddlenlp import load_sequence_classifier
 from ofa_slim.job.glue import TASKS, read_lines
 from ofa_slim.job.run import random_tokens, score_arrays

@@ -16,8 +16,8 @@ from paddle import nn
 from ofa_slim.errors import LatencyError, StoppedError
 from ofa_slim.export.factorise import factorise_embeddings
 from ofa_slim.export.formats import Opened, time_models, write_formats
+from ofa_slim.export.formats.pipeline import TextTask
 from ofa_slim.export.formats.processes import SERVED
-from ofa_slim.export.pipeline import TextTask
 from ofa_slim.job.data.own import strata
 from ofa_slim.job.recipe import Recipe
 from ofa_slim.job.run import Run, describe, random_tokens, score_arrays, subnet_name

@@ -26,7 +26,7 @@ from ofa_slim.base.predictor import Predictor
 from ofa_slim.base.threads import threads
 from ofa_slim.errors import ExportError, LatencyError
 from ofa_slim.export.formats.onnx import ONNX_FILE, write_onnx
-from ofa_slim.export.formats.reader import open_session
+from ofa_slim.export.formats.predict import open_session
 
 Program = Callable[[], None]
 OpenProgram = Callable[[], Program]

@@ -22,7 +22,7 @@ def test_the_function_pipeline_keeps_its_name_beside_the_module() -> None:
     from ofa_slim.pipeline import TextTask
 
     assert callable(ofa_slim.pipeline)
-    assert TextTask.__module__ == "ofa_slim.export.pipeline"
+    assert TextTask.__module__ == "ofa_slim.export.formats.pipeline"
 
 
 def test_names_that_never_were_are_not_found() -> None:

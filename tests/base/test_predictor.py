@@ -11,7 +11,7 @@ import pytest
 from models import batch, bert
 from ofa_slim import to_static
 from ofa_slim.base.predictor import Predictor
-from ofa_slim.export.formats.reader import open_inference
+from ofa_slim.export.formats.predict import open_inference
 
 
 @pytest.mark.parametrize("onednn", [False, True])
@@ -60,7 +60,7 @@ def test_models_run_where_paddle_does(
     reader: bool, recorded: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(paddle.device, "get_device", lambda: "gpu:1")
-    _ = open_inference(tmp_path, None, 2) if reader else Predictor(tmp_path, onednn=True)
+    _ = open_inference(tmp_path, 2) if reader else Predictor(tmp_path, onednn=True)
     assert ("enable_use_gpu", 100, 1) in recorded.calls
     assert not {"disable_gpu", "enable_mkldnn"} & set(recorded.names)
 

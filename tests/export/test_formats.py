@@ -21,7 +21,7 @@ from models import VOCABULARY, Tagger, bert, labels, ofa_of
 from ofa_slim import OFA, Convert, dynabert_config, factorise_embeddings, load_subnet, supernet
 from ofa_slim.base.clock import Rule
 from ofa_slim.errors import ExportError
-from ofa_slim.export.formats import FORMATS, Opened, processes, time_models, write_formats
+from ofa_slim.export.formats import FORMATS, Opened, predict, processes, time_models, write_formats
 from ofa_slim.export.formats import reader as reader_file
 
 pytest.importorskip("onnxruntime")
@@ -147,6 +147,7 @@ def test_files_are_read_without_this_library(written: tuple[Path, dict[str, Any]
             "threads": 1,
             "device": "cpu" if opener == "inference" else None,
             "clock": None,
+            "predict": predict.__file__,
             "inputs": str(tmp_path / "inputs.npz"),
             "outputs": str(tmp_path / "outputs.npz"),
         }

@@ -30,8 +30,8 @@ from ofa_slim.errors import (
     SearchError,
 )
 from ofa_slim.export.formats import Opened, time_models
+from ofa_slim.export.formats.pipeline import TextTask
 from ofa_slim.export.formats.processes import run_in_subprocess
-from ofa_slim.export.pipeline import TextTask
 from ofa_slim.integrations.paddlenlp import ModelLoadError, load_sequence_classifier
 from ofa_slim.integrations.trainer.best import METRICS_FILE, Best
 from ofa_slim.job.page import _curves, write_page

@@ -23,7 +23,7 @@ FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(["paddle", "paddlenlp.transformers", "onnxruntime", "optuna", "sklearn.gaussian_process"])
 
 # Scripts of the library that run a written model.
-SCRIPTS = ("reader.py", "worker.py")
+SCRIPTS = ("reader.py", "predict.py", "worker.py")
 
 Popen = subprocess.Popen
 STARTING = threading.Lock()
@@ -55,10 +55,12 @@ class ForkedScript:
         stderr: int | IO[str] | None = None,
         env: dict[str, str] | None = None,
         text: bool = False,
+        encoding: str | None = None,
         errors: str | None = None,
         bufsize: int = -1,
     ) -> None:
         self.args = command
+        text = text or encoding is not None
         self._empty: str | bytes = "" if text else b""
         kind = "" if text else "b"
         own: list[IO[Any] | None] = []
@@ -68,7 +70,7 @@ class ForkedScript:
             if target == subprocess.PIPE:
                 ends = os.pipe()
                 mine, other = ends[::-1] if number == 0 else ends
-                own[number] = open(mine, ("w" if number == 0 else "r") + kind, bufsize, errors=errors)
+                own[number] = open(mine, ("w" if number == 0 else "r") + kind, bufsize, encoding, errors)
                 its[number] = Connection(other)
             elif target is not None:
                 assert isinstance(target, io.TextIOBase)
@@ -95,11 +97,17 @@ class ForkedScript:
                 file.close()
         self.wait()
 
-    def communicate(self, input: None = None, timeout: float | None = None) -> tuple[Any, Any]:
-        with ThreadPoolExecutor(2) as pool:
+    def communicate(self, input: Any = None, timeout: float | None = None) -> tuple[Any, Any]:
+        with ThreadPoolExecutor(3) as pool:
+            if self.stdin is not None:
+                pool.submit(self._write, input)
             out, err = pool.map(lambda file: self._empty if file is None else file.read(), (self.stdout, self.stderr))
         self.wait(timeout)
         return out, err
+
+    def _write(self, text: Any) -> None:
+        with self.stdin as stdin:
+            stdin.write(text or self._empty)
 
     def poll(self) -> int | None:
         return self.returncode
@@ -120,6 +128,8 @@ def _run_script(arguments: list[str], files: dict[int, Connection], environment:
         file.close()
     if 0 in files:
         sys.stdin = open(0)  # multiprocessing has put an empty one there
+    if 1 in files:
+        sys.stdout = open(1, "w", closefd=False)  # the one that is there took the first server's output for a file
     os.environ.update(environment or {})
     sys.argv = arguments
     runpy.run_path(arguments[0], run_name="__main__")

@@ -15,8 +15,8 @@ from ofa_slim.base.examples import TOLERANCE
 from ofa_slim.base.threads import threads
 from ofa_slim.errors import ExportError
 from ofa_slim.export.formats.needs import needed
+from ofa_slim.export.formats.predict import open_session
 from ofa_slim.export.formats.proof import Sample
-from ofa_slim.export.formats.reader import open_session
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,12 @@ from ofa_slim.base.input_types import as_type
 from ofa_slim.base.json_files import read_json
 from ofa_slim.base.threads import threads, threads_kept
 from ofa_slim.errors import ExportError
-from ofa_slim.export.formats.reader import OPENERS, Inputs, layer_run
+from ofa_slim.export.formats.predict import ENGINES, Inputs, Run
+from ofa_slim.export.formats.reader import layer_run
 from ofa_slim.export.subnet_files import load_subnet
 
 CARD_FILE = "format.json"
+OPENERS = ("plain", *ENGINES)
 
 
 class Opened:
@@ -43,15 +45,15 @@ class Opened:
         try:
             with threads_kept():
                 if self.card["opener"] == "plain":
-                    self._run = layer_run(load_subnet(folder, built(folder, self.card, build)))
+                    self._run: Run = layer_run(load_subnet(folder, built(folder, self.card, build)))
                 else:
-                    self._run = OPENERS[self.card["opener"]](folder, None, threads())
+                    self._run = ENGINES[self.card["opener"]](folder, threads())
         except ExportError:
             raise
         except Exception as error:  # each engine has errors of its own
             raise ExportError(f"{folder}: the {self.format} files cannot be read ({_first_line(error)})") from error
 
-    def __call__(self, inputs: Inputs) -> list[np.ndarray]:
+    def __call__(self, inputs: Inputs) -> Sequence[np.ndarray]:
         """The outputs, in order, for inputs by name; integers may be of another size than the model's.
 
         Raises: ExportError for an input that is missing, is of another kind of type, or that the engine cannot run.

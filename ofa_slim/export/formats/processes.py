@@ -27,7 +27,7 @@ from ofa_slim.base import clock
 from ofa_slim.base.clock import Latency, Rounds, Rule
 from ofa_slim.base.threads import threads
 from ofa_slim.errors import ExportError
-from ofa_slim.export.formats import reader
+from ofa_slim.export.formats import predict, reader
 from ofa_slim.export.formats.opened import CARD_FILE, read_card
 
 Name = TypeVar("Name", bound=Hashable)
@@ -220,6 +220,7 @@ def _command(aside: Path, folder: Path, inputs: Path, build: str | None, clock_f
         "inputs": str(inputs),
         "outputs": str(aside / "outputs.npz"),
         "clock": clock_file,
+        "predict": predict.__file__,
     }
     (aside / "job.json").write_text(json.dumps(job), encoding="utf-8")
     return [sys.executable, "-I", "-W", "ignore", reader.__file__, str(aside / "job.json")]

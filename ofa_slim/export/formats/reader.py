@@ -2,7 +2,7 @@
 
 JOB is a JSON file that `processes` writes. This file needs what serves the format and nothing else: Paddle, or ONNX
 Runtime; `ofa_slim` is imported for the plain format alone. So what it computes, and how fast, is what a user gets who
-only has the files. `Opened` opens models with the same functions.
+only has the files.
 """
 
 from __future__ import annotations
@@ -19,12 +19,10 @@ from typing import Any
 import numpy as np
 
 Inputs = dict[str, np.ndarray]
-Run = Callable[[Inputs], list[np.ndarray]]
-Opener = Callable[[Path, str | None, int], Run]
-"""Opens the files in a folder: with the ``module:function`` that builds a plain model, and a number of threads."""
+Run = Callable[[Inputs], Sequence[np.ndarray]]
 
 
-def open_plain(folder: Path, build: str | None, threads: int) -> Run:
+def open_plain(folder: Path, build: str | None) -> Run:
     """A plain Paddle model; `build` makes one that PaddleNLP cannot."""
     from ofa_slim.export.subnet_files import load_subnet
 
@@ -44,54 +42,6 @@ def layer_run(model: Any) -> Run:
         return [tensor.numpy() for tensor in _tensors(output, paddle.Tensor)]
 
     return run
-
-
-def open_inference(folder: Path, build: str | None, threads: int) -> Run:
-    """Paddle Inference on Paddle's device, with oneDNN on a CPU."""
-    import paddle
-    from paddle import inference
-
-    config = inference.Config(str(folder / "model.json"), str(folder / "model.pdiparams"))
-    config.disable_glog_info()
-    kind, _, number = paddle.device.get_device().partition(":")
-    if kind == "gpu":
-        config.enable_use_gpu(100, int(number or 0))
-    else:
-        config.disable_gpu()
-        config.enable_mkldnn()
-        config.set_cpu_math_library_num_threads(threads)
-    off = folder / "passes_off.json"
-    for name in json.loads(off.read_text(encoding="utf-8")) if off.is_file() else ():
-        config.delete_pass(str(name))
-    predictor = inference.create_predictor(config)
-
-    def run(inputs: Inputs) -> list[np.ndarray]:
-        for name in predictor.get_input_names():
-            predictor.get_input_handle(name).copy_from_cpu(np.ascontiguousarray(inputs[name]))
-        predictor.run()
-        return [predictor.get_output_handle(name).copy_to_cpu() for name in predictor.get_output_names()]
-
-    return run
-
-
-def open_onnx(folder: Path, build: str | None, threads: int) -> Run:
-    """ONNX Runtime on the CPU."""
-    session = open_session(folder / "model.onnx", threads)
-    names = [wanted.name for wanted in session.get_inputs()]
-    return lambda inputs: list(session.run(None, {name: inputs[name] for name in names}))
-
-
-def open_session(file: Path, threads: int) -> Any:
-    """An ONNX model in ONNX Runtime on the CPU."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-
-
-OPENERS: dict[str, Opener] = {"plain": open_plain, "inference": open_inference, "onnx": open_onnx}
 
 
 def _tensors(output: Any, kind: type) -> Iterator[Any]:
@@ -130,7 +80,11 @@ def main(file: str) -> None:
         import paddle
 
         paddle.device.set_device(job["device"])
-    run = OPENERS[job["opener"]](Path(job["folder"]), job["build"], job["threads"])
+    folder = Path(job["folder"])
+    if job["opener"] == "plain":
+        run = open_plain(folder, job["build"])
+    else:
+        run = runpy.run_path(job["predict"])["ENGINES"][job["opener"]](folder, job["threads"])
     samples = [{name: sample[name] for name in job["names"]} for sample in read_samples(Path(job["inputs"]))]
     outputs = [dict(enumerate(run(sample))) for sample in samples]
     if job["clock"] is None:

@@ -44,7 +44,7 @@ class Format:
 
     Attributes:
         name: of it, and of its folder.
-        opener: the key of `reader.OPENERS` for the function that reads it.
+        opener: what reads it: "plain", or a key of `predict.ENGINES`.
         write: puts the files into a new folder.
         snippet: Python lines that load it from ``{folder}`` and run it on token ids.
         needs: the format that it is made from.

@@ -25,6 +25,7 @@ from ofa_slim.export.formats.processes import run_in_subprocess, time_models
 from ofa_slim.export.formats.proof import Sample, agreement, check_samples, difference
 from ofa_slim.export.formats.reader import Run, layer_run
 from ofa_slim.export.formats.registry import FORMATS, Format, Source, spec_of_samples
+from ofa_slim.export.formats.standalone import prove_answers, put_beside
 from ofa_slim.export.pretrained import is_pretrained
 from ofa_slim.export.subnet_files import replacing
 from ofa_slim.supernet.handle import require_plain
@@ -74,12 +75,13 @@ def write_formats(
             samples.
         timed: inputs that every format is timed on, in turns.
         tokenizer: its files are put beside each format.
-        task: what `pipeline` needs; see `ofa_slim.export.pipeline.TextTask`.
+        task: what `pipeline` needs; see `ofa_slim.export.formats.pipeline.TextTask`. With a tokenizer too each format
+            for serving has ``predict.py``, which needs no `ofa_slim` and is proven to answer as `pipeline` does.
         build: makes a model of the same class and original sizes; needed by ``"plain"`` for models that are not of
             PaddleNLP. A function that can be imported.
         config: the sub-network's sizes, for the record.
 
-    Returns: what ``export.json`` holds.
+    Returns: what ``export.json`` holds; ``bytes`` of a format are those of its model's files.
 
     Raises: ExportError for invalid arguments, before any work; and for files that do not compute what they should, or
         cannot be written: nothing is left behind then.
@@ -97,12 +99,14 @@ def write_formats(
         wanted = None if score is None else score(layer_run(model))
         with replacing(directory, marker=RECORD_FILE) as aside:
             entries: dict[str, dict[str, Any]] = {}
+            engines_files: dict[str, dict[str, dict[str, Any]]] = {}
             for kind in _with_needs(chosen):
                 folder = aside / (kind.name if kind.name in formats else f".{kind.name}")
                 folder.mkdir()
                 kind.write(source, folder)
                 source.done[kind.name] = folder
                 if kind.name in formats:
+                    engines_files[kind.name] = _files(folder)
                     _describe(folder, kind, samples[0], made_by, tokenizer, task)
             with ThreadPoolExecutor(min(len(chosen), os.cpu_count() or 1)) as pool:
                 outputs = list(pool.map(lambda kind: run_in_subprocess(aside / kind.name, samples, made_by), chosen))
@@ -115,13 +119,16 @@ def write_formats(
                     kind.name, entry["difference"], entry["agreement"],
                     f", scores {entry['score']:.4f}" if "score" in entry else "",
                 )  # fmt: skip
+            if tokenizer is not None and task is not None:
+                for kind in chosen:
+                    prove_answers(aside / kind.name)
             for name in set(source.done) - set(formats):
                 shutil.rmtree(source.done[name])
             latency = time_models({name: aside / name for name in entries}, timed, build=made_by)
             for name, entry in entries.items():
                 entry["latency_ms"] = latency.get(name, {})
                 entry["files"] = _files(aside / name)
-                entry["bytes"] = sum(file["bytes"] for file in entry["files"].values())
+                entry["bytes"] = sum(file["bytes"] for file in engines_files[name].values())
             record = {
                 "class": type(model).__name__,
                 "config": None if config is None else dict(config),
@@ -185,7 +192,7 @@ def _describe(
     }
     (folder / CARD_FILE).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     if tokenizer is not None:
-        tokenizer.save_pretrained(str(folder))
+        put_beside(folder, kind.opener, tokenizer, task)
 
 
 def _proven(
