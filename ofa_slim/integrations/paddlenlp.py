@@ -19,7 +19,7 @@ from ofa_slim.integrations.hugging_face import config_entries, is_hugging_face, 
 
 LOG = logging.getLogger(__name__)
 
-HEADS = ("SequenceClassification", "TokenClassification")
+HEADS = ("SequenceClassification", "TokenClassification", "QuestionAnswering")
 
 
 class ModelLoadError(OfaSlimError, ValueError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from ofa_slim.job.training_stages import positions
 TEXTS = ("text", "sentence", "body", "content", "review", "message", "question", "sentence1", "text_a", "query")
 PAIRS = (PAIR, "sentence2", "text_b", "text2")
 LABELS = ("label", "labels", "class", "category", "topic", "intent", "target", "sentiment", "tag")
+BY_NAMES = {"tokens": {"tokens", "tags"}, "question_answering": {"question", "context", "answers"}}
+WORDS = {"regression": "a number", "answers": "a question, and where its context answers it"}
 MOST_LABELS = 0.5  # a column with a different value in more than this share of its rows holds no labels
 SAMPLED_ROWS = 2000
 LEAST_SEARCH_ROWS = 8
@@ -73,8 +75,8 @@ def proposed(file: Path, model: str, given: Mapping[str, Any] | None = None) -> 
     settled = dict(given or {})
     data = {"train": str(file), **settled.pop("data", {})}
     table = read_table(file, data.get("delimiter"))
-    kind = settled.get("task") or ("tokens" if {"tokens", "tags"} <= set(table.names) else None)
-    if kind != "tokens":
+    kind = settled.get("task") or _kind_by_names(table.names)
+    if kind not in BY_NAMES:
         data = {**_columns(table, data), **data}
     kind = kind or _kind(table, data)
     task = own_task(kind, DataKeys.model_validate(data))
@@ -109,7 +111,7 @@ def proposed(file: Path, model: str, given: Mapping[str, Any] | None = None) -> 
         **settled,
     }
     reasons = {
-        "task": f"What a row of the file has: {labels if task.labels else 'a number'}.",
+        "task": f"What a row of the file has: {labels if task.labels else WORDS[task.form]}.",
         "data": f"{len(table)} rows; {len(dev['dev'])} of them are split off to score on. Columns of the file: "
         f"{', '.join(table.names)}.",
         "max_length": f"99 of 100 texts have at most {length} tokens, the longest has {int(lengths.max())}.",
@@ -117,6 +119,11 @@ def proposed(file: Path, model: str, given: Mapping[str, Any] | None = None) -> 
         "search_rows": f"Held out of the {len(rows)} training rows, for the search to score on.",
     }
     return Proposal(values, reasons)
+
+
+def _kind_by_names(names: Sequence[str]) -> str | None:
+    """The kind of task whose columns are there by their usual names."""
+    return next((kind for kind, needed in BY_NAMES.items() if needed <= set(names)), None)
 
 
 def _columns(table: Table, settled: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from ofa_slim.train.loop import RuntimeOptions, Scalars, Schedule, no_scalars
 LOG = logging.getLogger(__name__)
 
 SCALARS = "scalars.jsonl"
+UNLABELLED = ("regression", "question_answering")
 
 Scores = dict[str, dict[str, float]]
 
@@ -99,8 +100,8 @@ class Run:
             cut = self.recipe.max_length
             self._examples = (
                 tokenise(tokenizer, train, cut, self.inputs),
-                tokenise(tokenizer, search, cut, self.inputs),
-                {name: tokenise(tokenizer, rows, cut, self.inputs) for name, rows in dev.items()},
+                tokenise(tokenizer, search, cut, self.inputs, scored=True),
+                {name: tokenise(tokenizer, rows, cut, self.inputs, scored=True) for name, rows in dev.items()},
             )
         return self._examples
 
@@ -185,7 +186,7 @@ def labels_of(recipe: Recipe) -> list[str] | None:
 
     Raises: RecipeError where neither the config nor the recipe says which output is which label.
     """
-    if recipe.data is None or recipe.data.labels is not None or recipe.task == "regression":
+    if recipe.data is None or recipe.data.labels is not None or recipe.task in UNLABELLED:
         return None
     file = Path(str(recipe.finetuned_dir)) / "config.json"
     names = model_config(file, ModelLoadError).get("id2label")
@@ -214,7 +215,8 @@ def describe(scores: Scores) -> str:
 def score_arrays(model: Callable[[Any], Any], examples: Examples, task: Task, batch_size: int) -> dict[str, float]:
     """The metrics of a written model, which maps arrays by name to its outputs."""
     batches = list(Batches(examples, batch_size))
-    logits = joined([np.asarray(model(arrays(batch))[0]) for batch in batches])
+    answers = [model(arrays(batch))[: task.kind.outputs] for batch in batches]
+    logits = joined([np.asarray(some[0] if len(some) == 1 else np.stack(some, axis=-1)) for some in answers])
     labels = joined([batch[LABELS].numpy() for batch in batches])
     return task.score(logits, labels)
 

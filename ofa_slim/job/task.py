@@ -10,9 +10,17 @@ from typing import Any
 import numpy as np
 
 from ofa_slim.errors import DataError
-from ofa_slim.tasks import MultiLabelClassification, Regression, SequenceClassification, TaskKind, TokenClassification
+from ofa_slim.tasks import (
+    MultiLabelClassification,
+    QuestionAnswering,
+    Regression,
+    SequenceClassification,
+    TaskKind,
+    TokenClassification,
+)
 
 SPLIT_SEED = 0
+HEADS = {"tokens": "TokenClassification", "answers": "QuestionAnswering"}
 
 
 @dataclass(frozen=True)
@@ -20,10 +28,11 @@ class Rows:
     """Text with labels.
 
     Attributes:
-        first: the sentences; for tags of tokens each is a list of tokens.
-        second: the sentences they are paired with; empty for a task on single sentences.
+        first: the sentences or questions; for tags of tokens each is a list of tokens.
+        second: the sentences they are paired with, or the contexts of questions; else empty.
         labels: int64 [rows], float32 [rows] for regression, float32 [rows, classes] for several labels per row, or an
-            array of rows of tags, int64 [tokens] each.
+            array of rows of tags, int64 [tokens] each; for questions int64 [rows, 2], the place in the context at
+            which the answer begins and the one after its end, -1 without an answer.
     """
 
     first: list[Any]
@@ -64,7 +73,7 @@ class Task:
         read: data folder → training rows and named sets of rows to score on; the first is the main one.
         labels: the name of each class; empty for regression.
         pairs: whether a row is two sentences.
-        form: what the labels are: "classification", "multi_label", "regression" or "tokens".
+        form: what the labels are: "classification", "multi_label", "regression", "tokens" or "answers".
         files: data folder → the files that it reads, by a name for each.
     """
 
@@ -85,11 +94,13 @@ class Task:
     @property
     def head(self) -> str:
         """What PaddleNLP calls a model for it: ``AutoModelFor`` and this."""
-        return "TokenClassification" if self.form == "tokens" else "SequenceClassification"
+        return HEADS.get(self.form, "SequenceClassification")
 
     @property
     def kind(self) -> TaskKind:
         """Its losses and metrics."""
+        if self.form == "answers":
+            return QuestionAnswering()
         if self.form == "tokens":
             return TokenClassification(self.labels if len(self.metrics) > 1 else ())
         if self.form == "multi_label":
@@ -97,6 +108,6 @@ class Task:
         return Regression(self.metrics) if self.regression else SequenceClassification(self.metrics)
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """All metrics, from logits [rows, num_classes]; the first one ranks."""
+        """All metrics, from logits [rows, num_classes], of questions [rows, length, 2]; the first one ranks."""
         found = self.kind.metrics(logits, labels)
         return {name: found[name] for name in self.metrics}

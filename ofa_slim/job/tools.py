@@ -99,7 +99,7 @@ def classified(directory: Path, texts: Sequence[str], lines: Path | None) -> lis
     """The answers for some texts, or for the lines of a file."""
     opened = pipeline(directory)
     given: list[Any] = list(texts) if lines is None else list(read_lines(lines))
-    if opened.task.pairs:
+    if opened.task.pairs or opened.task.form == "answers":
         given = [tuple(text.split("\t")) for text in given]
     return opened(given)
 

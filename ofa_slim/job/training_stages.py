@@ -20,7 +20,7 @@ from ofa_slim.job.stage_folders import write_json
 from ofa_slim.ofa import OFA
 from ofa_slim.ordering.scores import reorder_neuron_head
 from ofa_slim.train import parallel
-from ofa_slim.train.batches import Batches, inputs_of
+from ofa_slim.train.batches import LABELS, Batches, inputs_of
 from ofa_slim.train.builders import Teaching, elastic_blocks, strategy_of
 from ofa_slim.train.fitting import finetune, train_supernet
 from ofa_slim.train.stack_layers import block_importance
@@ -99,7 +99,7 @@ def run_importance(run: Run, folder: Path, rng: np.random.Generator) -> None:
     if run.recipe.order == "obs":
         heads, neurons = obs_importance(model, map(inputs_of, batches), rows=None)
     else:
-        heads, neurons = block_importance(model, TaskLosses(run.task.kind), batches, run.task.name)
+        heads, neurons = block_importance(model, TaskLosses(run.task.kind, (LABELS,)), batches, run.task.name)
     kinds: dict[str, paddle.Tensor | list[paddle.Tensor]] = {"heads": heads, "neurons": neurons}
     by_layer = {f"{kind}.{layer}": one.numpy() for kind, scores in kinds.items() for layer, one in enumerate(scores)}
     save_file(by_layer, folder / "importance.safetensors")

@@ -94,14 +94,16 @@ def search_score(run: Run, examples: Examples) -> Callable[[Any], dict[str, floa
     """Scores for a search: the mean probability of the right label, which depends less on luck; then the metrics."""
 
     def score(ofa: Any) -> dict[str, float]:
-        logits, labels = predicted(ofa.model, Batches(examples, run.recipe.eval_batch_size))
+        logits, labels = predicted(ofa.model, Batches(examples, run.recipe.eval_batch_size), run.task.kind)
         metrics = run.task.score(logits, labels)
         if run.task.regression:
             return metrics
         if run.task.form == "multi_label":
             right = 1 / (1 + np.exp(np.where(labels > 0.5, -logits, logits)))
             return {"probability": float(right.mean()), **metrics}
-        if run.task.form == "tokens":
+        if run.task.form == "answers":
+            logits, labels = (np.concatenate(np.moveaxis(one, -1, 0)) for one in (logits, labels))
+        if run.task.form in ("tokens", "answers"):
             counted = labels != IGNORED
             logits, labels = logits[counted], labels[counted]
         chances = np.exp(logits - logits.max(-1, keepdims=True))

@@ -14,7 +14,7 @@ from ofa_slim.tasks.task_kind import Predictions, TaskKind
 
 
 class QuestionAnswering(TaskKind):
-    """Two outputs, logits of the start and of the end [batch, length]; two labels, int64 [batch].
+    """Two outputs, logits of the start and of the end [batch, length]; two labels, int64 [batch], or one [batch, 2].
 
     A label outside the row does not count.
 
@@ -33,6 +33,8 @@ class QuestionAnswering(TaskKind):
     def loss(self, output: Any, labels: Any, real: Mask = None) -> paddle.Tensor:
         """Mean cross entropy over positions that are not padding; half of the start and half of the end."""
         parts = []
+        if isinstance(labels, paddle.Tensor):
+            labels = labels.unbind(-1)
         for logits, places in zip(self.answer(output), labels, strict=True):
             places = places.reshape([-1])
             within = paddle.logical_and(places >= 0, places < logits.shape[-1])
@@ -48,7 +50,12 @@ class QuestionAnswering(TaskKind):
         return paddle.add_n(parts) / 2
 
     def metrics(self, predictions: Predictions, labels: Predictions) -> dict[str, float]:
-        """The share of spans that are exactly right, and the mean F1 of their tokens, over rows with an answer."""
+        """The share of spans that are exactly right, and the mean F1 of their tokens, over rows with an answer.
+
+        Starts and ends may also be along the last axis: [rows, length, 2] and [rows, 2].
+        """
+        if isinstance(labels, np.ndarray):
+            predictions, labels = np.moveaxis(np.asarray(predictions), -1, 0), labels.T
         starts, ends = (np.asarray(one).reshape(-1) for one in labels)
         counted = (starts >= 0) & (ends >= starts)
         exact: list[float] = []

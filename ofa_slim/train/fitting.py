@@ -68,7 +68,7 @@ def train_supernet(
 
     Source: Hou et al. 2020, arXiv:2004.04037.
     """
-    losses = TaskLosses(kind, lambda_logit=lambda_logit)
+    losses = TaskLosses(kind, (LABELS,), lambda_logit=lambda_logit)
     (draws,) = rng.spawn(1)
 
     def step(batch: Batch, scale: float, scaler: paddle.amp.GradScaler | None) -> list[tuple[object, paddle.Tensor]]:
@@ -84,17 +84,26 @@ def _feed(examples: Examples, schedule: Schedule, rng: np.random.Generator) -> R
 
 def evaluate(model: nn.Layer, batches: Iterable[Batch], kind: TaskKind) -> dict[str, float]:
     """The task's metrics, over the batches that all processes share; the model's mode is put back."""
-    return kind.metrics(*predicted(model, batches))
+    return kind.metrics(*predicted(model, batches, kind))
 
 
 @paddle.no_grad()
-def predicted(model: nn.Layer, batches: Iterable[Batch]) -> tuple[np.ndarray, np.ndarray]:
-    """Outputs and labels of all rows, from the batches that all processes share, in eval mode."""
+def predicted(model: nn.Layer, batches: Iterable[Batch], kind: TaskKind) -> tuple[np.ndarray, np.ndarray]:
+    """Answers and labels of all rows, from the batches that all processes share, in eval mode.
+
+    Several outputs are along the last axis: [rows, length, 2] for start and end.
+    """
     rank, ranks = parallel.position()
     own = islice(batches, rank, None, ranks)
     with eval_mode(model):
-        scored = [(model(**inputs_of(batch)).numpy(), batch[LABELS].numpy()) for batch in own]
+        scored = [(answer_of(kind, model(**inputs_of(batch))), batch[LABELS].numpy()) for batch in own]
     empty = [(np.empty(0), np.empty(0))]  # of a process without a batch
     columns = zip(*(scored or empty), strict=True)
     outputs, labels = (parallel.gather_rows(joined(column)) for column in columns)
     return outputs, labels
+
+
+def answer_of(kind: TaskKind, output: Any) -> np.ndarray:
+    """The part of a model's output that answers the task, several outputs along the last axis."""
+    found = kind.answer(output)
+    return np.asarray(found if isinstance(found, paddle.Tensor) else paddle.stack(found, axis=-1))

@@ -152,6 +152,34 @@ WRONG_FILES: dict[str, tuple[str, str | bytes, str, dict[str, Any], str]] = {
     "a row without tokens": (
         "my.jsonl", '{"tokens": [], "tags": []}\n', "tokens", {}, ", line 1, column 'tokens': the list is empty"
     ),
+    "an answer that its context does not have": (
+        "my.jsonl", '{"question": "who", "context": "bert", "answers": ["ann"]}\n', "question_answering", {},
+        ", line 1, column 'answers': the answer 'ann' is not in its context",
+    ),
+    "an answer at another place": (
+        "my.json",
+        '{"data": [{"paragraphs": [{"context": "no bert", "qas": [{"question": "who", "answers": '
+        '[{"text": "bert", "answer_start": 2}]}]}]}]}',
+        "question_answering", {}, ", question 1, column 'answers': the answer 'bert' is not in its context at its",
+    ),
+    "an answer that is a number": (
+        "my.jsonl", '{"question": "who", "context": "bert", "answers": [7]}\n', "question_answering", {},
+        ", line 1, column 'answers': 7 is not an answer",
+    ),
+    "a question that is empty": (
+        "my.json", '{"data": [{"paragraphs": [{"context": "x", "qas": [{"question": "", "answers": []}]}]}]}',
+        "question_answering", {}, ", question 1, column 'question': the text is empty",
+    ),
+    "an article without paragraphs": (
+        "my.json", '{"data": [{"title": "x"}]}', "question_answering", {}, ": data[0] has no list 'paragraphs'"
+    ),
+    "a paragraph without questions": (
+        "my.json", '{"data": [{"paragraphs": [{"context": "x"}]}]}', "question_answering", {},
+        ": data[0].paragraphs[0] has no list 'qas'",
+    ),
+    "texts where questions are needed": (
+        "my.csv", GOOD, "question_answering", {}, ", line 1: no column 'question'"
+    ),
     "texts where tokens are needed": ("my.csv", GOOD, "tokens", {}, ", line 1: no column 'tokens'"),
 }  # fmt: skip
 
@@ -240,6 +268,24 @@ def test_every_kind_of_file_gives_the_same_rows(write: Callable[..., Path], tmp_
     assert set(found) == expected
     assert len(found) == 40
     assert np.bincount(dev.labels).tolist() == [2] * 5
+
+
+def test_answers_come_from_every_layout_of_them(tmp_path: Path) -> None:
+    cells = [
+        "film",
+        ["film"],
+        [{"text": "film", "answer_start": 7}],
+        {"text": ["film"], "answer_start": [7]},
+        "",
+        [],
+        {},
+    ]
+    rows = [{"question": "what", "context": "a fine film", "answers": cell} for cell in cells]
+    path = file(tmp_path, "".join(json.dumps(row) + "\n" for row in rows) * 3, "my.jsonl")
+    train, dev = read(path, "question_answering", dev_share=0.3).read(tmp_path)
+    found = sorted(map(tuple, [*train.labels.tolist(), *dev["dev"].labels.tolist()]))
+    assert found == [(-1, -1)] * 9 + [(7, 11)] * 12
+    assert 0 < (dev["dev"].labels[:, 0] >= 0).sum() < len(dev["dev"])  # both kinds of question are scored
 
 
 def test_quoted_cells_may_hold_lines_and_commas(tmp_path: Path) -> None:

@@ -137,6 +137,49 @@ def test_entities_from_conll_with_an_electra(tmp_path: Path, capsys: Capture) ->
         assert answer["tags"] == ["B-PER", "O", "B-LOC", "O"]
 
 
+def squad(count: int = 160) -> dict[str, Any]:
+    """SQuAD's layout: who does what where; every tenth question has no answer, some contexts are long."""
+    rng = np.random.default_rng(0)
+    paragraphs = []
+    for number in range(count):
+        name, place = rng.choice(["anna", "bert"]), rng.choice(["paris", "rome"])
+        filler = "please today " * (9 if number % 4 == 0 else 1)
+        context = f"{name} the {place} {filler}" if rng.random() < 0.5 else f"{filler}{name} the {place}"
+        asked, answer = ("who", name) if number % 2 else ("where", place)
+        answers = [{"text": answer, "answer_start": context.index(answer)}]
+        qas = [{"id": str(number), "question": asked, "answers": answers}]
+        if number % 10 == 0:
+            qas.append({"id": f"{number}-none", "question": "why", "answers": []})
+        paragraphs.append({"context": context, "qas": qas})
+    return {"version": "2.0", "data": [{"title": "places", "paragraphs": paragraphs}]}
+
+
+def test_answers_from_squads_file_with_an_electra(tmp_path: Path, capsys: Capture) -> None:
+    pytest.importorskip("onnxruntime")
+    file = tmp_path / "squad.json"
+    file.write_text(json.dumps(squad(), indent=1), encoding="utf-8")
+    words = ["anna", "bert", "paris", "rome", "who", "where", "why"]
+    model = model_folder(tmp_path / "model", "Electra", words)
+    assert main(["init", str(file), "--model", str(model), "--output", str(tmp_path / "init.yaml")]) == 0
+    proposed = yaml.safe_load((tmp_path / "init.yaml").read_text())
+    assert proposed["task"] == "question_answering"
+    recipe = recipe_file(tmp_path, model, "question_answering", {**proposed["data"], "dev_share": 0.2}, epochs=12)
+    assert main(["compress", str(recipe)]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["metrics"] == ["f1", "exact"]
+    assert report["original"]["scores"]["dev"]["f1"] > 0.9
+    assert main(["pick", str(tmp_path / "out"), "--budget", "params_ratio=0.9", "--formats", "onnx"]) == 0
+    chosen = tmp_path / "out" / "picks" / "params_ratio-0.9" / "onnx"
+    assert "answer" in predictions(chosen, ["who\tbert the rome"], capsys)[0]
+    context = "please today " * 9 + "bert the rome"  # longer than a row
+    for form in ("plain", "onnx"):
+        folder = tmp_path / "out" / "formats" / "original" / form
+        who, where, why = predictions(folder, [f"{one}\t{context}" for one in ("who", "where", "why")], capsys)
+        assert (who["answer"], where["answer"]) == ("bert", "rome")
+        assert context[who["start"] :].startswith("bert")
+        assert why["answer"] == ""
+
+
 def test_chinese_texts_with_several_labels_each(tmp_path: Path, capsys: Capture) -> None:
     pytest.importorskip("onnxruntime")
     signs = {"退款": "退", "物流": "运", "登录": "登"}

@@ -92,6 +92,37 @@ def words(table: Table, column: str, key: str) -> list[list[str]]:
     return _each(table, column, key, listed)
 
 
+def answers(table: Table, column: str, contexts: Sequence[str]) -> np.ndarray:
+    """Where the first answer of each row begins and ends in its context, int64 [rows, 2]; -1 for one without an answer.
+
+    A cell is a text that the context has, a list of texts or of SQuAD's ``{"text": ..., "answer_start": ...}``, or an
+    object of two lists. The place of a mere text is its first one.
+    """
+    given = iter(contexts)
+
+    def place(cell: Any) -> tuple[int, int]:
+        context = next(given)
+        if isinstance(cell, dict):
+            cell = [
+                {"text": text, "answer_start": start}
+                for text, start in zip(cell.get("text", []), cell.get("answer_start", []), strict=False)
+            ]
+        first = (cell[0] if cell else None) if isinstance(cell, list) else cell
+        text = first.get("text") if isinstance(first, dict) else first
+        start = first.get("answer_start") if isinstance(first, dict) else None
+        if text is None or text == "":
+            return -1, -1
+        if not isinstance(text, str) or not (start is None or type(start) is int):
+            raise ValueError(f"{first!r} is not an answer")
+        if start is None:
+            start = context.find(text)
+        if start < 0 or context[start : start + len(text)] != text:
+            raise ValueError(f"the answer {text!r} is not in its context at its place")
+        return start, start + len(text)
+
+    return np.array(_each(table, column, "answers", place), dtype=np.int64)
+
+
 def classes(table: Table, column: str, found: Sequence[Sequence[str]], known: Sequence[str]) -> list[np.ndarray]:
     """The number of each label, int64 for each row; raises DataError for a label that is not known."""
     number = {label: position for position, label in enumerate(known)}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import typing
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-OwnTask = Literal["classification", "pairs", "multi_label", "regression", "tokens"]
-OWN_TASKS: tuple[str, ...] = ("classification", "pairs", "multi_label", "regression", "tokens")
+OwnTask = Literal["classification", "pairs", "multi_label", "regression", "tokens", "question_answering"]
+OWN_TASKS: tuple[str, ...] = typing.get_args(OwnTask)
 
 
 def _listed(value: object) -> object:
@@ -37,6 +38,9 @@ class DataKeys(BaseModel):
     )
     tokens: str = Field("tokens", description="column with the list of tokens of a row")
     tags: str = Field("tags", description="column with the list of their tags")
+    question: str = Field("question", description="column with the question")
+    context: str = Field("context", description="column with the text that holds its answer")
+    answers: str = Field("answers", description="column with the answers, each a text of the context")
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
         None, description="what separates the columns of a .csv; none: a comma"
     )

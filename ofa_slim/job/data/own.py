@@ -23,7 +23,9 @@ METRICS = {
     "multi_label": ("micro_f1", "macro_f1", "accuracy"),
     "regression": ("pearson", "spearman"),
     "tokens": ("f1", "precision", "recall", "accuracy"),
+    "question_answering": ("f1", "exact"),
 }
+FORMS = {"pairs": "classification", "question_answering": "answers"}
 PAIR = "text_pair"  # the usual name of the column with the second text
 
 
@@ -49,12 +51,12 @@ def own_task(name: str, keys: DataKeys, known: Sequence[str] | None = None) -> T
         dev = Rows(*reader.texts(table), reader.values(table, labels))
     return Task(
         name,
-        len(labels) or 1,
+        2 if name == "question_answering" else len(labels) or 1,
         ("accuracy",) if name == "tokens" and not any(map(is_entity, labels)) else METRICS[name],
         lambda _: (rows, {"dev": dev}),
         labels,
         pairs=reader.pair is not None,
-        form="classification" if name == "pairs" else name,
+        form=FORMS.get(name, name),
         files=lambda _: own_files(keys),
     )
 
@@ -77,9 +79,9 @@ class _Reader:
         return PAIR if self.name == "pairs" and self.keys.pair is None else self.keys.pair
 
     def labels(self, table: Table, known: Sequence[str] | None) -> tuple[str, ...]:
-        """The labels in the order of the model's outputs; none for regression."""
+        """The labels in the order of the model's outputs; none for regression and question answering."""
         keys = self.keys
-        if self.name == "regression":
+        if self.name in ("regression", "question_answering"):
             return ()
         if known is not None:
             found = list(known)
@@ -100,7 +102,10 @@ class _Reader:
         return tuple(found)
 
     def texts(self, table: Table) -> tuple[list[Any], list[str]]:
-        """The texts of a table, or its lists of tokens; and the second texts of pairs."""
+        """The texts of a table, or its lists of tokens; and the second texts of pairs, or the contexts of questions."""
+        if self.name == "question_answering":
+            keys = self.keys
+            return cells.texts(table, keys.question, "question"), cells.texts(table, keys.context, "context")
         if self.name == "tokens":
             return cells.words(table, self.keys.tokens, "tokens"), []
         first = cells.texts(table, self.keys.text, "text")
@@ -108,6 +113,8 @@ class _Reader:
 
     def values(self, table: Table, labels: Sequence[str]) -> np.ndarray:
         """The labels of a table, as in `Rows`."""
+        if self.name == "question_answering":
+            return cells.answers(table, self.keys.answers, self.texts(table)[1])
         if self.name == "tokens":
             return self._tags(table, labels)
         column = self.keys.label[0]
@@ -154,9 +161,14 @@ def _split(rows: Rows, share: float, file: str) -> tuple[Rows, Rows]:
 
 
 def strata(labels: np.ndarray) -> np.ndarray:
-    """The group of each row, int64 [rows]: its class, set of classes, or tenth of the values; tags have one group."""
+    """The group of each row, int64 [rows]: its class, set of classes, or tenth of the values; tags have one group.
+
+    Questions have two: with an answer and without.
+    """
     if labels.dtype == object:
         return np.zeros(len(labels), dtype=np.int64)
+    if labels.ndim > 1 and np.issubdtype(labels.dtype, np.integer):
+        return (labels[:, 1] > 0).astype(np.int64)
     if labels.ndim > 1:
         return np.unique(labels, axis=0, return_inverse=True)[1].reshape(-1)
     if not np.issubdtype(labels.dtype, np.integer):

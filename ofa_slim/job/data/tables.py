@@ -22,8 +22,8 @@ class Table:
         path: the file.
         names: of its columns, in order.
         rows: the cells of each row by the name of the column; a row of JSON may lack some.
-        lines: the line of the file at which each row begins, from 1; for Parquet the number of the row.
-        unit: "line" or "row".
+        lines: the line of the file at which each row begins, from 1; elsewhere the number of the row.
+        unit: "line", "row" or "question".
     """
 
     path: Path
@@ -53,7 +53,7 @@ class Table:
         if name not in self.names:
             known = ", ".join(map(repr, self.names))
             raise DataError(
-                f"{self.path}, {self.unit} {self.lines[0] if self.unit == 'row' else 1}: no column {name!r}"
+                f"{self.path}, {self.unit} {1 if self.unit == 'line' else self.lines[0]}: no column {name!r}"
                 f"{nearest(name, self.names)}; the columns are {known}; data.{key} names the one to read"
             )
         for number, row in enumerate(self.rows):
@@ -141,6 +141,31 @@ def _json_lines(path: Path, _: str | None) -> Table:
     return Table(path, tuple(dict.fromkeys(name for row in rows for name in row)), rows, lines)
 
 
+def _json(path: Path, _: str | None) -> Table:
+    """One of SQuAD's files, or JSON lines."""
+    text = read_text(path)
+    try:
+        content = parse_json(text)
+    except ValueError:
+        return _json_lines(path, None)
+    if not isinstance(content, dict) or not isinstance(content.get("data"), list):
+        return _json_lines(path, None)
+    rows: list[dict[str, Any]] = []
+    for number, article in enumerate(content["data"]):
+        paragraphs = article.get("paragraphs") if isinstance(article, dict) else None
+        if not isinstance(paragraphs, list):
+            raise DataError(f"{path}: data[{number}] has no list 'paragraphs'")
+        for place, paragraph in enumerate(paragraphs):
+            asked = paragraph.get("qas") if isinstance(paragraph, dict) else None
+            if not isinstance(asked, list) or not all(isinstance(one, dict) for one in asked):
+                raise DataError(f"{path}: data[{number}].paragraphs[{place}] has no list 'qas' of objects")
+            rows += [
+                {"question": one.get("question"), "context": paragraph.get("context"), "answers": one.get("answers")}
+                for one in asked
+            ]
+    return Table(path, ("question", "context", "answers"), rows, range(1, len(rows) + 1), "question")
+
+
 def _parquet(path: Path, _: str | None) -> Table:
     from pyarrow import ArrowException
     from pyarrow.parquet import read_table as read_parquet
@@ -179,7 +204,7 @@ READERS: dict[str, Callable[[Path, str | None], Table]] = {
     ".csv": _csv,
     ".tsv": _tsv,
     ".jsonl": _json_lines,
-    ".json": _json_lines,
+    ".json": _json,
     ".parquet": _parquet,
     ".conll": _conll,
 }
