@@ -24,7 +24,7 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_inf
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test quick matrix torture lint check style demo examples bench faults docs docs-serve clean
+.PHONY: help setup test quick matrix torture lint check style demo examples bench faults docs docs-serve wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -83,6 +83,10 @@ bench: $(STAMP) ## run the benchmarks; those on SST-2 only where its files are
 
 faults: $(STAMP) ## kill jobs at random moments and check what is left (half an hour; ARGS="--seed 1 --kills 30")
 	PYTHONPATH=tests/support:examples OMP_NUM_THREADS=1 $(PY) -W ignore tests/faults/run.py $(ARGS)
+
+wheel: $(STAMP) ## build the wheel into dist/
+	rm -rf build/lib build/bdist.*
+	$(PY) -m pip wheel --no-deps --no-build-isolation --wheel-dir dist .
 
 docs: $(STAMP) ## build the site into build/site; a broken link fails
 	$(PY) -m mkdocs build
