@@ -65,7 +65,7 @@ def test_it_reads_and_describes_a_model(installed: Path, tmp_path: Path) -> None
     from own_data import model_folder
 
     model = model_folder(tmp_path / "model", "Bert", ending="ForSequenceClassification")
-    assert "parameters" in run(installed, "inspect", str(model), "--length", "16")
+    assert "BertForSequenceClassification: 5 axes" in run(installed, "inspect", str(model), "--length", "16")
 
 
 def test_it_is_built_with_the_metadata_that_pip_needs(installed: Path) -> None:
