@@ -16,9 +16,10 @@ from pathlib import Path
 
 import yaml
 
+from ofa_slim.base.quiet import quiet_third_parties
 from ofa_slim.errors import OfaSlimError
 from ofa_slim.job.glue import TASKS
-from ofa_slim.job.job import compress, quiet_third_parties
+from ofa_slim.job.job import compress
 from ofa_slim.job.recipe import Recipe, load_recipe
 from ofa_slim.job.stage_folders import read_json
 from ofa_slim.job.training_stages import RESULTS

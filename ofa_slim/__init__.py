@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ofa_slim.export.subnet_files import load_subnet, save_subnet
     from ofa_slim.export.vocabulary import prune_vocabulary
     from ofa_slim.job.one_call import compress
+    from ofa_slim.job.own_code import OwnJob
     from ofa_slim.job.with_training import Training
     from ofa_slim.ofa import OFA, dynabert_config
     from ofa_slim.supernet import Convert, SearchSpace, SubnetConfig, set_state_dict, supernet
@@ -36,6 +37,7 @@ __all__ = [
     "Convert",
     "DistillConfig",
     "OfaSlimError",
+    "OwnJob",
     "RunConfig",
     "SearchSpace",
     "SubnetConfig",
@@ -66,6 +68,7 @@ _HOMES = {
     "export.subnet_files": ("load_subnet", "save_subnet"),
     "export.vocabulary": ("prune_vocabulary",),
     "job.one_call": ("Training", "compress"),
+    "job.own_code": ("OwnJob",),
     "ofa": ("OFA", "dynabert_config"),
     "supernet": ("Convert", "SearchSpace", "SubnetConfig", "set_state_dict", "supernet"),
     "supernet.run_config": ("RunConfig",),

@@ -33,6 +33,7 @@ def report(run: Path, show: bool) -> None:
 @click.option("--at-least", metavar="METRIC=LEAST", help="The least of a metric: a share, or percent above 1.")
 @click.option("--minimise", metavar="COST", help="Make this cost least  [default: make the score best].")
 @click.option("--formats", metavar="LIST", help="Formats to write  [default: those of the run].")
+@click.option("--code", metavar="MODULE:FUNCTION", help="The function that made the run, where one did.")
 def pick(
     run: Path,
     number: int | None,
@@ -40,6 +41,7 @@ def pick(
     at_least: str | None,
     minimise: str | None,
     formats: str | None,
+    code: str | None,
 ) -> None:
     """Answer other budgets from a finished RUN (its output_dir), and write the chosen sub-networks.
 
@@ -52,14 +54,26 @@ def pick(
         raise click.UsageError("give --budget, --at-least or both, or a NUMBER", click.get_current_context())
     limits = [_numbers("--budget", text) for text in budgets] or [{}]
     least = {} if at_least is None else _numbers("--at-least", at_least)
+    names = None if formats is None else [name.strip() for name in formats.split(",")]
+    for name in names or ():
+        if name not in FORMATS:
+            raise click.UsageError(f"--formats: {name!r} is not one of {', '.join(FORMATS)}")
     from ofa_slim.job import pick as picking
 
+    if code is not None:
+        if number is not None:
+            raise click.UsageError("--code goes with --budget and --at-least, not with a NUMBER")
+        from ofa_slim.job.own_code import pick_own
+
+        with quiet():
+            wishes = [picking.Wish(budget, least, minimise) for budget in limits]
+            texts = pick_own(code, run, wishes, names)
+        for text in texts:
+            click.echo(text)
+        return
     with quiet():
         job = picking.run_to_pick_from(run)
-        names = job.recipe.formats if formats is None else [name.strip() for name in formats.split(",")]
-        for name in names:
-            if name not in FORMATS:
-                raise click.UsageError(f"--formats: {name!r} is not one of {', '.join(FORMATS)}")
+        names = names or list(job.recipe.formats)
         if number is not None:
             chosen = [picking.numbered(job, number)]
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from ofa_slim.base.files import atomic_file
 from ofa_slim.commands.quiet import quiet
 from ofa_slim.job.data.tables import READERS
 from ofa_slim.job.glue import TASKS
-from ofa_slim.job.recipe import Recipe, commented, load_recipe, texts_to_values
+from ofa_slim.job.recipe import Recipe, commented, is_code, load_recipe, texts_to_values
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -35,7 +36,6 @@ def _recipe(path: Path | None, texts: dict[str, str | None]) -> Recipe:
 def _run(recipe: Recipe, stages: Sequence[str], overwrite: bool, resume: bool) -> None:
     from ofa_slim.job import job
 
-    job.quiet_third_parties()
     table = job.compress(recipe, stages, overwrite=overwrite, resume=resume)
     if table is not None:
         click.echo(table)
@@ -60,7 +60,10 @@ def compress(
     """Run a RECIPE: fine-tune, train the supernet, search, write every format, report.
 
     RECIPE is a YAML file, or a data file (.csv, .tsv, .jsonl, .json, .parquet): then --model names the model, and
-    the recipe is the one that `ofa-slim init` proposes. Each stage leaves its output in a folder of output_dir and is
+    the recipe is the one that `ofa-slim init` proposes. Or it is MODULE:FUNCTION, which makes an ofa_slim.OwnJob of any
+    model; then --budget, --output_dir and --formats are the only options.
+
+    Each stage leaves its output in a folder of output_dir and is
     skipped when that is there. Every key of the recipe is an option too, which wins over the file; lists are separated
     by commas.
     """
@@ -68,6 +71,9 @@ def compress(
     nothing = recipe is None and stages is None and all(value is None for value in keys.values())
     if nothing and not dry_run:
         click.echo(click.get_current_context().get_help())
+        return
+    if recipe is not None and is_code(str(recipe)):
+        _run_code(str(recipe), stages, overwrite, dry_run, keys)
         return
     if recipe is not None and recipe.suffix.lower() in READERS:
         settings = _proposal(recipe, keys).recipe
@@ -85,6 +91,30 @@ def compress(
         click.echo(plan)
         return
     _run(settings, names, overwrite, resume)
+
+
+def _run_code(name: str, stages: str | None, overwrite: bool, dry_run: bool, keys: dict[str, str | None]) -> None:
+    """Runs a job on what a user's function makes."""
+    given = {key: text for key, text in keys.items() if text is not None}
+    others = [f"--{key}" for key in given if key not in ("budget", "output_dir", "formats")]
+    others += ["--stages"] * (stages is not None) + ["--overwrite"] * overwrite + ["--dry-run"] * dry_run
+    if others:
+        raise click.UsageError(
+            f"{others[0]} does not go with {name}: its OwnJob says how it trains; --budget, --output_dir and --formats "
+            "do",
+            click.get_current_context(),
+        )
+    module = name.partition(":")[0]
+    values = {"output_dir": f"runs/{module}", "formats": ["inference"], **texts_to_values(given)}
+    settings = load_recipe(None, values)
+    from ofa_slim.job import job
+    from ofa_slim.job.own_code import run_own
+
+    limits = {str(cost): most for cost, most in settings.budget.items()}
+    with job.logged(None) as log:
+        log.setLevel(logging.INFO)
+        table = run_own(name, Path(settings.output_dir), limits, settings.formats)
+    click.echo(table)
 
 
 def _proposal(file: Path, keys: dict[str, str | None]) -> Any:

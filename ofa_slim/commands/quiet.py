@@ -5,10 +5,9 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Any
 
-from ofa_slim.job.job import logged, quiet_third_parties
+from ofa_slim.job.job import logged
 
 
 def quiet() -> AbstractContextManager[Any]:
     """A block in which other libraries keep silent."""
-    quiet_third_parties()
     return logged(None)

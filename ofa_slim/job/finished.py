@@ -10,7 +10,7 @@ from ofa_slim.job.plan import STAGES
 from ofa_slim.job.recipe import Recipe, load_recipe
 from ofa_slim.job.report import REPORTED, write_report
 from ofa_slim.job.run import Run
-from ofa_slim.job.stage_folders import MARK, StageError, outdated, read_json
+from ofa_slim.job.stage_folders import MARK, OWN_RESULTS, StageError, outdated, read_json
 
 
 def finished_run(folder: Path) -> Run:
@@ -26,6 +26,8 @@ def finished_run(folder: Path) -> Run:
     for name in STAGES:
         if (folder / name / MARK).is_file():
             settings |= _part(folder / name / MARK)
+    if (folder / OWN_RESULTS).is_file():
+        raise StageError(f"{folder} is a run of code of your own: name it with --code, which only pick takes")
     for name in REPORTED:
         if not (folder / name / MARK).is_file():
             raise StageError(f"{folder} holds no finished run: the output of {name} is not there")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import warnings
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +43,7 @@ def compress(
     check_precision(recipe.amp)
     if "shrink" in names and len(recipe.budget) != 1:
         raise RecipeError(f"key 'budget' is {recipe.budget}; without training it should be one limit")
+    require_paddlenlp("a job on text")
     parallel.start()
     folder = Path(recipe.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,24 +102,18 @@ def check_precision(amp: str) -> None:
         )
 
 
-def quiet_third_parties() -> None:
-    """Silences warnings of other libraries about themselves, on import and in tracing."""
-    for message in (
-        "No ccache found",
-        "Setuptools is replacing distutils",
-        "Tensor do not have .place. interface",
-        ".pydantic.config.Extra. is deprecated",
-    ):
-        warnings.filterwarnings("ignore", message=message)
+def quiet_paddlenlp() -> None:
+    """Only warnings of PaddleNLP are shown from now on."""
+    from paddlenlp.utils.log import logger
+
+    logger.set_level("WARNING")
 
 
 @contextmanager
 def logged(path: Path | None) -> Iterator[logging.Logger]:
     """Logs to the console and a file inside the block, without a file only warnings; of PaddleNLP only warnings."""
-    require_paddlenlp("a job on text")
-    from paddlenlp.utils.log import logger as paddlenlp_logger
-
-    paddlenlp_logger.set_level("WARNING")
+    if "paddlenlp" in sys.modules:
+        quiet_paddlenlp()
     console = logging.StreamHandler()
     console.setFormatter(logging.Formatter("%(message)s"))
     handlers: list[logging.Handler] = [console]

@@ -99,7 +99,7 @@ def numbered(run: Run, number: int) -> Pick:
 
     Raises: SearchError for a number that the search does not have.
     """
-    points = _points(run)
+    points = points_of(run.folder)
     if not 0 <= number < len(points):
         raise SearchError(f"{run.folder}: no sub-network {number}; the search scored 0 to {len(points) - 1}")
     return _pick_of(run, points[number], Wish(number=number))
@@ -110,11 +110,12 @@ def picks(run: Run, wishes: Sequence[Wish]) -> list[Pick]:
 
     Raises: SearchError for a cost or metric that the search does not have, or a wish that no scored one fulfils.
     """
-    points = _points(run)
-    return [_pick(run, points, wish) for wish in wishes]
+    points = points_of(run.folder)
+    return [_pick_of(run, best_of(points, wish), wish) for wish in wishes]
 
 
-def _pick(run: Run, points: Sequence[dict[str, Any]], wish: Wish) -> Pick:
+def best_of(points: Sequence[Mapping[str, Any]], wish: Wish) -> Mapping[str, Any]:
+    """The best of scored sub-networks for a wish; raises SearchError as `picks`."""
     costs, metrics = points[0]["costs"], points[0]["metrics"]
     for key in (*wish.budget, *([] if wish.minimise is None else [wish.minimise])):
         if key not in costs:
@@ -136,10 +137,8 @@ def _pick(run: Run, points: Sequence[dict[str, Any]], wish: Wish) -> Pick:
 
     if wish.minimise is not None:
         least = wish.minimise
-        best = min(inside, key=lambda point: (point["costs"][least], -score(point)))
-    else:
-        best = max(inside, key=lambda point: (score(point), -point["costs"]["params"]))
-    return _pick_of(run, best, wish)
+        return min(inside, key=lambda point: (point["costs"][least], -score(point)))
+    return max(inside, key=lambda point: (score(point), -point["costs"]["params"]))
 
 
 def _pick_of(run: Run, point: Mapping[str, Any], wish: Wish) -> Pick:
@@ -148,12 +147,10 @@ def _pick_of(run: Run, point: Mapping[str, Any], wish: Wish) -> Pick:
     return Pick(wish, SubnetConfig(point["config"]), point["costs"], point["metrics"], rows)
 
 
-def _points(run: Run) -> list[dict[str, Any]]:
-    return [_with_size(point) for point in read_json(run.folder / "search" / "report.json")["points"]]
-
-
-def _with_size(point: dict[str, Any]) -> dict[str, Any]:
-    return {**point, "costs": {**point["costs"], SIZE: 4 * point["costs"]["params"] / BYTES_PER_MB}}
+def points_of(folder: Path) -> list[dict[str, Any]]:
+    """The sub-networks that the search of a run scored, with ``size_mb`` among their costs."""
+    points = read_json(folder / "search" / "report.json")["points"]
+    return [{**one, "costs": {**one["costs"], SIZE: 4 * one["costs"]["params"] / BYTES_PER_MB}} for one in points]
 
 
 def _fulfils(point: Mapping[str, Any], wish: Wish) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 import types
 import typing
@@ -39,6 +40,14 @@ else:
 Share = Annotated[Real, Field(gt=0, le=1)]
 Rate = Annotated[Real, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+
+
+_CODE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def is_code(name: str) -> bool:
+    """Whether a name is ``module:function``."""
+    return _CODE.fullmatch(name) is not None
 
 
 class Recipe(BaseModel):

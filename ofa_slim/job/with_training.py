@@ -23,6 +23,7 @@ from ofa_slim.closed_form.calibration import LABELS
 from ofa_slim.closed_form.divergence import divergence, floats
 from ofa_slim.closed_form.layers import channel_removals
 from ofa_slim.errors import ConfigError
+from ofa_slim.export.formats.proof import Sample
 from ofa_slim.job.compressed import Compressed, TrainedReport
 from ofa_slim.job.without_training import samples_of, timed_step
 from ofa_slim.measure import LatencyTable
@@ -32,7 +33,7 @@ from ofa_slim.search import SearchConfig
 from ofa_slim.search.budget import Budget
 from ofa_slim.search.scoring import Scorer
 from ofa_slim.search.search import Search
-from ofa_slim.supernet import Convert, supernet
+from ofa_slim.supernet import Convert, SubnetConfig, supernet
 from ofa_slim.supernet.families import find_stacks
 from ofa_slim.supernet.handle import require_plain
 from ofa_slim.supernet.spec import classes_with_statistics
@@ -154,47 +155,32 @@ def compress_with_training(
     latency: LatencyTable | None,
 ) -> Compressed:
     """A smaller model by a supernet; see `ofa_slim.compress`."""
-    original = unwrap(model)
-    require_plain(original, "compress")
+    begun = Begun.of(model, loader, training, directory, input_shapes, input_dtypes)
     timed = Budget.of(budget).needs_latency
-    feed = LoaderFeed(loader, training.epochs)
-    calibration = Calibration(original, _inputs(original, loader), training.order_rows)
-    examples = [_as_batch(batch.example) for batch in calibration]
-    if input_shapes is None:
-        input_shapes, input_dtypes = _one_row(calibration.batches[0].example)
-    folder = None if directory is None else Path(directory)
+    ofa, folder, original = begun.ofa, begun.folder, begun.original
     seconds: dict[str, float] = {}
 
     def score(candidate: Any) -> float | Mapping[str, float]:
         return eval_func(unwrap(candidate.model))
 
-    ofa = _supernet(original, training, examples[0])
-    norms = any(isinstance(layer, classes_with_statistics()) for layer in ofa.model.sublayers())
     settings = SearchConfig(
         candidates=training.candidates,
         seed=training.seed,
         latency=latency,
-        input_shapes=input_shapes,
-        input_dtypes=input_dtypes,
-        calibration=examples if norms else None,
+        input_shapes=begun.input_shapes,
+        input_dtypes=begun.input_dtypes,
+        calibration=begun.statistics,
         directory=None if folder is None else folder / "search",
         winners=int(timed),
     )
     scorer = Scorer(ofa.supernet, None)
     original_scores = scorer.exported(score, original)
     search = Search(ofa.supernet, score, budget, settings)  # refuses an impossible budget before anything is trained
-    if training.order:
-        with timed_step("order", seconds):
-            _put_in_order(ofa, calibration)
-    with timed_step("training", seconds):
-        _train(ofa, original, feed, training, folder)
+    begun.train(training, seconds)
     with timed_step("search", seconds):
         found = search.run()
     best, whole = found.best, ofa.search_space.largest()
-    small = ofa.export(
-        config=best.config, input_shapes=input_shapes, input_dtypes=input_dtypes, loader=settings.calibration
-    )
-    small.eval()
+    small = begun.export(best.config)
     winner = found.winners[0] if found.winners else None
     report = TrainedReport(
         original_config=whole,
@@ -209,7 +195,80 @@ def compress_with_training(
         latency_ms=None if winner is None else winner.latency_ms,
         original_latency_ms=None if winner is None else winner.original_latency_ms,
     )
-    return Compressed(small, report, samples_of(original, calibration))
+    return Compressed(small, report, begun.samples())
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A supernet that is trained next, or whose training is done and restored.
+
+    Attributes:
+        original: the model, as it is.
+        ofa: the supernet with the original as its teacher.
+        feed: the loader's batches.
+        calibration: the first of them.
+        folder: where the training keeps its checkpoints; None for nowhere.
+        input_shapes, input_dtypes: one row of inputs.
+    """
+
+    original: nn.Layer
+    ofa: OFA
+    feed: LoaderFeed
+    calibration: Calibration
+    folder: Path | None
+    input_shapes: Any
+    input_dtypes: Any
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Layer,
+        loader: Iterable[Any],
+        training: Training,
+        directory: str | os.PathLike[str] | None,
+        input_shapes: Any = None,
+        input_dtypes: Any = None,
+    ) -> Begun:
+        """Makes the supernet; the arguments are those of `ofa_slim.compress`."""
+        original = unwrap(model)
+        require_plain(original, "compress")
+        feed = LoaderFeed(loader, training.epochs)
+        calibration = Calibration(original, _inputs(original, loader), training.order_rows)
+        if input_shapes is None:
+            input_shapes, input_dtypes = _one_row(calibration.batches[0].example)
+        ofa = _supernet(original, training, _as_batch(calibration.batches[0].example))
+        folder = None if directory is None else Path(directory)
+        return cls(original, ofa, feed, calibration, folder, input_shapes, input_dtypes)
+
+    @property
+    def statistics(self) -> list[Any] | None:
+        """Batches of inputs to estimate running statistics on; None where the model has none."""
+        if not any(isinstance(layer, classes_with_statistics()) for layer in self.ofa.model.sublayers()):
+            return None
+        return [_as_batch(batch.example) for batch in self.calibration]
+
+    def samples(self) -> Sequence[Sample]:
+        """Inputs by name, as `write_formats` takes them."""
+        return samples_of(self.original, self.calibration)
+
+    def train(self, training: Training, seconds: dict[str, float]) -> None:
+        """Orders and trains the supernet; goes on from a checkpoint, or restores the last."""
+        if training.order:
+            with timed_step("order", seconds):
+                _put_in_order(self.ofa, self.calibration)
+        with timed_step("training", seconds):
+            _train(self.ofa, self.original, self.feed, training, self.folder)
+
+    def export(self, config: SubnetConfig) -> nn.Layer:
+        """A sub-network as a plain model, in eval mode; running statistics are estimated anew."""
+        small = self.ofa.export(
+            config=config,
+            input_shapes=self.input_shapes,
+            input_dtypes=self.input_dtypes,
+            loader=self.statistics,
+        )
+        small.eval()
+        return small
 
 
 def _inputs(model: nn.Layer, loader: Iterable[Any]) -> Iterator[Any]:

@@ -1,6 +1,6 @@
-"""Runs the model in this folder on texts: ``python predict.py "a text" "another text"``.
+"""Runs the model in this folder: ``python predict.py "a text" "another text"``, or on arrays, as its README.md says.
 
-It needs NumPy, the library `tokenizers`, and what runs the files: Paddle or ONNX Runtime. In a program:
+It needs NumPy, what runs the files (Paddle or ONNX Runtime), and for texts the library `tokenizers`. In a program:
 ``from predict import load; print(load()(["a text"]))``.
 """
 
@@ -258,11 +258,13 @@ def _two(text: Any, wanted: str) -> tuple[str, str]:
     return parts[0], parts[1]
 
 
-def load(folder: Path | str = Path(__file__).parent, threads: int = 0) -> TextModel:
-    """The text model of a folder; it runs on so many threads, 0 for all cores."""
+def load(folder: Path | str = Path(__file__).parent, threads: int = 0) -> TextModel | Run:
+    """The model of a folder, on so many threads, 0 for all cores: of texts, or of arrays by the name of an input."""
     folder = Path(folder)
     card = json.loads((folder / "format.json").read_text(encoding="utf-8"))
     run = ENGINES[card["opener"]](folder, threads or os.cpu_count() or 1)
+    if card["task"] is None:
+        return lambda inputs: run(_typed(inputs, card["inputs"]))
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -271,20 +273,44 @@ def load(folder: Path | str = Path(__file__).parent, threads: int = 0) -> TextMo
     return TextModel(run, card, Encoder(tokenizer, card["task"]), padding)
 
 
+def _typed(inputs: Mapping[str, Any], kinds: Mapping[str, str]) -> Inputs:
+    for name in kinds:
+        if name not in inputs:
+            raise ValueError(f"there is no array {name!r}; the inputs are {', '.join(kinds)}")
+    return {name: np.asarray(inputs[name], kind) for name, kind in kinds.items()}
+
+
+def _run_file(model: Run, files: Sequence[str]) -> None:
+    """Runs a model of arrays from one file into another."""
+    if len(files) != 2:
+        sys.exit("error: this model takes INPUTS.npz and OUTPUTS.npz")
+    try:
+        with np.load(files[0]) as inputs:
+            outputs = model(dict(inputs))
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {files[0]}: {error}")
+    np.savez(files[1], *outputs)
+
+
 def main() -> None:
-    """Prints the answer for each text, a line of JSON each."""
+    """Prints the answer for each text, a line of JSON each; or runs a file of arrays."""
     parser = argparse.ArgumentParser(
-        description="Runs the model in this folder on texts. The answers are lines of JSON.",
+        description="Runs the model in this folder on texts. The answers are lines of JSON. A model of arrays takes "
+        "two names of files: INPUTS.npz, with an array for each input, and OUTPUTS.npz, which it writes.",
         epilog="Two texts of a pair, or a question and its context, have a tab between them.",
     )
     parser.add_argument("texts", nargs="*", help="without any, the lines of the standard input")
     parser.add_argument("--threads", type=int, default=0, help="0: all cores")
     given = parser.parse_args()
+    model = load(threads=given.threads)
+    if not isinstance(model, TextModel):
+        _run_file(model, given.texts)
+        return
     for stream in (sys.stdin, sys.stdout):
         stream.reconfigure(encoding="utf-8")  # type: ignore[union-attr]  # the interpreter's own are TextIOWrapper
     texts = given.texts or [line.rstrip("\r\n") for line in sys.stdin]
     try:
-        answers = load(threads=given.threads)(texts)
+        answers = model(texts)
     except ValueError as error:
         sys.exit(f"error: {error}")
     for each in answers:

@@ -28,29 +28,43 @@ _ENGINES = {"inference": "paddlepaddle", "onnx": "onnxruntime"}
 logger = logging.getLogger(__name__)
 
 
-def put_beside(folder: Path, opener: str, tokenizer: Any, task: Mapping[str, Any] | None) -> None:
+def put_beside(
+    folder: Path, opener: str, tokenizer: Any, task: Mapping[str, Any] | None, shapes: Mapping[str, Sequence[int]]
+) -> None:
     """Puts a tokenizer's files, ``README.md`` and, where the files are for serving, ``predict.py`` into a folder.
 
     Args:
         folder: of one format.
         opener: what reads its files.
-        tokenizer: of PaddleNLP.
-        task: see `ofa_slim.export.formats.pipeline.TextTask`; without one there are the tokenizer's files alone.
+        tokenizer: of PaddleNLP; None for a model of arrays.
+        task: see `ofa_slim.export.formats.pipeline.TextTask`; a tokenizer without one has its own files alone.
+        shapes: of an example of the inputs.
     """
-    tokenizer.save_pretrained(str(folder))
-    if task is None:
-        return
     alone = opener in _ENGINES
+    if tokenizer is not None:
+        tokenizer.save_pretrained(str(folder))
+        if task is None:
+            return
+        alone = alone and _has_tokenizer(folder, tokenizer)
     if alone:
-        try:
-            saved = type(tokenizer).from_pretrained(str(folder))  # knows special tokens in texts, a new one may not
-            fast_tokenizer(saved).save(str(folder / TOKENIZER), pretty=False)
-        except ExportError as error:
-            alone = False
-            logger.warning("%s has no %s: %s", folder.name, PREDICT, error)
-        else:
-            shutil.copyfile(predict.__file__, folder / PREDICT)
-    (folder / README).write_text(_readme(folder.name, opener, task, alone), encoding="utf-8")
+        shutil.copyfile(predict.__file__, folder / PREDICT)
+    if tokenizer is None:
+        text = _arrays_readme(folder.name, opener, shapes) if alone else None
+    else:
+        text = _readme(folder.name, opener, task or {}, alone)
+    if text is not None:
+        (folder / README).write_text(text, encoding="utf-8")
+
+
+def _has_tokenizer(folder: Path, tokenizer: Any) -> bool:
+    """Writes ``tokenizer.json``; says in the log where there can be none."""
+    try:
+        saved = type(tokenizer).from_pretrained(str(folder))  # knows special tokens in texts, a new one may not
+        fast_tokenizer(saved).save(str(folder / TOKENIZER), pretty=False)
+    except ExportError as error:
+        logger.warning("%s has no %s: %s", folder.name, PREDICT, error)
+        return False
+    return True
 
 
 def prove_answers(folder: Path) -> None:
@@ -139,6 +153,35 @@ def _readme(name: str, opener: str, task: Mapping[str, Any], alone: bool) -> str
     if task["labels"]:
         lines += ["", "Labels, in the order of the outputs:", "", *(f"- `{label}`" for label in task["labels"])]
     return "\n".join(lines) + "\n"
+
+
+def _arrays_readme(name: str, opener: str, shapes: Mapping[str, Sequence[int]]) -> str:
+    """How to use a model of arrays."""
+    engine = _ENGINES[opener]
+    arrays = ", ".join(f'"{input_name}": zeros({list(shape)})' for input_name, shape in shapes.items())
+    inputs = "\n".join(f"- `{input_name}`, for example {list(shape)}" for input_name, shape in shapes.items())
+    return f"""# A model as {name}
+
+```bash
+pip install numpy {engine}
+python predict.py inputs.npz outputs.npz
+```
+
+`inputs.npz` has an array for each input, and `outputs.npz` gets `arr_0`, `arr_1`, ... in the order of the outputs:
+
+{inputs}
+
+In a program, with this folder on `sys.path`:
+
+```python
+from numpy import zeros
+from predict import load
+
+print(load()({{{arrays}}}))
+```
+
+Written with {engine} {_version(engine)}.
+"""
 
 
 def _version(package: str) -> str:

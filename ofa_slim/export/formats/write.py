@@ -191,8 +191,7 @@ def _describe(
         "task": None if task is None else dict(task),
     }
     (folder / CARD_FILE).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-    if tokenizer is not None:
-        put_beside(folder, kind.opener, tokenizer, task)
+    put_beside(folder, kind.opener, tokenizer, task, {name: list(value.shape) for name, value in sample.items()})
 
 
 def _proven(
