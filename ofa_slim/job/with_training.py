@@ -156,7 +156,6 @@ def compress_with_training(
 ) -> Compressed:
     """A smaller model by a supernet; see `ofa_slim.compress`."""
     begun = Begun.of(model, loader, training, directory, input_shapes, input_dtypes)
-    timed = Budget.of(budget).needs_latency
     ofa, folder, original = begun.ofa, begun.folder, begun.original
     seconds: dict[str, float] = {}
 
@@ -171,7 +170,7 @@ def compress_with_training(
         input_dtypes=begun.input_dtypes,
         calibration=begun.statistics,
         directory=None if folder is None else folder / "search",
-        winners=int(timed),
+        winners=int(Budget.of(budget).needs_latency),
     )
     scorer = Scorer(ofa.supernet, None)
     original_scores = scorer.exported(score, original)

@@ -44,7 +44,6 @@ def test_every_public_name_is_found_and_others_are_not() -> None:
         _ = ofa_slim.convrt
 
 
-@pytest.mark.slow  # where nothing has imported it yet, VisualDL asks a process for the platform
 def test_the_list_of_commands_is_theirs() -> None:
     context = click.Context(cli)
     for commands in COMMANDS.values():
