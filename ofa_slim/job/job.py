@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import paddle
@@ -102,8 +102,10 @@ def check_precision(amp: str) -> None:
         )
 
 
-def quiet_paddlenlp() -> None:
-    """Only warnings of PaddleNLP are shown from now on."""
+def _quiet_paddlenlp() -> None:
+    """Only warnings of PaddleNLP, where it is installed, are shown from now on."""
+    if find_spec("paddlenlp") is None:
+        return
     from paddlenlp.utils.log import logger
 
     logger.set_level("WARNING")
@@ -112,8 +114,7 @@ def quiet_paddlenlp() -> None:
 @contextmanager
 def logged(path: Path | None) -> Iterator[logging.Logger]:
     """Logs to the console and a file inside the block, without a file only warnings; of PaddleNLP only warnings."""
-    if "paddlenlp" in sys.modules:
-        quiet_paddlenlp()
+    _quiet_paddlenlp()
     console = logging.StreamHandler()
     console.setFormatter(logging.Formatter("%(message)s"))
     handlers: list[logging.Handler] = [console]
