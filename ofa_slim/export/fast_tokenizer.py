@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from ofa_slim.base.tokens import encode
 from ofa_slim.errors import ExportError
-from ofa_slim.export.tokenizer_files import BytePairs, TokenizerKind, WordPiece, kind_of
+from ofa_slim.export.tokenizer_files import BytePairs, WordPiece, kind_of
 
 # PaddleNLP makes a word of each symbol, as BERT does of punctuation; by the category of Unicode, and these besides.
 _SYMBOL = r"[\p{S}\u00AD\u00B2\u00BA\u3007\u00B5\u00D8\u014B\u01B1]"
@@ -34,7 +34,10 @@ def fast_tokenizer(tokenizer: Any) -> Any:
     from tokenizers import AddedToken, Tokenizer, processors
 
     kind = kind_of(tokenizer)
-    fast: Tokenizer = _word_pieces(tokenizer, kind) if isinstance(kind, WordPiece) else _byte_pairs(tokenizer, kind)
+    fast: Tokenizer
+    fast = (
+        _word_pieces(tokenizer, kind) if isinstance(kind, WordPiece) else _byte_pairs(tokenizer, cast(BytePairs, kind))
+    )
     known = {**kind.tokens, **tokenizer.added_tokens_encoder}
     eats_space = {str(one): (one.lstrip, one.rstrip) for one in _described(tokenizer)}
     fast.add_special_tokens(
@@ -90,10 +93,9 @@ def _word_pieces(tokenizer: Any, kind: WordPiece) -> Any:
     return fast
 
 
-def _byte_pairs(tokenizer: Any, kind: TokenizerKind) -> Any:
+def _byte_pairs(tokenizer: Any, kind: BytePairs) -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    assert isinstance(kind, BytePairs)
     tokens = {**kind.tokens, **tokenizer.added_tokens_encoder}
     fast = Tokenizer(models.BPE(tokens, kind.merges(), unk_token=str(tokenizer.unk_token)))
     fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=bool(tokenizer.add_prefix_space))

@@ -125,7 +125,7 @@ def _readme(name: str, opener: str, task: Mapping[str, Any], alone: bool) -> str
             "python predict.py < lines.txt",
             "```",
             "",
-            "In a program, with this folder as `FOLDER` on `sys.path`:",
+            "In a program, with this folder on `sys.path`:",
             "",
             "```python",
             "from predict import load",
