@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
-import logging
 import os
 import sys
 import traceback
@@ -18,6 +16,7 @@ from paddle import nn
 from ofa_slim.base.files import atomic_file
 from ofa_slim.errors import OfaSlimError, RecipeError, nearest
 from ofa_slim.export.formats import time_models, write_formats
+from ofa_slim.export.formats.opened import read_card
 from ofa_slim.export.formats.proof import Sample
 from ofa_slim.export.formats.write import RECORD_FILE
 from ofa_slim.job.compressed import Compressed
@@ -26,8 +25,6 @@ from ofa_slim.job.pick import PICKS, Wish, best_of, points_of
 from ofa_slim.job.stage_folders import OWN_RESULTS, StageError, read_json, write_json
 from ofa_slim.job.with_training import Begun, Evaluate, Training
 from ofa_slim.supernet import SubnetConfig
-
-LOG = logging.getLogger(__name__)
 
 REPORT = "report.md"
 ORIGINAL, SMALLER = "original", "smaller"
@@ -130,7 +127,7 @@ def pick_own(name: str, folder: Path, wishes: Sequence[Wish], formats: Sequence[
     """
     if not (folder / OWN_RESULTS).is_file():
         raise StageError(f"{folder} holds no finished run of {name}: {OWN_RESULTS} is not there")
-    made_by = read_json(folder / OWN_RESULTS)["code"]
+    made_by, written = _results(folder / OWN_RESULTS)
     if made_by != name:
         raise StageError(f"{folder} was made by {made_by!r}, not by {name!r}")
     points = points_of(folder)
@@ -138,7 +135,7 @@ def pick_own(name: str, folder: Path, wishes: Sequence[Wish], formats: Sequence[
     job = own_job(name)
     begun = Begun.of(job.model, job.loader, job.training, folder)
     begun.train(job.training, {})  # restores it
-    wanted = list(formats or {row["format"]: None for row in read_json(folder / OWN_RESULTS)["rows"]})
+    wanted = written if formats is None else formats
     texts = []
     for wish, point in zip(wishes, chosen, strict=True):
         config = SubnetConfig(point["config"])
@@ -153,6 +150,15 @@ def pick_own(name: str, folder: Path, wishes: Sequence[Wish], formats: Sequence[
     return texts
 
 
+def _results(file: Path) -> tuple[str, list[str]]:
+    """The code that made a run, and the formats it wrote; raises StageError for a file that does not say so."""
+    content = read_json(file)
+    try:
+        return str(content["code"]), list(dict.fromkeys(str(row["format"]) for row in content["rows"]))
+    except (KeyError, TypeError, IndexError) as error:
+        raise StageError(f"{file} does not say which code made the run, and in which formats") from error
+
+
 def _written(
     job: OwnJob, model: nn.Layer, target: Path, formats: Sequence[str], samples: Sequence[Sample], config: SubnetConfig
 ) -> dict[str, Any]:
@@ -164,8 +170,8 @@ def _build_name(folder: Path, formats: Sequence[str]) -> str | None:
     """The function that the written plain format needs."""
     if "plain" not in formats:
         return None
-    card = json.loads((folder / "plain" / "format.json").read_text(encoding="utf-8"))
-    return None if card["build"] is None else str(card["build"])
+    build: str | None = read_card(folder / "plain").get("build")
+    return build
 
 
 def _timed(samples: Sequence[Sample]) -> list[Sample]:

@@ -18,6 +18,7 @@ from ofa_slim.base.foreign import model_config
 from ofa_slim.errors import RecipeError
 from ofa_slim.integrations.paddlenlp import ModelLoadError, load_model
 from ofa_slim.job.data.fingerprint import fingerprints
+from ofa_slim.job.data.keys import UNLABELLED
 from ofa_slim.job.data.own import own_files, own_task
 from ofa_slim.job.glue import TASKS
 from ofa_slim.job.plan import STAGES, Stage, settings
@@ -34,7 +35,6 @@ from ofa_slim.train.loop import RuntimeOptions, Scalars, Schedule, no_scalars
 LOG = logging.getLogger(__name__)
 
 SCALARS = "scalars.jsonl"
-UNLABELLED = ("regression", "question_answering")
 
 Scores = dict[str, dict[str, float]]
 

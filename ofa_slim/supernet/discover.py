@@ -104,8 +104,7 @@ def traced_space(model: nn.Layer, example: Example, depth: Mapping[str, Any] | N
             if parameter is not None:
                 holders.setdefault(parameter.name, []).append(Holder(path, spec.roles(layer, name)))
     kwargs = {**example.kwargs, **(depth or {})}
-    anew = _set_anew(model, example, kwargs)
-    free = [found for found in free_parameters(model, holders) if found[:2] not in anew]
+    free = _not_set_anew(model, free_parameters(model, holders), example, kwargs)
     for path, name, tensor in free:
         holders.setdefault(tensor.name, []).append(Holder(path, parameter_roles(name, tensor.ndim)))
     named = [*model.named_parameters(), *model.named_buffers()]
@@ -156,13 +155,15 @@ def free_parameters(model: nn.Layer, holders: Mapping[str, Sequence[Holder]]) ->
     return found
 
 
-def _set_anew(model: nn.Layer, example: Example, kwargs: Mapping[str, Any]) -> set[tuple[str, str]]:
-    """The buffers that a forward replaces, as weight norm does, ``(path of the layer, name)``: none has a part."""
-    layers = list(model.named_sublayers(include_self=True))
-    before = [(path, layer, name, tensor) for path, layer in layers for name, tensor in layer._buffers.items()]
-    with suppress(Exception), eval_mode(model), paddle.no_grad():  # tracing says what is wrong
-        model(*example.args, **kwargs)
-    return {(path, name) for path, layer, name, tensor in before if layer._buffers.get(name) is not tensor}
+def _not_set_anew(
+    model: nn.Layer, free: list[tuple[str, str, paddle.Tensor]], example: Example, kwargs: Mapping[str, Any]
+) -> list[tuple[str, str, paddle.Tensor]]:
+    """Those of `free_parameters` without the buffers that a forward replaces, as weight norm does: none has a part."""
+    layers = dict(model.named_sublayers(include_self=True))
+    if any(name in layers[path]._buffers for path, name, _ in free):
+        with suppress(Exception), eval_mode(model), paddle.no_grad():  # tracing says what is wrong
+            model(*example.args, **kwargs)
+    return [(path, name, tensor) for path, name, tensor in free if layers[path]._buffers.get(name, tensor) is tensor]
 
 
 def _is_users(kind: type[nn.Layer]) -> bool:

@@ -162,3 +162,24 @@ def test_an_answer_is_the_likeliest_span_of_all_parts_of_a_context(tmp_path: Pat
     assert context[found["start"] :].startswith("boring plot")
     (none,) = model([("film", "a fine film")])  # no part has it; [CLS] is as likely as anything
     assert none["score"] < 0.5
+
+
+@pytest.mark.parametrize("name", ["BertTokenizer", "RobertaBPETokenizer"])
+def test_the_shortest_rows_of_a_question_stay_within_the_length(name: str, tmp_path: Path) -> None:
+    tokenizer = fast_tokenizer(saved(tokenizer_of(tmp_path / "made", name), tmp_path / "saved"))
+    tokenizer.no_padding()
+    rows = predict.question_rows(tokenizer, "a fine film and the plot", "the boring plot of a long film", 8)
+    assert all(len(row["input_ids"]) <= 8 for row in rows)
+    assert sum(row["context"].sum() for row in rows) >= 7
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("forked_models")
+def test_a_task_without_a_tokenizer_is_a_model_of_arrays(tmp_path: Path) -> None:
+    task = TextTask("mood", ("bad", "so-so", "good"), 24).to_dict()
+    samples = [{"input_ids": np.ones((64, 5), np.int64)}]
+    write_formats(maker("Bert")(vocab_size=9), tmp_path / "out", samples, ("inference",), task=task)
+    np.savez(tmp_path / "in.npz", **samples[0])
+    command = [sys.executable, "-I", "-W", "ignore", str(tmp_path / "out" / "inference" / "predict.py")]
+    subprocess.run([*command, str(tmp_path / "in.npz"), str(tmp_path / "out.npz")], check=True, capture_output=True)
+    assert np.load(tmp_path / "out.npz")["arr_0"].shape == (64, 3)

@@ -108,4 +108,7 @@ def test_a_folder_does_not_say_which_code_to_run(code: Path, capsys: Capture) ->
     assert "name it with --code" in capsys.readouterr().err
     assert main(["pick", str(folder), "--code", "my_cnn:job", "--budget", "params=3"]) == 1
     assert "was made by 'os:getcwd', not by 'my_cnn:job'" in capsys.readouterr().err
+    (folder / "results.json").write_text("[]")
+    assert main(["pick", str(folder), "--code", "my_cnn:job", "--budget", "params=3"]) == 1
+    assert "does not say which code made the run" in capsys.readouterr().err
     assert os.listdir(folder) == ["results.json"]

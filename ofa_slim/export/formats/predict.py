@@ -229,11 +229,12 @@ def question_rows(tokenizer: Any, question: str, context: str, max_length: int) 
     """
     asked = tokenizer.encode(question, add_special_tokens=False)
     given = tokenizer.encode(context, add_special_tokens=False)
-    most = max_length // 2
+    special = tokenizer.num_special_tokens_to_add(True)
+    most = (max_length - special) // 2
     if len(asked) > most:
         asked = tokenizer.encode(question[: asked.offsets[most - 1][1]], add_special_tokens=False)
         asked.truncate(most)
-    room = max_length - tokenizer.num_special_tokens_to_add(True) - len(asked)
+    room = max_length - special - len(asked)
     given.truncate(room, stride=room // 4)
     rows = []
     for part in [given, *given.overflowing]:
@@ -263,7 +264,7 @@ def load(folder: Path | str = Path(__file__).parent, threads: int = 0) -> TextMo
     folder = Path(folder)
     card = json.loads((folder / "format.json").read_text(encoding="utf-8"))
     run = ENGINES[card["opener"]](folder, threads or os.cpu_count() or 1)
-    if card["task"] is None:
+    if not (folder / "tokenizer.json").is_file():
         return lambda inputs: run(_typed(inputs, card["inputs"]))
     from tokenizers import Tokenizer
 

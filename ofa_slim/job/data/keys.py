@@ -9,6 +9,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 OwnTask = Literal["classification", "pairs", "multi_label", "regression", "tokens", "question_answering"]
 OWN_TASKS: tuple[str, ...] = typing.get_args(OwnTask)
+UNLABELLED = ("regression", "question_answering")
+"""The tasks whose outputs are not named labels."""
 
 
 def _listed(value: object) -> object:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ofa_slim.errors import DataError
 from ofa_slim.job.data import cells
-from ofa_slim.job.data.keys import DataKeys
+from ofa_slim.job.data.keys import UNLABELLED, DataKeys
 from ofa_slim.job.data.tables import Table, read_table
 from ofa_slim.job.task import Rows, Task
 from ofa_slim.search import stratified
@@ -81,7 +81,7 @@ class _Reader:
     def labels(self, table: Table, known: Sequence[str] | None) -> tuple[str, ...]:
         """The labels in the order of the model's outputs; none for regression and question answering."""
         keys = self.keys
-        if self.name in ("regression", "question_answering"):
+        if self.name in UNLABELLED:
             return ()
         if known is not None:
             found = list(known)
