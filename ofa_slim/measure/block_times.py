@@ -25,7 +25,7 @@ class Conditions:
     """The conditions under which measured times hold.
 
     Attributes:
-        device: the processor's name.
+        device: the processor's name, or that of the GPU.
         threads: that Paddle was told to use.
         engine: a name in `ENGINES`.
         version: of Paddle, and of the engine where that is not Paddle's.
@@ -131,7 +131,10 @@ def _structure(model: nn.Layer) -> str:
 
 
 def _device() -> str:
-    """The name of the processor, and how many of its cores this process may use."""
+    """The name of what Paddle computes on; of a processor also how many of its cores this process may use."""
+    device = paddle.device.get_device()
+    if device != "cpu":
+        return str(paddle.device.cuda.get_device_name(device)) if device.startswith("gpu") else device
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():

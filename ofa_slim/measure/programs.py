@@ -55,19 +55,13 @@ class _Files:
     Args:
         layer: in the state in which it is written.
         example: its call.
-        engine: for errors.
 
     Attributes:
         folder: holds the files.
         inputs: the arrays of the call, by the program's names.
-
-    Raises: LatencyError where Paddle was told to use another device than the CPU.
     """
 
-    def __init__(self, layer: nn.Layer, example: Example, engine: str) -> None:
-        device = paddle.device.get_device()
-        if device != "cpu":
-            raise LatencyError(f"engine {engine!r} is timed on the CPU, and Paddle was told to use {device}")
+    def __init__(self, layer: nn.Layer, example: Example) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="ofa_slim-"))
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         called = OfTensors(layer, example)
@@ -81,8 +75,8 @@ class _Files:
 
 
 def paddle_inference(layer: nn.Layer, example: Example) -> OpenProgram:
-    """A program of Paddle Inference with oneDNN, on as many threads as Paddle was told to use."""
-    files = _Files(layer, example, "inference")
+    """A program of Paddle Inference on Paddle's device; on a CPU with oneDNN and as many threads as Paddle uses."""
+    files = _Files(layer, example)
 
     def open_program() -> Program:
         predictor = Predictor(files.folder, onednn=True)
@@ -93,8 +87,14 @@ def paddle_inference(layer: nn.Layer, example: Example) -> OpenProgram:
 
 
 def onnx_runtime(layer: nn.Layer, example: Example) -> OpenProgram:
-    """A session of ONNX Runtime, on as many threads as Paddle was told to use."""
-    files = _Files(layer, example, "onnx")
+    """A session of ONNX Runtime on the CPU, on as many threads as Paddle uses.
+
+    Raises: LatencyError where Paddle was told to use another device.
+    """
+    device = paddle.device.get_device()
+    if device != "cpu":
+        raise LatencyError(f"engine 'onnx' is timed on the CPU, and Paddle was told to use {device}")
+    files = _Files(layer, example)
     try:
         write_onnx(files.folder, files.folder / ONNX_FILE)
     except ExportError as error:

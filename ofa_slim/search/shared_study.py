@@ -14,7 +14,6 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 _SETTINGS = "settings"
 _WORKER = "worker"
+_TAKEN = "taken"  # when, in seconds since 1970; Optuna's own times are of each machine's time zone
 _NEW = 10.0  # seconds in which a process that took a point has surely signed it
 _STALE = 3600.0  # seconds after which a point of another machine counts as abandoned
 _WAIT = 0.2  # seconds between two looks at what others do
@@ -66,6 +66,7 @@ class SharedStudy:
         self.limit = limit
         self._lock = lock
         self._me = _process_name()
+        self._unsigned: dict[int, float] = {}  # when this process saw each point that nobody had signed yet
         with lock():
             self.study = optuna.create_study(
                 storage=storage,
@@ -129,6 +130,7 @@ class SharedStudy:
             attrs = attributes(proposal, numbers, *describe(proposal.config))
             self.study.enqueue_trial({}, user_attrs=attrs)
         trial = self.study.ask(dict(self._choices.distributions))
+        trial.set_user_attr(_TAKEN, time.time())
         trial.set_user_attr(_WORKER, self._me)
         if not self._superfluous(trial):
             return trial, True
@@ -149,7 +151,8 @@ class SharedStudy:
 
     def _again(self, number: int, attrs: dict[str, Any]) -> None:
         self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
-        attrs.pop(_WORKER, None)
+        for name in (_WORKER, _TAKEN):
+            attrs.pop(name, None)
         self.study.enqueue_trial({}, user_attrs=attrs)
 
     def _superfluous(self, trial: Trial) -> bool:
@@ -161,12 +164,23 @@ class SharedStudy:
 
     def _put_back_abandoned(self) -> None:
         for trial in self._trials():
-            if trial.state == TrialState.RUNNING and _abandoned(trial, self._me):
+            if trial.state == TrialState.RUNNING and self._abandoned(trial):
                 if CONFIG in trial.user_attrs:
                     logger.info("point %d is scored again: the process that took it is gone", trial.number)
                     self._again(trial.number, dict(trial.user_attrs))
                 else:
                     self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+
+    def _abandoned(self, trial: FrozenTrial) -> bool:
+        """Whether the process that took a point is gone."""
+        worker = trial.user_attrs.get(_WORKER)
+        if worker is None:
+            return time.monotonic() - self._unsigned.setdefault(trial.number, time.monotonic()) > _NEW
+        machine, process, started = str(worker).rsplit(":", 2)
+        if machine != self._me.rsplit(":", 2)[0]:
+            return time.time() - float(trial.user_attrs.get(_TAKEN, 0)) > _STALE
+        # A process that asks for a point works on none, so one with its name is left from an interrupted search.
+        return worker == self._me or _started(int(process)) != started
 
 
 def _configs(trials: Sequence[FrozenTrial]) -> set[SubnetConfig]:
@@ -189,19 +203,6 @@ def violation_of(trial: FrozenTrial) -> float:
 def _process_name() -> str:
     """Names this process on this machine; a later process with the same number has another name."""
     return f"{platform.node()}:{os.getpid()}:{_started(os.getpid())}"
-
-
-def _abandoned(trial: FrozenTrial, me: str) -> bool:
-    """Whether the process that took a point is gone."""
-    age = (datetime.now() - trial.datetime_start).total_seconds() if trial.datetime_start else 0.0
-    worker = trial.user_attrs.get(_WORKER)
-    if worker is None:
-        return age > _NEW
-    machine, process, started = str(worker).rsplit(":", 2)
-    if machine != me.rsplit(":", 2)[0]:
-        return age > _STALE
-    # A process that asks for a point works on none, so one with its name is left from an interrupted search.
-    return worker == me or _started(int(process)) != started
 
 
 def _started(process: int) -> str:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from ofa_slim.base.foreign import check_contents
 from ofa_slim.errors import SearchError
 
 DATABASE = "search.db"
+
+_TRIES, _WAIT = 20, 0.5  # seconds
 
 Lock = Callable[[], AbstractContextManager[None]]
 """Makes a context manager that only one process at a time can be in."""
@@ -42,10 +47,19 @@ def open_storage(storage: str | BaseStorage | None, directory: Path | None) -> t
         options = {} if file is None else {"connect_args": {"timeout": 120}}
         lock = nullcontext if file is None else _file_lock(Path(f"{file}.lock"))
         with lock():  # the first process makes the tables
-            return RDBStorage(url, engine_kwargs=options), lock
+            return _opened(url, options), lock
     except Exception as error:  # SQLAlchemy's and the drivers' own, for a URL or a file that cannot be opened
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SearchError(f"storage {url!r} cannot be opened: {said}") from error
+
+
+def _opened(url: str, options: dict[str, Any]) -> RDBStorage:
+    """Opens a storage again where another process was making the same tables in it."""
+    for _ in range(_TRIES):
+        with suppress(IntegrityError, ProgrammingError):
+            return RDBStorage(url, engine_kwargs=options)
+        time.sleep(_WAIT)
+    return RDBStorage(url, engine_kwargs=options)
 
 
 def _file_lock(file: Path) -> Lock:

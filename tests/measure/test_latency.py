@@ -195,6 +195,15 @@ def test_an_engine_that_is_not_there_is_named() -> None:
         LatencyTable.build(encoder_of(), engine="tensorrt")
 
 
+def test_a_table_is_of_the_device_that_paddle_uses(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paddle.device, "get_device", lambda: "gpu:0")
+    monkeypatch.setattr(paddle.device.cuda, "get_device_name", lambda device: f"a card, {device}")
+    table = built(encoder_of())
+    assert table.about.device == "a card, gpu:0"
+    with pytest.raises(LatencyError, match=r"engine 'onnx' is timed on the CPU, and Paddle was told to use gpu:0"):
+        LatencyTable.build(encoder_of(), input_shapes=SHAPES, engine="onnx", progress=False)
+
+
 def test_blocks_that_share_an_axis_are_predicted(machine: Machine) -> None:
     model = Convert(supernet(expand_ratio=[0.5, 1.0])).convert(encoder())
     ofa = OFA(model, RunConfig(same_search_space=[["layers.0.linear1", "layers.1.linear1"]]))

@@ -27,11 +27,12 @@ def blocks(page: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
-SCRIPT, LOOP, RELATIONS, CONFIGS, PROCESSES = blocks("docs/training.md")
+SCRIPT, LOOP, RELATIONS, CONFIGS = blocks("docs/training.md")
+PROCESSES, WORKER = blocks("docs/several-machines.md")
 (TRAINER,) = blocks("docs/trainer.md")
 (SEARCH,) = blocks("docs/search.md")
 OTHER, ORDER, NARROW = blocks("docs/other-models.md")
-FORMATS, _ = blocks("docs/formats.md")
+FORMATS, _, *SERVED = blocks("docs/formats.md")
 ONE_CALL, TRAINING, OWN_CODE = blocks("docs/one-call.md")
 (WITHOUT_TRAINING,) = blocks("docs/without-training.md")
 STARTED = blocks("docs/getting-started.md")
@@ -107,7 +108,11 @@ def test_the_training_script_and_the_configs_after_it(tmp_path: Path, monkeypatc
     pytest.importorskip("onnxruntime")
     exec(FORMATS, names)
     assert names["record"]["formats"]["onnx"]["difference"] < 1e-4
+    for code in SERVED:
+        exec(code, names)
+        assert names["logits"].shape == (32, 3)
     exec(PROCESSES, names)
+    exec(WORKER, names)
     exec(OTHER, names)
     assert names["small"].fc.weight.shape == [256, 1000]
     exec("labels = paddle.to_tensor([1, 2])", names)

@@ -43,17 +43,18 @@ def found(ofa: OFA, condition: Any = None, score: Any = None, **settings: Any) -
     return ofa.search(score or closeness(ofa), condition, SearchConfig(**{**QUICK, "directory": None, **settings}))
 
 
-def main(folder: Path, killed_after: int | None, result: str, slow: bool = False) -> None:
+def main(folder: Path, killed_after: int | None, result: str, slow: bool = False, storage: str | None = None) -> None:
     """Searches to the end, or until so many were scored; writes ``<result>.json`` and what this process scored.
 
     Args:
         slow: whether each score takes a while, so that two processes overlap.
+        storage: a database in place of the file in the folder.
     """
     ofa = encoder()
     score, scored = closeness(ofa), []
 
     def noted(ofa_model: Any) -> dict[str, float]:
-        if killed_after is not None and len(list(folder.glob("*.scored"))) == killed_after:
+        if killed_after is not None and len(list(folder.glob("*.scored"))) >= killed_after:
             os.kill(os.getpid(), signal.SIGKILL)
         values = score(ofa_model)
         if slow:
@@ -62,7 +63,8 @@ def main(folder: Path, killed_after: int | None, result: str, slow: bool = False
         (folder / f"{os.getpid()}-{len(scored)}.scored").touch()
         return values
 
-    answer = found(ofa, {"params_ratio": 0.8}, noted, directory=folder / "search", candidates=20, winners=0)
+    settings: dict[str, Any] = {"directory": folder / "search", "storage": storage, "candidates": 20, "winners": 0}
+    answer = found(ofa, {"params_ratio": 0.8}, noted, **settings)
     (folder / f"scored-{os.getpid()}.json").write_text(json.dumps(scored), encoding="utf-8")
     points = [[dict(point.config), np.float64(point.score).hex()] for point in answer.points]
     (folder / f"{result}.json").write_text(json.dumps(points), encoding="utf-8")

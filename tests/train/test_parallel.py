@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+from subprocess import PIPE, STDOUT
 from typing import Any
 
 import numpy as np
@@ -12,7 +17,8 @@ from hypothesis import strategies as st
 from paddle import distributed
 
 import parallel_training
-from launching import launched
+import two_launchers
+from launching import free_port, launched
 from ofa_slim.errors import ConfigError
 from ofa_slim.train.parallel import alone as one_process
 from ofa_slim.train.parallel import mean_over_ranks, own_rows, training_rows
@@ -178,3 +184,36 @@ def test_a_process_that_works_alone_waits_for_no_other(monkeypatch: pytest.Monke
         assert float(mean_over_ranks(mine)) == 3
         assert own_rows(7) == slice(0, 7)
     assert float(mean_over_ranks(mine)) == 4
+
+
+@pytest.mark.slow
+def test_the_launchers_of_two_machines_meet(tmp_path: Path) -> None:
+    """Paddle's own launcher, started once per machine as the docs say; here both are this one."""
+    script = Path(two_launchers.__file__)
+    places = os.pathsep.join([str(script.parent), str(script.parents[2])])
+    environment = {**os.environ, "PADDLE_DISTRI_BACKEND": "gloo", "PYTHONPATH": places}
+    launcher = [sys.executable, "-m", "paddle.distributed.launch", "--master", f"127.0.0.1:{free_port()}"]
+    machines = []
+    for rank in range(2):
+        options = [
+            "--nnodes",
+            "2",
+            "--rank",
+            str(rank),
+            "--nproc_per_node",
+            "1",
+            "--log_dir",
+            str(tmp_path / str(rank)),
+        ]
+        command = [*launcher, *options, str(script)]
+        machines.append(subprocess.Popen(command, env=environment, stdout=PIPE, stderr=STDOUT, text=True))
+    try:
+        said = [machine.communicate(timeout=120)[0] for machine in machines]
+    finally:
+        for machine in machines:
+            machine.kill()
+    assert [machine.returncode for machine in machines] == [0, 0], said
+    found = [line for text in said for line in text.splitlines() if line.startswith("rank ")]
+    one = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=True)
+    total = one.stdout.rpartition(" ")[2].strip()
+    assert found == [f"rank {rank} of 2: {total}" for rank in range(2)]

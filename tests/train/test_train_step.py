@@ -70,6 +70,40 @@ def test_gradients_and_losses_are_those_of_the_published_loop(chosen: list[Subne
         np.testing.assert_allclose(found[name], gradient, atol=1e-6 * max(1.0, np.abs(gradient).max()), err_msg=name)
 
 
+READS = ("numpy", "item", "tolist", "cpu", "__array__", "__float__", "__int__", "__bool__", "__index__")
+
+
+@pytest.mark.parametrize("engine", ["static", "dygraph"])
+def test_a_step_reads_no_number_back_from_the_device(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read waits for a GPU. "static" is the teacher's engine there; "inference" is for CPUs."""
+    ofa = learning(teacher_engine=engine)
+    ofa.train()
+    optimizer = paddle.optimizer.AdamW(1e-3, parameters=ofa.parameters())
+    chosen = [ofa.search_space.largest(), ofa.search_space.smallest()]
+    batches = [batch(seed=seed) for seed in range(4)]
+    read: list[str] = []
+
+    def step(inputs: Any) -> Any:
+        losses = ofa.train_step(inputs, soft, chosen)
+        optimizer.step()
+        optimizer.clear_grad()
+        return losses
+
+    def noted(name: str) -> Any:
+        whole = getattr(paddle.Tensor, name)
+        return lambda tensor, *given, **more: read.append(name) or whole(tensor, *given, **more)
+
+    for inputs in batches[:2]:  # the teacher becomes a program
+        step(inputs)
+    for name in READS:
+        monkeypatch.setattr(paddle.Tensor, name, noted(name))
+    losses = [step(inputs) for inputs in batches[2:]][-1]
+    assert read == []
+    assert float(losses[0]) > 0
+    assert bool(losses[0] > 0)
+    assert {"__float__", "__bool__"} <= set(read), "reads are noticed"
+
+
 @pytest.mark.parametrize("form", ["tuple", "list", "dictionary"])
 def test_a_batch_may_have_any_form(form: str) -> None:
     ofa, (ids, types) = learning(), batch()
