@@ -74,6 +74,10 @@ class SearchError(OfaSlimError, ValueError):
     """A search that cannot begin, or that is not the one whose results are there."""
 
 
+class BudgetError(SearchError):
+    """A budget that no sub-network keeps to."""
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """A half sentence that names the closest allowed name, or "" where none is close."""
     close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)

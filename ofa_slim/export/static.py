@@ -17,6 +17,7 @@ from ofa_slim.base.examples import Example, compare, random_example
 from ofa_slim.base.input_types import as_type
 from ofa_slim.base.modes import eval_mode, forward_signature, forwards_kept
 from ofa_slim.base.predictor import MODEL_FILE, PASSES_FILE, Predictor
+from ofa_slim.base.quiet import quiet_translation
 from ofa_slim.errors import ExportError
 from ofa_slim.export.subnet_files import replacing
 from ofa_slim.supernet.handle import require_plain
@@ -58,7 +59,7 @@ def to_static(
     if len(set(names)) != len(specs):
         raise ExportError(f"input_spec: every input needs a name of its own, got {[spec.name for spec in specs]}")
     with replacing(directory, marker=MODEL_FILE) as aside, eval_mode(model):
-        with forwards_kept(model):
+        with forwards_kept(model), quiet_translation():
             program = paddle.jit.to_static(_ByName(model, names), input_spec=[specs], full_graph=True)
             try:
                 paddle.jit.save(program, str(aside / "model"))

@@ -22,7 +22,7 @@ from ofa_slim.closed_form import Calibration, reorder_by_obs, statistics
 from ofa_slim.closed_form.calibration import LABELS
 from ofa_slim.closed_form.divergence import divergence, floats
 from ofa_slim.closed_form.layers import channel_removals
-from ofa_slim.errors import ConfigError
+from ofa_slim.errors import BudgetError, ConfigError
 from ofa_slim.export.formats.proof import Sample
 from ofa_slim.job.compressed import Compressed, TrainedReport
 from ofa_slim.job.without_training import samples_of, timed_step
@@ -37,7 +37,7 @@ from ofa_slim.supernet import Convert, SubnetConfig, supernet
 from ofa_slim.supernet.families import find_stacks
 from ofa_slim.supernet.handle import require_plain
 from ofa_slim.supernet.spec import classes_with_statistics
-from ofa_slim.train.builders import Teaching, elastic_blocks
+from ofa_slim.train.builders import WIDTHS, Teaching, elastic_blocks
 from ofa_slim.train.distill_config import DistillConfig
 from ofa_slim.train.feeds import LoaderFeed
 from ofa_slim.train.loop import RuntimeOptions, Schedule, train
@@ -58,7 +58,8 @@ class Training:
         epochs: passes over the loader.
         learning_rate: the highest, with warm-up and linear decay; by default 5e-5 for a model of a known family of
             transformers and 1e-3 for others.
-        widths: shares of heads, neurons and channels that sub-networks choose from; 1.0 is always one of them.
+        widths: shares of heads, neurons and channels that sub-networks choose from; 1.0 is always one of them. By
+            default 0.75, 0.5 and 0.25, or what is nearest to them in whole heads.
         depths: shares of blocks likewise, for a model with one stack of blocks.
         random_subnets: how many random sub-networks each batch trains beside the largest and the smallest.
         loss: ``loss(output, teacher output, batch)`` -> scalar, `batch` as the loader gave it. By default the outputs
@@ -74,7 +75,7 @@ class Training:
 
     epochs: int = 3
     learning_rate: float | None = None
-    widths: Sequence[float] = (0.75, 0.5, 0.25)
+    widths: Sequence[float] | None = None
     depths: Sequence[float] = (1.0,)
     random_subnets: int = 2
     loss: Loss | None = None
@@ -96,6 +97,8 @@ class Training:
             raise ConfigError(f"learning_rate is {rate!r}, not a number above 0")
         for name in ("widths", "depths"):
             shares = getattr(self, name)
+            if name == "widths" and shares is None:
+                continue
             if not shares or not all(isinstance(share, (int, float)) and 0 < share <= 1 for share in shares):
                 raise ConfigError(f"{name} is {shares!r}; shares are above 0 and at most 1")
         if self.loss is not None and not callable(self.loss):
@@ -174,7 +177,12 @@ def compress_with_training(
     )
     scorer = Scorer(ofa.supernet, None)
     original_scores = scorer.exported(score, original)
-    search = Search(ofa.supernet, score, budget, settings)  # refuses an impossible budget before anything is trained
+    try:
+        search = Search(ofa.supernet, score, budget, settings)  # refuses an impossible budget before it trains
+    except BudgetError as error:
+        if len(find_stacks(original)) == 1 and set(training.depths) == {1.0}:
+            raise BudgetError(f"{error}; with training=Training(depths=(1.0, 0.5)) it may have fewer blocks") from None
+        raise
     begun.train(training, seconds)
     with timed_step("search", seconds):
         found = search.run()
@@ -304,7 +312,7 @@ def _supernet(original: nn.Layer, training: Training, example: Any) -> OFA:
         return OFA(model, elastic_blocks(model, training.widths, training.depths), distill, example_inputs=example)
     if set(training.depths) != {1.0}:
         raise ConfigError(f"depths are {training.depths!r}, but {type(model).__name__} has no single stack of blocks")
-    model = Convert(supernet(expand_ratio=sorted({1.0, *training.widths}, reverse=True))).convert(model)
+    model = Convert(supernet(expand_ratio=sorted({1.0, *(training.widths or WIDTHS)}, reverse=True))).convert(model)
     return OFA(model, None, DistillConfig(teacher_model=teacher, mapping_layers=[]), example_inputs=example)
 
 

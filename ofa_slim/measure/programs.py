@@ -23,6 +23,7 @@ from ofa_slim.base.examples import Example
 from ofa_slim.base.modes import forwards_kept
 from ofa_slim.base.nested import join, split
 from ofa_slim.base.predictor import Predictor
+from ofa_slim.base.quiet import quiet_translation
 from ofa_slim.base.threads import threads
 from ofa_slim.errors import ExportError, LatencyError
 from ofa_slim.export.formats.onnx import ONNX_FILE, write_onnx
@@ -66,7 +67,7 @@ class _Files:
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         called = OfTensors(layer, example)
         specs = [InputSpec(list(one.shape), one.dtype, name=f"x{number}") for number, one in enumerate(called.tensors)]
-        with forwards_kept(called):
+        with forwards_kept(called), quiet_translation():
             program = paddle.jit.to_static(called, input_spec=[specs], full_graph=True)
             paddle.jit.save(program, str(self.folder / "model"))
         self.inputs = {

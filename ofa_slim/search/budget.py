@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ofa_slim.errors import SearchError, nearest
+from ofa_slim.errors import BudgetError, SearchError, nearest
 from ofa_slim.search.choices import ChoiceIndices, Choices
 from ofa_slim.search.cost_kinds import KEYS, kind_of
 from ofa_slim.supernet.subnet_config import SubnetConfig
@@ -94,7 +94,7 @@ def cheapest(
     Tries the smallest one, then the axes one by one at the choice that brings it nearest to the budget (a measured time
     does not always fall with the size); for a budget that is a function also random ones.
 
-    Raises: SearchError that names the cheapest sub-network found and its costs, where none is within the budget.
+    Raises: BudgetError that names the cheapest sub-network found and its costs, where none is within the budget.
     """
     numbers = choices.smallest()
 
@@ -122,7 +122,7 @@ def cheapest(
         costs = cost_of(config)
         wanted = budget.limits or {budget.cost: 0.0}
         has = ", ".join(f"{key} {costs[key]:.4g}" for key in wanted)
-        raise SearchError(
+        raise BudgetError(
             f"condition: no sub-network has {budget.describe()}; the cheapest one found has {has}: {config.to_json()}"
         )
     return numbers

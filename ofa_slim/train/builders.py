@@ -14,6 +14,8 @@ from paddle import nn
 
 from ofa_slim.errors import ConfigError
 from ofa_slim.supernet import Convert, SearchSpace, SubnetConfig, supernet
+from ofa_slim.supernet.axis import WIDTH
+from ofa_slim.supernet.discover import full_space
 from ofa_slim.supernet.handle import make_plain
 from ofa_slim.supernet.run_config import RunConfig
 from ofa_slim.train.distill_config import DistillConfig, DistillFn
@@ -25,12 +27,23 @@ Strategy = Callable[[np.random.Generator], list[SubnetConfig]]
 STRATEGIES = ("uniform", "sandwich", "sampled")
 
 
-def elastic_blocks(model: nn.Layer, widths: Sequence[float], depths: Sequence[float]) -> RunConfig:
+WIDTHS = (0.75, 0.5, 0.25)
+"""Shares that suit most models; heads are rounded to whole ones."""
+
+
+def near_ratios(model: nn.Layer, shares: Sequence[float] = WIDTHS) -> dict[str, list[float]]:
+    """For each width of a model of a known family the legal ratios that are nearest to some shares, and 1.0."""
+    axes = [axis for axis in full_space(model).axes if axis.task == WIDTH and not axis.fixed_reason]
+    sizes = {axis: {max(1, round(share * axis.size)) for share in (1.0, *shares)} for axis in axes}
+    return {axis.name: [axis.ratio_of(size) for size in sorted(kept, reverse=True)] for axis, kept in sizes.items()}
+
+
+def elastic_blocks(model: nn.Layer, widths: Sequence[float] | None, depths: Sequence[float]) -> RunConfig:
     """Makes the widths of a model's blocks elastic, in place; returns the limits of its depth.
 
     Args:
         model: a model of a known family with one stack of blocks.
-        widths: shares of heads and feed-forward neurons.
+        widths: shares of heads and feed-forward neurons; None: those of `near_ratios`.
         depths: shares of blocks. The full width and depth are always among the choices, so that what is saved is the
             plain model.
 
@@ -41,7 +54,8 @@ def elastic_blocks(model: nn.Layer, widths: Sequence[float], depths: Sequence[fl
         if not round(share * count):
             raise ConfigError(f"depths: {share} of {count} blocks is none")
     kept = sorted({round(share * count) for share in (1.0, *depths)})
-    Convert(supernet(expand_ratio=sorted({1.0, *widths}, reverse=True))).convert(model)
+    ratios = near_ratios(model) if widths is None else sorted({1.0, *widths}, reverse=True)
+    Convert(supernet(expand_ratio=ratios)).convert(model)
     return RunConfig(elastic_depth=kept if len(kept) > 1 else None)
 
 

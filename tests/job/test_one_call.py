@@ -10,9 +10,11 @@ from paddle import nn
 
 import ofa_slim
 from families import FAMILIES, inputs
+from models import batch, bert
 from ofa_slim import OFA, Training, load_subnet
-from ofa_slim.errors import ConfigError, OfaSlimError, SearchError
+from ofa_slim.errors import BudgetError, ConfigError, OfaSlimError, SearchError
 from ofa_slim.job.with_training import inputs_of, soft_loss
+from ofa_slim.train.builders import elastic_blocks
 from ofa_slim.train.feeds import LoaderFeed
 
 QUICK = Training(epochs=2, candidates=6, order_rows=64)
@@ -122,6 +124,25 @@ def test_a_transformer_of_a_family_learns_by_a_loss_of_the_user() -> None:
     assert found.report.costs["flops_ratio"] <= 0.7
     assert seen == [sorted(batches[0])] * 8
     assert set(found.samples[0]) == set(inputs("bert", 8, 9, 0))
+
+
+@pytest.mark.parametrize(("heads", "kept"), [(6, {6, 4, 3, 2}), (5, {5, 4, 2, 1}), (1, {1})])
+def test_default_widths_are_whole_heads_of_any_model(heads: int, kept: set[int]) -> None:
+    model = bert(layers=1, heads=heads, head_dim=4, ffn=30)
+    batches = [{"input_ids": batch(8, seed=seed)[0]} for seed in range(8)]
+    training = Training(epochs=0, order=False, candidates=1)
+    ofa_slim.compress(model, batches, lambda one: 1.0, {"params_ratio": 1.0}, training)
+    space = OFA(model, elastic_blocks(model, training.widths, training.depths)).search_space
+    sizes = {axis.name: set(axis.choices) for axis in space.axes}
+    assert sizes["encoder.0.heads"] == kept
+    assert sizes["encoder.0.ffn"] == {30, 22, 15, 8}
+
+
+def test_a_budget_out_of_reach_says_what_reaches_further() -> None:
+    batches = [{"input_ids": batch(8, seed=seed)[0]} for seed in range(8)]
+    training = Training(epochs=0, order=False, candidates=1)
+    with pytest.raises(BudgetError, match=r"params_ratio <= 0.01; the cheapest .*; with training=Training\(depths="):
+        ofa_slim.compress(bert(), batches, lambda one: 1.0, {"params_ratio": 0.01}, training)
 
 
 def test_a_loader_goes_on_in_the_middle_of_a_pass() -> None:

@@ -17,6 +17,7 @@ from paddle.utils.dlpack import from_dlpack
 from ofa_slim.base.modes import forwards_kept
 from ofa_slim.base.nested import Place, join, split, unsupported_leaf
 from ofa_slim.base.predictor import Predictor
+from ofa_slim.base.quiet import quiet_translation
 from ofa_slim.base.taps import Taps
 from ofa_slim.errors import OfaSlimError
 from ofa_slim.train.teacher.answer import Answer, Fingerprint
@@ -140,7 +141,7 @@ class InferenceProgram(StaticProgram):
         return [from_dlpack(value.__dlpack__()) for value in outputs]
 
     def _opened(self) -> Predictor:
-        with tempfile.TemporaryDirectory() as folder, self._tapped(), ExitStack() as hooks:
+        with tempfile.TemporaryDirectory() as folder, self._tapped(), quiet_translation(), ExitStack() as hooks:
             for table in self._tables.values():
                 hooks.callback(table.layer.register_forward_post_hook(table.stand_in(self._flat)).remove)
             paddle.jit.save(self._traced, str(Path(folder) / "model"))
