@@ -49,7 +49,7 @@ def compress(
     folder.mkdir(parents=True, exist_ok=True)
     with logged(folder / "run.log" if parallel.is_writer() else None) as log:
         try:
-            run = Run(recipe)
+            run = Run(recipe, names)
             with logging_redirect_tqdm():
                 run_stages(run, names, overwrite, resume)
             if recipe.training == "none" and parallel.is_writer():

@@ -92,7 +92,7 @@ def proposed(file: Path, model: str, given: Mapping[str, Any] | None = None) -> 
             f"{file}: {len(table)} rows; the search needs at least {LEAST_SEARCH_ROWS} of its own, a fifth of the "
             "training rows"
         )
-    widths = _widths(config.num_attention_heads)
+    widths, depths = _widths(config.num_attention_heads), _depths(config)
     labels = f"{len(task.labels)} labels ({', '.join(task.labels[:6])}{', ...' if len(task.labels) > 6 else ''})"
     values: dict[str, Any] = {
         "task": kind,
@@ -104,7 +104,10 @@ def proposed(file: Path, model: str, given: Mapping[str, Any] | None = None) -> 
         "batch_size": 32 if len(rows) >= 640 else 8,
         "epochs": 3 if len(rows) <= SHORT_RUN else 1,
         "widths": widths,
-        "width_epochs": 3 if len(rows) <= SHORT_RUN // 4 else 1,
+        "depth_mults": depths,
+        "strategy": "sandwich",
+        "width_epochs": (phase := 3 if len(rows) <= SHORT_RUN // 4 else 1),
+        "depth_epochs": phase if len(depths) > 1 else 0,
         "search_rows": held_out,
         "search_part": max(8, held_out // 2),
         "budget": {"latency_ratio": 0.5},
@@ -116,6 +119,8 @@ def proposed(file: Path, model: str, given: Mapping[str, Any] | None = None) -> 
         f"{', '.join(table.names)}.",
         "max_length": f"99 of 100 texts have at most {length} tokens, the longest has {int(lengths.max())}.",
         "widths": f"Shares of the model's {config.num_attention_heads} heads and of its neurons, in whole heads.",
+        "depth_mults": f"Shares of the model's {config.num_hidden_layers} layers; fewer of them make short texts "
+        "faster, where widths alone do little.",
         "search_rows": f"Held out of the {len(rows)} training rows, for the search to score on.",
     }
     return Proposal(values, reasons)
@@ -174,6 +179,13 @@ def _widths(heads: int) -> list[float]:
     """About 1, 3/4, 1/2 and 1/4 of the heads, in whole heads."""
     counts = sorted({max(1, round(heads * share)) for share in (1.0, 0.75, 0.5, 0.25)}, reverse=True)
     return [count / heads for count in counts]
+
+
+def _depths(config: Any) -> list[float]:
+    """All layers, and about 2/3 of them where the model can do with fewer."""
+    layers = config.num_hidden_layers
+    fewer = round(layers * 2 / 3)
+    return [1.0] if fewer in (0, layers) or config.model_type == "albert" else [1.0, round(fewer / layers, 4)]
 
 
 def _config(model: str) -> Any:

@@ -15,8 +15,7 @@ from ofa_slim.base.threads import threads
 from ofa_slim.job.page import COMPARED, lead, markdown_rows, write_page
 from ofa_slim.job.plan import STAGES
 from ofa_slim.job.run import Run
-from ofa_slim.job.stage_folders import MARK, StageError, read_json, write_json, write_text
-from ofa_slim.job.training_stages import RESULTS
+from ofa_slim.job.stage_folders import MARK, RESULTS, StageError, read_json, write_json, write_text
 
 matplotlib.use("Agg")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -40,11 +40,12 @@ Scores = dict[str, dict[str, float]]
 
 
 class Run:
-    """A recipe with its folder and, once a stage needs it, its data."""
+    """A recipe with its folder and, once a stage needs it, its data; `stages` are those that will run."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, stages: Sequence[str] = ()) -> None:
         """Reads nothing yet."""
         self.recipe = recipe
+        self.stages = stages
         self.folder = Path(recipe.output_dir)
         self.inputs: tuple[str, ...] = ()  # of the model that was loaded last
         self._examples: tuple[Examples, Examples, dict[str, Examples]] | None = None

@@ -11,8 +11,7 @@ from ofa_slim.job.one_call import compress
 from ofa_slim.job.page import markdown_rows
 from ofa_slim.job.plan import STAGES
 from ofa_slim.job.run import Run, random_tokens
-from ofa_slim.job.stage_folders import MARK, outdated, write_json, write_text
-from ofa_slim.job.training_stages import RESULTS
+from ofa_slim.job.stage_folders import MARK, RESULTS, outdated, write_json, write_text
 from ofa_slim.job.writing_stages import ORIGINAL, ModelWriter, calibration_batches
 
 LOG = logging.getLogger(__name__)

@@ -15,6 +15,7 @@ from ofa_slim.errors import OfaSlimError
 from ofa_slim.job.plan import Stage
 
 MARK = "stage.json"
+RESULTS = "results.json"
 OWN_RESULTS = "results.json"  # in the folder of a run of a user's code
 
 

@@ -20,6 +20,7 @@ from ofa_slim.job import training_stages as training
 from ofa_slim.job import writing_stages as writing
 from ofa_slim.job.plan import STAGES, Stage
 from ofa_slim.job.run import Run
+from ofa_slim.job.search_stage import run_search
 from ofa_slim.job.shrink_stage import run_shrink
 from ofa_slim.job.stage_folders import MARK, StageError, check_mark, new_folder, outdated, read_json
 from ofa_slim.train import parallel
@@ -32,7 +33,7 @@ RUNNERS: dict[str, Callable[[Run, Path, np.random.Generator], None]] = {
     "reorder": training.run_reorder,
     "train": training.run_train,
     "evaluate": training.run_evaluate,
-    "search": writing.run_search,
+    "search": run_search,
     "formats": writing.run_formats,
     "shrink": run_shrink,
 }

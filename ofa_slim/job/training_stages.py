@@ -16,7 +16,8 @@ from ofa_slim.errors import RecipeError
 from ofa_slim.export.factorise import largest_rank
 from ofa_slim.job.recipe import Recipe
 from ofa_slim.job.run import Run, count_parameters, describe, subnet_name
-from ofa_slim.job.stage_folders import write_json
+from ofa_slim.job.search_stage import check_budget
+from ofa_slim.job.stage_folders import RESULTS, write_json
 from ofa_slim.ofa import OFA
 from ofa_slim.ordering.scores import reorder_neuron_head
 from ofa_slim.train import parallel
@@ -29,7 +30,6 @@ from ofa_slim.train.teacher import TeacherCache
 
 LOG = logging.getLogger(__name__)
 
-RESULTS = "results.json"
 UNTRACEABLE = ("RobertaForTokenClassification",)  # its forward reads a name before it is set, says Paddle 3.3.1
 
 
@@ -39,6 +39,9 @@ def run_finetune(run: Run, folder: Path, rng: np.random.Generator) -> None:
     model, tokenizer = run.original()
     check_model(recipe, model)
     train, dev = run.examples(tokenizer)
+    if "search" in run.stages and parallel.is_writer():
+        with parallel.alone():
+            check_budget(run, model)
     if recipe.finetuned_dir is None:
         with run.scalars() as scalars:
             schedule = run.schedule(recipe.epochs, recipe.learning_rate)

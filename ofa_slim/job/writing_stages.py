@@ -1,11 +1,9 @@
-"""The stages after training: the search, and every model that is written, scored and timed."""
+"""The last stage: every model that is written, scored and timed."""
 
 from __future__ import annotations
 
 import logging
-import shutil
-import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,104 +11,23 @@ from typing import Any
 import numpy as np
 from paddle import nn
 
-from ofa_slim.errors import LatencyError, StoppedError
 from ofa_slim.export.factorise import factorise_embeddings
 from ofa_slim.export.formats import Opened, time_models, write_formats
 from ofa_slim.export.formats.pipeline import TextTask
 from ofa_slim.export.formats.processes import SERVED
-from ofa_slim.job.data.own import strata
 from ofa_slim.job.recipe import Recipe
 from ofa_slim.job.run import Run, describe, random_tokens, score_arrays, subnet_name
-from ofa_slim.job.stage_folders import read_json, write_json
-from ofa_slim.job.tokenised import leading_inputs, token_counts
-from ofa_slim.job.training_stages import RESULTS
-from ofa_slim.measure import LatencyTable
+from ofa_slim.job.stage_folders import RESULTS, read_json, write_json
+from ofa_slim.job.tokenised import token_counts
 from ofa_slim.ofa import dynabert_config
-from ofa_slim.search import SearchConfig, stratified
-from ofa_slim.search.budget import Budget
-from ofa_slim.search.costs import TABLE
 from ofa_slim.supernet import SubnetConfig
-from ofa_slim.tasks import IGNORED
 from ofa_slim.train.batches import Batch, Batches, Examples, arrays, inputs_of
-from ofa_slim.train.fitting import predicted
 from ofa_slim.train.stack_layers import only_stack
 
 LOG = logging.getLogger(__name__)
 
 ORIGINAL, SEARCHED = "original", "searched"
 INFERENCE = "inference"  # the format of the table of uniform sub-networks
-
-
-def run_search(run: Run, folder: Path, rng: np.random.Generator) -> None:
-    """Finds the best sub-network within the budget, on rows that nothing has trained on."""
-    recipe = run.recipe
-    ofa, tokenizer = run.supernet()
-    rows = run.search_examples(tokenizer)
-    part = rows.take(stratified(strata(rows.labels), min(recipe.search_part, len(rows))))
-    directory = run.checkpoints("search")
-    shape = [1, recipe.latency_length]
-    shapes = [shape] * leading_inputs(ofa.model, run.inputs)
-    times = _kept_times(run, ofa, shapes)
-    config = SearchConfig(
-        candidates=recipe.search_candidates, survivors=recipe.search_survivors, multiple_of=recipe.multiple_of,
-        screen=search_score(run, part) if len(part) < len(rows) else None, seed=recipe.seed, directory=directory,
-        input_shapes=shapes, input_dtypes=["int64"] * len(shapes), winners=0, latency=times,
-    )  # fmt: skip
-    result = ofa.search(search_score(run, rows), {str(cost): most for cost, most in recipe.budget.items()}, config)
-    if not result.complete:
-        raise StoppedError("search: stopped; what it scored is kept, the same command goes on", signal.SIGINT)
-    for name in ("report.md", "report.json", "pareto.png", "winner.png"):
-        shutil.copyfile(directory / name, folder / name)
-    if times is not None:
-        times.save(folder / TABLE)
-    elif (directory / TABLE).is_file():
-        shutil.copyfile(directory / TABLE, folder / TABLE)
-    best = result.best
-    found = {"config": dict(best.config), "costs": dict(best.costs), "metrics": dict(best.metrics)}
-    LOG.info("search: %d sub-networks scored; the best within the budget: %s", len(result.points), best.metrics)
-    write_json(folder / RESULTS, found)
-
-
-def _kept_times(run: Run, ofa: Any, shapes: Sequence[Sequence[int]]) -> LatencyTable | None:
-    """The times that an earlier search measured, where the budget needs them and they hold for this one.
-
-    An impossible budget is then refused before anything is measured.
-    """
-    file = run.folder / "search" / TABLE
-    budget = Budget.of({str(cost): most for cost, most in run.recipe.budget.items()})
-    if not budget.needs_latency or not file.is_file() or (run.checkpoints("search") / TABLE).is_file():
-        return None
-    try:
-        table = LatencyTable.load(file)
-        table.check(ofa, shapes, ["int64"] * len(shapes))
-    except LatencyError as error:
-        LOG.info("search: %s is not used: %s", file, error)
-        return None
-    LOG.info("search: the times are those of %s", file)
-    return table
-
-
-def search_score(run: Run, examples: Examples) -> Callable[[Any], dict[str, float]]:
-    """Scores for a search: the mean probability of the right label, which depends less on luck; then the metrics."""
-
-    def score(ofa: Any) -> dict[str, float]:
-        logits, labels = predicted(ofa.model, Batches(examples, run.recipe.eval_batch_size), run.task.kind)
-        metrics = run.task.score(logits, labels)
-        if run.task.regression:
-            return metrics
-        if run.task.form == "multi_label":
-            right = 1 / (1 + np.exp(np.where(labels > 0.5, -logits, logits)))
-            return {"probability": float(right.mean()), **metrics}
-        if run.task.form == "answers":
-            logits, labels = (np.concatenate(np.moveaxis(one, -1, 0)) for one in (logits, labels))
-        if run.task.form in ("tokens", "answers"):
-            counted = labels != IGNORED
-            logits, labels = logits[counted], labels[counted]
-        chances = np.exp(logits - logits.max(-1, keepdims=True))
-        right = chances[np.arange(len(labels)), labels] / chances.sum(-1)
-        return {"probability": float(right.mean()), **metrics}
-
-    return score
 
 
 def run_formats(run: Run, folder: Path, rng: np.random.Generator) -> None:

@@ -34,6 +34,8 @@ def test_a_recipe_fits_the_file_and_the_model(model: str, tmp_path: Path, capsys
     assert (recipe.data.text, recipe.data.label) == ("body", ["topic"])
     assert recipe.max_length == 8  # four words and two special tokens
     assert recipe.widths == [1.0, 0.75, 0.5, 0.25]
+    assert recipe.depth_mults == [1.0, 0.5]  # one of the two layers
+    assert (recipe.strategy, recipe.depth_epochs) == ("sandwich", recipe.width_epochs)
     assert recipe.search_rows == 18  # a fifth of the 90 rows that are not split off
     assert main(["compress", str(tmp_path / "my.yaml"), "--dry-run"]) == 0
     assert "72 training rows, 18 for the search, 10 dev" in capsys.readouterr().out

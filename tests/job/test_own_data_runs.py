@@ -69,6 +69,20 @@ def test_a_finished_run_answers_other_budgets(done: Path, capsys: Capture) -> No
     assert f"params {smallest:,.4g}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("budget", [{"params": 5.0}, {"latency_ratio": 0.001}])
+def test_a_budget_out_of_reach_is_refused_before_anything_is_trained(
+    budget: dict[str, float], done: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    data = {"train": str(done / "my.csv"), "text": "body", "label": "topic"}
+    recipe = recipe_file(tmp_path, done / "model", "classification", data, budget=budget)
+    assert main(["compress", str(recipe)]) == 1
+    said = capsys.readouterr().err
+    assert f"key 'budget' is {budget}: no sub-network has" in said
+    assert "depth_mults" in said
+    assert not [path for path in (tmp_path / "out").rglob("*.safetensors")]
+    assert not (tmp_path / "out" / "finetune").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message", "status"),
     [
