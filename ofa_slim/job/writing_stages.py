@@ -160,7 +160,10 @@ class ModelWriter:
         return score_arrays(model, self._examples, task, self._run.recipe.eval_batch_size)[task.metrics[0]]
 
     def timed(self, inputs: Sequence[dict[str, np.ndarray]]) -> dict[tuple[str, str], dict[str, dict[str, Any]]]:
-        """The times of all models in all their formats, in turns; they are put into the records too."""
+        """The times of all models in all their formats, in turns; they are put into the records too.
+
+        Models without a score are timed on the first of the inputs alone.
+        """
         rounds = self._run.recipe.latency_rounds
         paths = {
             (name, form): self._folder / name / form
@@ -169,7 +172,9 @@ class ModelWriter:
             if form == INFERENCE or "score" in record["formats"][form]
         }
         LOG.info("formats: timing %d models in turns", len(paths))
-        times = time_models(paths, inputs, replace(SERVED, least=min(SERVED.least, rounds), most=rounds))
+        brief = {(name, form) for name, form in paths if "score" not in self.records[name]["formats"][form]}
+        rule = replace(SERVED, least=min(SERVED.least, rounds), most=rounds)
+        times = time_models(paths, inputs, rule, brief=brief)
         for name, record in self.records.items():
             for form, entry in record["formats"].items():
                 entry["latency_ms"] = times.get((name, form), {})

@@ -340,6 +340,21 @@ def test_many_models_are_timed_a_few_at_a_time(
     assert times["first"]["30x5"]["runs"] == 2 * times["third"]["30x5"]["runs"] == 4, "the first is in every group"
 
 
+def test_brief_models_are_timed_on_the_first_input_alone(
+    written: tuple[Path, dict[str, Any], nn.Layer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "AT_ONCE", 2)
+    models = {name: written[0] / "onnx" for name in ("first", "brief", "second")}
+    inputs = [texts()[0], {name: value[:2] for name, value in texts()[0].items()}]
+    times = time_models(models, inputs, Rule(warm_up=0, most=1, runs=2), loads=1, brief={"brief"})
+    runs = {name: {shape: found["runs"] for shape, found in by_shape.items()} for name, by_shape in times.items()}
+    assert runs == {
+        "first": {"30x5": 4, "2x5": 2},
+        "second": {"30x5": 2, "2x5": 2},
+        "brief": {"30x5": 2},
+    }
+
+
 def test_a_factorised_embedding_is_written_in_every_format(tmp_path: Path) -> None:
     import onnx
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -72,6 +72,7 @@ def time_models(
     loads: int = LOADS,
     *,
     build: str | None = None,
+    brief: Collection[Name] = (),
 ) -> dict[Name, dict[str, dict[str, Any]]]:
     """Times written models on each of some inputs.
 
@@ -86,6 +87,7 @@ def time_models(
         rule: how long to measure in each load.
         loads: how often each model is loaded.
         build: ``module:function`` that makes the models of plain formats which PaddleNLP cannot make.
+        brief: models that are timed on the first of the inputs alone.
 
     Returns: by model and by shape of the inputs, such as ``"1x64"``, the median and the 95th percentile in milliseconds
         and the number of runs.
@@ -95,28 +97,37 @@ def time_models(
     times: dict[Name, dict[str, dict[str, Any]]] = {name: {} for name in models}
     if not inputs or not models:
         return times
-    first, *others = models
+    first, *others = sorted(models, key=lambda name: name in brief)
     groups = [[first, *others[start : start + AT_ONCE - 1]] for start in range(0, max(1, len(others)), AT_ONCE - 1)]
     shapes = ["x".join(str(size) for size in next(iter(given.values())).shape) for given in inputs]
-    measured = [_rounds({name: models[name] for name in group}, inputs, rule, loads, build) for group in groups]
+    measured: list[dict[Name, list[Rounds]]] = []
+    for group in groups:
+        # An input that no other model of a group is timed on is not needed from the first one again.
+        wide = [name for name in group if name not in brief]
+        folders = {name: models[name] for name in group}
+        timed = [group, *[wide if len(wide) > 1 or group is groups[0] else []] * (len(inputs) - 1)]
+        measured.append(_rounds(folders, inputs, timed, rule, loads, build))
     for number, shape in enumerate(shapes):
-        together = Latency.of([part for group in measured for part in group[first][number]])
-        for group in measured:
-            pace = together.median / Latency.of(group[first][number]).median
-            for name, rounds in group.items():
-                latency = together if name == first else Latency.of(rounds[number]).scaled(pace)
-                times[name][shape] = {key: round(value, 4) for key, value in asdict(latency).items()}
+        parts = [found for found in measured if found[first][number]]
+        for found in parts:
+            together = Latency.of([each for part in parts for each in part[first][number]])
+            pace = together.median / Latency.of(found[first][number]).median
+            for name, rounds in found.items():
+                if rounds[number]:
+                    latency = together if name == first else Latency.of(rounds[number]).scaled(pace)
+                    times[name][shape] = {key: round(value, 4) for key, value in asdict(latency).items()}
     return times
 
 
 def _rounds(
     models: Mapping[Name, Path],
     inputs: Sequence[Mapping[str, np.ndarray]],
+    timed: Sequence[Collection[Name]],
     rule: Rule,
     loads: int,
     build: str | None,
 ) -> dict[Name, list[Rounds]]:
-    """The rounds of each model for each input."""
+    """The rounds of each model for each input; none for an input that it is not timed on."""
     found: dict[Name, list[list[Sequence[float]]]] = {name: [[] for _ in inputs] for name in models}
     for _ in range(loads):
         with contextlib.ExitStack() as stack:
@@ -129,7 +140,7 @@ def _rounds(
             for process in served.values():
                 process.answer()  # it is open
             for number in range(len(inputs)):
-                turns = {name: partial(process.turn, number, rule) for name, process in served.items()}
+                turns = {name: partial(served[name].turn, number, rule) for name in timed[number]}
                 for name, rounds in clock.in_turns(turns, rule).items():
                     found[name][number] += rounds
     return {name: list(by_input) for name, by_input in found.items()}
