@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import click
 
-from ofa_slim.base.quiet import quiet_third_parties
+from ofa_slim.base.quiet import import_paddle_quietly, quiet_third_parties
 from ofa_slim.errors import OfaSlimError, RecipeError, StoppedError
 
 # By module of `ofa_slim.commands`, its commands with what the list of commands says of each.
@@ -107,6 +107,7 @@ class Commands(click.Group):
         if cmd_name not in MODULES:
             return None
         quiet_third_parties()
+        import_paddle_quietly()
         module = importlib.import_module(f"ofa_slim.commands.{MODULES[cmd_name]}")
         found: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return found
