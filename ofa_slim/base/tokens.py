@@ -49,3 +49,9 @@ def encode(tokenizer: Any, text: str, pair: str | None, max_length: int) -> Any:
         # Nobody asks for the tokens that were cut off.
         warnings.filterwarnings("ignore", message="Be aware, overflowing tokens are not returned")
         return tokenizer(text, **cut) if pair is None else tokenizer(text, pair, **cut)
+
+
+def padding_of(tokenizer: Any) -> int:
+    """The id that fills shorter rows: of padding, or of the end of a text where a tokenizer of a decoder has none."""
+    found = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return 0 if found is None else int(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-from ofa_slim.base.tokens import encode
+from ofa_slim.base.tokens import encode, padding_of
 from ofa_slim.errors import ExportError
 from ofa_slim.export.tokenizer_files import BytePairs, WordPiece, kind_of
 
@@ -53,7 +53,7 @@ def fast_tokenizer(tokenizer: Any) -> Any:
     fast.post_processor = processors.TemplateProcessing(
         single=single, pair=pair, special_tokens=[(name, known[name]) for name in names]
     )
-    fast.enable_padding(pad_id=tokenizer.pad_token_id, pad_token=str(tokenizer.pad_token))
+    fast.enable_padding(pad_id=(padding := padding_of(tokenizer)), pad_token=fast.id_to_token(padding))
     for text in _PROBES:
         wanted, found = encode(tokenizer, text, None, 1 << 20)["input_ids"], fast.encode(text).ids
         if found != wanted:
@@ -94,11 +94,12 @@ def _word_pieces(tokenizer: Any, kind: WordPiece) -> Any:
 
 
 def _byte_pairs(tokenizer: Any, kind: BytePairs) -> Any:
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     tokens = {**kind.tokens, **tokenizer.added_tokens_encoder}
     fast = Tokenizer(models.BPE(tokens, kind.merges(), unk_token=str(tokenizer.unk_token)))
     fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=bool(tokenizer.add_prefix_space))
+    fast.decoder = decoders.ByteLevel()
     return fast
 
 

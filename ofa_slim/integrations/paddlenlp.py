@@ -19,7 +19,8 @@ from ofa_slim.integrations.hugging_face import config_entries, is_hugging_face, 
 
 LOG = logging.getLogger(__name__)
 
-HEADS = ("SequenceClassification", "TokenClassification", "QuestionAnswering")
+HEADS = ("SequenceClassification", "TokenClassification", "QuestionAnswering", "Spans", "CausalLM")
+_SPANS = {"ernie": "UIE", "ernie_m": "UIEM"}
 
 
 class ModelLoadError(OfaSlimError, ValueError):
@@ -52,7 +53,7 @@ def load_model(
             a BERT, RoBERTa, ERNIE, ELECTRA, DistilBERT, MPNet or ALBERT) or, with `allow_pickle`, PaddleNLP's
             ``model_state.pdparams``. What the hub sends is a pickle too.
         num_classes: the size of the head; 1 for regression.
-        head: one of `HEADS`.
+        head: one of `HEADS`; ``Spans`` is UIE's.
         need_head: whether the head is required too (a fine-tuned model).
         allow_pickle: whether the weights may be a pickle. Reading one runs whatever code it contains: only from
             people you trust.
@@ -178,11 +179,15 @@ def _empty_model(path: Path, num_classes: int, head: str) -> paddle.nn.Layer:
     described = model_config(path / "config.json", ModelLoadError)
     entries = {"num_labels": num_classes, **config_entries(described)}
     kind = described.get("model_type", "bert")
+    if head == "Spans" and kind not in _SPANS:
+        raise ModelLoadError(f"{path}: a {kind!r} model has no head for spans; {' and '.join(_SPANS)} have UIE's")
     try:
-        if kind == "bert":
+        if kind == "bert" and hasattr(transformers, f"BertFor{head}"):
             config = transformers.BertConfig.from_pretrained(str(path), **entries)
             return getattr(transformers, f"BertFor{head}")(config)
         config = transformers.AutoConfig.from_pretrained(str(path), **entries)
+        if head == "Spans":
+            return getattr(transformers, _SPANS[kind])(config)
         return getattr(transformers, f"AutoModelFor{head}").from_config(config)
     except Exception as error:
         raise ModelLoadError(f"{path}: PaddleNLP cannot make a {kind!r} model for {head} ({error})") from error
@@ -196,7 +201,7 @@ def _from_hub(name: str, num_classes: int, head: str, need_head: bool) -> paddle
     """
     from paddlenlp import transformers
 
-    auto = getattr(transformers, f"AutoModelFor{head}")
+    auto = transformers.UIE if head == "Spans" else getattr(transformers, f"AutoModelFor{head}")
     try:
         model, again = (auto.from_pretrained(name, num_labels=num_classes) for _ in range(2))
     except Exception as error:  # PaddleNLP raises many types, some bare, for an unknown name or no network

@@ -30,7 +30,7 @@ def plan_text(recipe: Recipe, stages: Sequence[str]) -> str:
     task, folder = run.task, run.folder
     train, search, dev = run.rows()
     model, tokenizer = run.original()
-    sample = tokenise(tokenizer, train.limited(SAMPLED_ROWS), recipe.max_length, run.inputs)
+    sample = tokenise(tokenizer, train.limited(SAMPLED_ROWS), recipe.max_length, run.inputs, task.form)
     step = _step_seconds(model, sample, task.kind, recipe.batch_size)
     tuning = 0 if recipe.finetuned_dir else recipe.epochs * -(-len(train) // recipe.batch_size)
     supernet_rows = min(len(train), recipe.supernet_rows or len(train))

@@ -15,7 +15,7 @@ from ofa_slim.base.foreign import model_config
 from ofa_slim.errors import DataError
 from ofa_slim.integrations.paddlenlp import ModelLoadError, load_tokenizer
 from ofa_slim.job.data.keys import DataKeys
-from ofa_slim.job.data.own import PAIR, own_task
+from ofa_slim.job.data.own import ASKED, PAIR, own_task
 from ofa_slim.job.data.tables import Table, read_table
 from ofa_slim.job.recipe import Recipe, load_recipe
 from ofa_slim.job.tokenised import tokenise
@@ -24,8 +24,13 @@ from ofa_slim.job.training_stages import positions
 TEXTS = ("text", "sentence", "body", "content", "review", "message", "question", "sentence1", "text_a", "query")
 PAIRS = (PAIR, "sentence2", "text_b", "text2")
 LABELS = ("label", "labels", "class", "category", "topic", "intent", "target", "sentiment", "tag")
-BY_NAMES = {"tokens": {"tokens", "tags"}, "question_answering": {"question", "context", "answers"}}
-WORDS = {"regression": "a number", "answers": "a question, and where its context answers it"}
+BY_NAMES = {"tokens": {"tokens", "tags"}, **{kind: set(columns) for kind, columns in ASKED.items()}}
+WORDS = {
+    "regression": "a number",
+    "answers": "a question, and where its context answers it",
+    "spans": "a prompt, and the spans of its text that it asks for",
+    "next": "a text, each token of which is to follow from those before",
+}
 MOST_LABELS = 0.5  # a column with a different value in more than this share of its rows holds no labels
 SAMPLED_ROWS = 2000
 LEAST_SEARCH_ROWS = 8
@@ -77,12 +82,13 @@ def proposed(file: Path, model: str, given: Mapping[str, Any] | None = None) -> 
     table = read_table(file, data.get("delimiter"))
     kind = settled.get("task") or _kind_by_names(table.names)
     if kind not in BY_NAMES:
-        data = {**_columns(table, data), **data}
+        needed = ("text",) if kind == "language_modelling" else ("text", "label")
+        data = {**_columns(table, data, needed), **data}
     kind = kind or _kind(table, data)
     task = own_task(kind, DataKeys.model_validate(data))
     rows, dev = task.read(file.parent)
     tokenizer = load_tokenizer(model)
-    lengths = tokenise(tokenizer, rows.limited(SAMPLED_ROWS), 1 << 20, ("input_ids",)).lengths
+    lengths = tokenise(tokenizer, rows.limited(SAMPLED_ROWS), 1 << 20, ("input_ids",), task.form).lengths
     config = _config(model)
     length = int(np.quantile(lengths, LENGTH_QUANTILE))
     fitting = min(max(STEP, -(-length // STEP) * STEP), positions(config))
@@ -127,11 +133,13 @@ def proposed(file: Path, model: str, given: Mapping[str, Any] | None = None) -> 
 
 
 def _kind_by_names(names: Sequence[str]) -> str | None:
-    """The kind of task whose columns are there by their usual names."""
+    """The kind of task whose columns are there by their usual names, or of a file of nothing but texts."""
+    if tuple(names) == ("text",):
+        return "language_modelling"
     return next((kind for kind, needed in BY_NAMES.items() if needed <= set(names)), None)
 
 
-def _columns(table: Table, settled: Mapping[str, Any]) -> dict[str, Any]:
+def _columns(table: Table, settled: Mapping[str, Any], needed: Sequence[str]) -> dict[str, Any]:
     """The columns with the texts and the labels, by their names; of two columns by what they hold."""
     found: dict[str, Any] = {}
     for key, usual in (("text", TEXTS), ("label", LABELS), ("pair", PAIRS)):
@@ -144,13 +152,15 @@ def _columns(table: Table, settled: Mapping[str, Any]) -> dict[str, Any]:
             known = {**found, **settled}
             if key not in known and other in known:
                 found[key] = next(column for column in table.names if column != known[other])
-    for key in ("text", "label"):
+    if "label" not in needed:
+        found = {key: column for key, column in found.items() if key in needed}
+    for key in needed:
         if key not in {**found, **settled}:
             raise DataError(
                 f"{table.path}, line 1: which of the columns {', '.join(map(repr, table.names))} holds the {key}? Say "
                 f"--data {key}=COLUMN"
             )
-    if found.get("pair") in ({**found, **settled}["text"], {**found, **settled}["label"]):
+    if found.get("pair") in ({**found, **settled}[key] for key in needed):
         del found["pair"]
     return found
 

@@ -16,6 +16,7 @@ from ofa_slim.job.page import COMPARED, lead, markdown_rows, write_page
 from ofa_slim.job.plan import STAGES
 from ofa_slim.job.run import Run
 from ofa_slim.job.stage_folders import MARK, RESULTS, StageError, read_json, write_json, write_text
+from ofa_slim.tasks.metrics import UNBOUNDED
 
 matplotlib.use("Agg")
 
@@ -91,7 +92,7 @@ def cells(report: dict[str, Any]) -> list[list[str]]:
     rows = [["model", "layers", "parameters", *titles, "in supernet", "latency", "speed-up"]]
 
     def percents(scores: dict[str, dict[str, float]]) -> list[str]:
-        return [f"{100 * scores[name][metric]:.2f}" for name, metric in columns]
+        return [f"{(1 if metric in UNBOUNDED else 100) * scores[name][metric]:.2f}" for name, metric in columns]
 
     original = report["original"]
     rows.append(

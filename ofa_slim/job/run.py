@@ -98,11 +98,11 @@ class Run:
             counts = {"training": train, "search": search, **dev}
             sizes = ", ".join(f"{len(rows)} {name} rows" for name, rows in counts.items())
             LOG.info("%s: tokenising %s", self.task.name, sizes)
-            cut = self.recipe.max_length
+            cut, form = self.recipe.max_length, self.task.form
             self._examples = (
-                tokenise(tokenizer, train, cut, self.inputs),
-                tokenise(tokenizer, search, cut, self.inputs, scored=True),
-                {name: tokenise(tokenizer, rows, cut, self.inputs, scored=True) for name, rows in dev.items()},
+                tokenise(tokenizer, train, cut, self.inputs, form),
+                tokenise(tokenizer, search, cut, self.inputs, form, scored=True),
+                {name: tokenise(tokenizer, rows, cut, self.inputs, form, scored=True) for name, rows in dev.items()},
             )
         return self._examples
 
@@ -216,8 +216,12 @@ def describe(scores: Scores) -> str:
 def score_arrays(model: Callable[[Any], Any], examples: Examples, task: Task, batch_size: int) -> dict[str, float]:
     """The metrics of a written model, which maps arrays by name to its outputs."""
     batches = list(Batches(examples, batch_size))
-    answers = [model(arrays(batch))[: task.kind.outputs] for batch in batches]
-    logits = joined([np.asarray(some[0] if len(some) == 1 else np.stack(some, axis=-1)) for some in answers])
+    answers = []
+    for batch in batches:
+        outputs = [np.asarray(output) for output in model(arrays(batch))[: task.kind.outputs]]
+        stacked = outputs[0] if len(outputs) == 1 else np.stack(outputs, axis=-1)
+        answers.append(np.asarray(task.kind.reduced(stacked, batch[LABELS])))
+    logits = joined(answers)
     labels = joined([batch[LABELS].numpy() for batch in batches])
     return task.score(logits, labels)
 

@@ -124,6 +124,13 @@ def search_score(run: Run, examples: Examples) -> Callable[[Any], dict[str, floa
         metrics = run.task.score(logits, labels)
         if run.task.regression:
             return metrics
+        if run.task.form == "next":
+            chances = np.exp(logits[..., 0][labels[:, 1:] != IGNORED])
+            return {"probability": float(chances.mean()), "accuracy": metrics["accuracy"]}
+        if run.task.form == "spans":
+            # Nearly all tokens are no border of a span: these count as much as those that are.
+            parts = [logits[labels == 1], 1 - logits[labels == 0]]
+            return {"probability": float(np.mean([part.mean() for part in parts if part.size])), **metrics}
         if run.task.form == "multi_label":
             right = 1 / (1 + np.exp(np.where(labels > 0.5, -logits, logits)))
             return {"probability": float(right.mean()), **metrics}

@@ -11,16 +11,18 @@ import numpy as np
 
 from ofa_slim.errors import DataError
 from ofa_slim.tasks import (
+    LanguageModelling,
     MultiLabelClassification,
     QuestionAnswering,
     Regression,
     SequenceClassification,
+    SpanScoring,
     TaskKind,
     TokenClassification,
 )
 
 SPLIT_SEED = 0
-HEADS = {"tokens": "TokenClassification", "answers": "QuestionAnswering"}
+HEADS = {"tokens": "TokenClassification", "answers": "QuestionAnswering", "spans": "Spans", "next": "CausalLM"}
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Rows:
         second: the sentences they are paired with, or the contexts of questions; else empty.
         labels: int64 [rows], float32 [rows] for regression, float32 [rows, classes] for several labels per row, or an
             array of rows of tags, int64 [tokens] each; for questions int64 [rows, 2], the place in the context at
-            which the answer begins and the one after its end, -1 without an answer.
+            which the answer begins and the one after its end, -1 without an answer; for spans an array of rows of
+            such places, int64 [spans, 2] each; nothing but zeros where the next token is the label.
     """
 
     first: list[Any]
@@ -73,7 +76,8 @@ class Task:
         read: data folder → training rows and named sets of rows to score on; the first is the main one.
         labels: the name of each class; empty for regression.
         pairs: whether a row is two sentences.
-        form: what the labels are: "classification", "multi_label", "regression", "tokens" or "answers".
+        form: what the labels are: "classification", "multi_label", "regression", "tokens", "answers", "spans" or
+            "next".
         files: data folder → the files that it reads, by a name for each.
     """
 
@@ -93,7 +97,7 @@ class Task:
 
     @property
     def head(self) -> str:
-        """What PaddleNLP calls a model for it: ``AutoModelFor`` and this."""
+        """The head of a model for it, one of `ofa_slim.integrations.paddlenlp.HEADS`."""
         return HEADS.get(self.form, "SequenceClassification")
 
     @property
@@ -101,6 +105,10 @@ class Task:
         """Its losses and metrics."""
         if self.form == "answers":
             return QuestionAnswering()
+        if self.form == "spans":
+            return SpanScoring()
+        if self.form == "next":
+            return LanguageModelling()
         if self.form == "tokens":
             return TokenClassification(self.labels if len(self.metrics) > 1 else ())
         if self.form == "multi_label":
@@ -108,6 +116,6 @@ class Task:
         return Regression(self.metrics) if self.regression else SequenceClassification(self.metrics)
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """All metrics, from logits [rows, num_classes], of questions [rows, length, 2]; the first one ranks."""
+        """All metrics, from what `train.fitting.predicted` gives; the first one ranks."""
         found = self.kind.metrics(logits, labels)
         return {name: found[name] for name in self.metrics}

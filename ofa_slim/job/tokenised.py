@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ofa_slim.base.tokens import encode, encode_tokens
+from ofa_slim.base.tokens import encode, encode_tokens, padding_of
 from ofa_slim.export.fast_tokenizer import fast_tokenizer
 from ofa_slim.export.formats.predict import question_rows
 from ofa_slim.job.task import Rows
@@ -32,7 +32,12 @@ def leading_inputs(model: Any, names: Sequence[str]) -> int:
 
 
 def tokenise(
-    tokenizer: Any, rows: Rows, max_length: int, inputs: Sequence[str] = INPUTS, scored: bool = False
+    tokenizer: Any,
+    rows: Rows,
+    max_length: int,
+    inputs: Sequence[str] = INPUTS,
+    form: str = "classification",
+    scored: bool = False,
 ) -> Examples:
     """Tokenises with a PaddleNLP tokenizer; longer rows are cut, and contexts of questions become several examples.
 
@@ -41,18 +46,23 @@ def tokenise(
         rows: texts with labels.
         max_length: longer ones are cut to this many tokens.
         inputs: what the model takes of what the tokenizer gives.
+        form: what the labels are, as in `Task`.
         scored: whether the examples are scored; then parts of a context without its answer do not count. In training
             they say that they have none.
     """
-    if rows.second and rows.labels.ndim > 1 and np.issubdtype(rows.labels.dtype, np.integer):
+    if form == "answers":
         return _asked(tokenizer, rows, max_length, inputs, IGNORED if scored else 0)
-    if rows.labels.dtype == object:
+    if form == "spans":
+        return _marked(tokenizer, rows, max_length, inputs)
+    if form == "next":
+        return _continuous(tokenizer, rows, max_length)
+    if form == "tokens":
         return _tagged(tokenizer, rows, max_length)
     pairs: Sequence[str | None] = rows.second or [None] * len(rows)
     encoded = [encode(tokenizer, first, second, max_length) for first, second in zip(rows.first, pairs, strict=True)]
     names = [name for name in inputs if encoded and name in encoded[0]]
     arrays = {name: [np.asarray(row[name], dtype=np.int64) for row in encoded] for name in names}
-    return Examples(arrays, rows.labels, {"input_ids": int(tokenizer.pad_token_id)})
+    return Examples(arrays, rows.labels, {"input_ids": padding_of(tokenizer)})
 
 
 def _tagged(tokenizer: Any, rows: Rows, max_length: int) -> Examples:
@@ -63,7 +73,7 @@ def _tagged(tokenizer: Any, rows: Rows, max_length: int) -> Examples:
         ids.append(np.asarray(found, dtype=np.int64))
         labels[row] = np.full(len(found), IGNORED, dtype=np.int64)
         labels[row][starts] = classes[: len(starts)]
-    return Examples({"input_ids": ids}, labels, {"input_ids": int(tokenizer.pad_token_id)})
+    return Examples({"input_ids": ids}, labels, {"input_ids": padding_of(tokenizer)})
 
 
 def _asked(tokenizer: Any, rows: Rows, max_length: int, inputs: Sequence[str], elsewhere: int) -> Examples:
@@ -76,22 +86,68 @@ def _asked(tokenizer: Any, rows: Rows, max_length: int, inputs: Sequence[str], e
         inputs: what the model takes.
         elsewhere: the label of a part whose context has the answer in another part.
     """
-    fast = fast_tokenizer(tokenizer)
-    fast.no_padding()
     arrays: dict[str, list[np.ndarray]] = {name: [] for name in inputs}
     labels = []
-    for question, context, (begin, end) in zip(rows.first, rows.second, rows.labels, strict=True):
-        for row in question_rows(fast, question, context, max_length):
+    for part, place in _parts(tokenizer, rows, max_length, arrays):
+        tokens = _tokens_of(part, *place)
+        labels.append((0, 0) if place[0] < 0 else tokens or (elsewhere, elsewhere))
+    return Examples(arrays, np.array(labels, dtype=np.int64), {"input_ids": padding_of(tokenizer)})
+
+
+def _marked(tokenizer: Any, rows: Rows, max_length: int, inputs: Sequence[str]) -> Examples:
+    """Prompts with parts of their contexts; the labels of each token are whether a span begins, and ends, there.
+
+    A span that a part has not as a whole is not marked in it.
+    """
+    arrays: dict[str, list[np.ndarray]] = {name: [] for name in inputs}
+    marks = []
+    for part, places in _parts(tokenizer, rows, max_length, arrays):
+        mark = np.zeros((len(part["input_ids"]), 2), dtype=np.int64)
+        for begin, end in places:
+            if tokens := _tokens_of(part, begin, end):
+                mark[tokens[0], 0] = mark[tokens[1], 1] = 1
+        marks.append(mark)
+    labels = np.empty(len(marks), dtype=object)
+    for row, mark in enumerate(marks):
+        labels[row] = mark
+    return Examples(arrays, labels, {"input_ids": padding_of(tokenizer)})
+
+
+def _parts(
+    tokenizer: Any, rows: Rows, max_length: int, arrays: Mapping[str, list[np.ndarray]]
+) -> Iterator[tuple[Mapping[str, Any], Any]]:
+    """Every part of a context with the labels of its row; the model's inputs are put into `arrays`."""
+    fast = fast_tokenizer(tokenizer)
+    fast.no_padding()
+    for question, context, label in zip(rows.first, rows.second, rows.labels, strict=True):
+        for part in question_rows(fast, question, context, max_length):
             for name, values in arrays.items():
-                values.append(np.asarray(row[name], dtype=np.int64))
-            offsets = np.asarray(row["offsets"])
-            inside = np.flatnonzero(row["context"] & (offsets[:, 0] < end) & (offsets[:, 1] > begin))
-            whole = len(inside) and offsets[inside[0], 0] <= begin and offsets[inside[-1], 1] >= end
-            if begin < 0:
-                labels.append((0, 0))
-            else:
-                labels.append((inside[0], inside[-1]) if whole else (elsewhere, elsewhere))
-    return Examples(arrays, np.array(labels, dtype=np.int64), {"input_ids": int(tokenizer.pad_token_id)})
+                values.append(np.asarray(part[name], dtype=np.int64))
+            yield part, label
+
+
+def _tokens_of(part: Mapping[str, Any], begin: int, end: int) -> tuple[int, int] | None:
+    """The first and the last token of a place in the context; None where the part has not all of it."""
+    offsets = np.asarray(part["offsets"])
+    inside = np.flatnonzero(part["context"] & (offsets[:, 0] < end) & (offsets[:, 1] > begin))
+    if not len(inside) or offsets[inside[0], 0] > begin or offsets[inside[-1], 1] < end:
+        return None
+    return int(inside[0]), int(inside[-1])
+
+
+def _continuous(tokenizer: Any, rows: Rows, max_length: int) -> Examples:
+    """All texts one after the other, each with the token that ends a text, in pieces; the labels are the ids."""
+    fast = fast_tokenizer(tokenizer)
+    fast.no_padding()
+    end = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+    ids = [one for text in rows.first for one in [*fast.encode(text, add_special_tokens=False).ids, *end]]
+    pieces = [np.array(ids[start : start + max_length], dtype=np.int64) for start in range(0, len(ids), max_length)]
+    if len(pieces) > 1 and len(pieces[-1]) == 1:
+        pieces.pop()  # nothing follows its only token
+    labels = np.empty(len(pieces), dtype=object)
+    for row, piece in enumerate(pieces):
+        labels[row] = piece
+    return Examples({"input_ids": pieces}, labels, {"input_ids": padding_of(tokenizer)})
 
 
 def token_counts(examples: Examples, vocabulary: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from ofa_slim.base.json_files import read_json
 from ofa_slim.errors import ConfigError, ExportError
 from ofa_slim.export.formats import time_models
 from ofa_slim.export.formats.opened import read_card
-from ofa_slim.export.formats.pipeline import pipeline
+from ofa_slim.export.formats.pipeline import TWO, pipeline
 from ofa_slim.integrations.paddlenlp import load_sequence_classifier
 from ofa_slim.job.glue import TASKS, read_lines
 from ofa_slim.job.run import random_tokens, score_arrays
@@ -99,7 +99,7 @@ def classified(directory: Path, texts: Sequence[str], lines: Path | None) -> lis
     """The answers for some texts, or for the lines of a file."""
     opened = pipeline(directory)
     given: list[Any] = list(texts) if lines is None else list(read_lines(lines))
-    if opened.task.pairs or opened.task.form == "answers":
+    if opened.task.pairs or opened.task.form in TWO:
         given = [tuple(text.split("\t")) for text in given]
     return opened(given)
 

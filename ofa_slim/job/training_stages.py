@@ -30,7 +30,8 @@ from ofa_slim.train.teacher import TeacherCache
 
 LOG = logging.getLogger(__name__)
 
-UNTRACEABLE = ("RobertaForTokenClassification",)  # its forward reads a name before it is set, says Paddle 3.3.1
+UNTRACEABLE = {"RobertaForTokenClassification": "ERNIE, BERT and ELECTRA can", "LlamaForCausalLM": "GPT can"}
+"""Models whose forward Paddle 3.3.1 cannot convert, and those of the same task that it can."""
 
 
 def run_finetune(run: Run, folder: Path, rng: np.random.Generator) -> None:
@@ -61,7 +62,7 @@ def check_model(recipe: Recipe, model: paddle.nn.Layer) -> None:
     if type(model).__name__ in UNTRACEABLE:
         raise RecipeError(
             f"key 'task' is {recipe.task!r}: {type(model).__name__} of PaddleNLP cannot be converted to a program, so "
-            "it could be trained but not be written for Paddle Inference or ONNX; ERNIE, BERT and ELECTRA can"
+            f"it could be trained but not be written for Paddle Inference or ONNX; {UNTRACEABLE[type(model).__name__]}"
         )
     config, most_tokens = model.config, positions(model.config)
     for key in ("max_length", "latency_length"):

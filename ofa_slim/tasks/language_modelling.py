@@ -39,9 +39,10 @@ class LanguageModelling(TaskKind):
     def reduced(self, logits: Any, labels: Any) -> paddle.Tensor:
         """For each next token its log probability and whether it is the likeliest, float32 [batch, tokens, 2].
 
-        The logits of a whole evaluation would be too large: tokens times vocabulary.
+        The logits of a whole evaluation would be too large: tokens times vocabulary. They may be an array.
         """
-        chances, wanted = self._before(self.answer(logits)).astype("float32"), self._after(labels)
+        logits = paddle.to_tensor(logits) if isinstance(logits, np.ndarray) else self.answer(logits)
+        chances, wanted = self._before(logits).astype("float32"), self._after(labels)
         known = paddle.where(wanted == IGNORED, paddle.zeros_like(wanted), wanted)
         score = -F.cross_entropy(chances, known, reduction="none").reshape(known.shape)
         return paddle.stack([score, (chances.argmax(axis=-1) == known).astype("float32")], axis=-1)

@@ -10,6 +10,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+UNBOUNDED = frozenset({"perplexity"})
+"""The metrics that are no shares."""
+
 Metric = Callable[[np.ndarray, np.ndarray], float]
 
 

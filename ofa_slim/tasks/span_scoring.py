@@ -16,6 +16,8 @@ from ofa_slim.tasks.task_kind import Predictions, TaskKind
 class SpanScoring(TaskKind):
     """Two outputs, probabilities of start and end [batch, length]; two labels of 0 and 1, the same shape.
 
+    They may also be one, [batch, length, 2].
+
     Args:
         limit: from this probability a token counts as a start or an end, for the metrics.
     """
@@ -39,6 +41,9 @@ class SpanScoring(TaskKind):
 
     def _halves(self, answers: Any, wanted: Any, labels: Any, real: Mask) -> paddle.Tensor:
         parts = []
+        if isinstance(labels, paddle.Tensor):
+            labels = labels.unbind(-1)
+            wanted = labels if isinstance(wanted, paddle.Tensor) else wanted
         for chance, target, label in zip(answers, wanted, labels, strict=True):
             same_shape(self.name, chance, target)
             counted = intersection(real, label_mask(label))
@@ -49,7 +54,12 @@ class SpanScoring(TaskKind):
         return paddle.add_n(parts) / 2
 
     def metrics(self, predictions: Predictions, labels: Predictions) -> dict[str, float]:
-        """Precision, recall and F1 of the spans, by PaddleNLP's evaluator."""
+        """Precision, recall and F1 of the spans, by PaddleNLP's evaluator.
+
+        Starts and ends may also be along the last axis: [rows, length, 2].
+        """
+        if isinstance(labels, np.ndarray):
+            predictions, labels = np.moveaxis(np.asarray(predictions), -1, 0), np.moveaxis(labels, -1, 0)
         require_paddlenlp("the metric of spans")
         from paddlenlp.metrics import SpanEvaluator
 

@@ -24,7 +24,7 @@ class Examples:
     Attributes:
         inputs: the model's inputs by name, int64 [length] per row.
         labels: int64 [rows], float32 [rows] for regression, float32 [rows, classes] for several labels per row; or an
-            array of rows, int64 [length] each, for labels of tokens.
+            array of rows, int64 [length] or [length, 2] each, for labels of tokens.
         padding: what fills shorter rows of a batch, by the name of the input; 0 where it is not named.
     """
 
@@ -97,7 +97,8 @@ class Batches:
             batch[name] = paddle.to_tensor(filled)
         labels = self.examples.labels[rows]
         if labels.dtype == object:
-            labels = np.stack([np.pad(row, (0, length - len(row)), constant_values=IGNORED) for row in labels])
+            fill = [((0, length - len(row)), *([(0, 0)] * (row.ndim - 1))) for row in labels]
+            labels = np.stack([np.pad(row, by, constant_values=IGNORED) for row, by in zip(labels, fill, strict=True)])
         return {**batch, LABELS: paddle.to_tensor(labels)}
 
 

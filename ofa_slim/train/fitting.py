@@ -91,12 +91,16 @@ def evaluate(model: nn.Layer, batches: Iterable[Batch], kind: TaskKind) -> dict[
 def predicted(model: nn.Layer, batches: Iterable[Batch], kind: TaskKind) -> tuple[np.ndarray, np.ndarray]:
     """Answers and labels of all rows, from the batches that all processes share, in eval mode.
 
-    Several outputs are along the last axis: [rows, length, 2] for start and end.
+    Several outputs are along the last axis: [rows, length, 2] for start and end. Of outputs that are too large to keep
+    it is what `TaskKind.reduced` makes of them.
     """
     rank, ranks = parallel.position()
     own = islice(batches, rank, None, ranks)
     with eval_mode(model):
-        scored = [(answer_of(kind, model(**inputs_of(batch))), batch[LABELS].numpy()) for batch in own]
+        scored = [
+            (answer_of(kind, kind.reduced(model(**inputs_of(batch)), batch[LABELS])), batch[LABELS].numpy())
+            for batch in own
+        ]
     empty = [(np.empty(0), np.empty(0))]  # of a process without a batch
     columns = zip(*(scored or empty), strict=True)
     outputs, labels = (parallel.gather_rows(joined(column)) for column in columns)

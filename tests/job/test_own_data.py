@@ -180,6 +180,27 @@ WRONG_FILES: dict[str, tuple[str, str | bytes, str, dict[str, Any], str]] = {
     "texts where questions are needed": (
         "my.csv", GOOD, "question_answering", {}, ", line 1: no column 'question'"
     ),
+    "a span that its content does not have": (
+        "my.jsonl", '{"prompt": "who", "content": "bert", "result_list": [{"text": "ann", "start": 0, "end": 3}]}\n',
+        "spans", {}, ", line 1, column 'result_list': the span 'ann' is not in its context at its place",
+    ),
+    "spans that are no list": (
+        "my.jsonl", '{"prompt": "who", "content": "bert", "result_list": {"text": "bert"}}\n', "spans", {},
+        ", line 1, column 'result_list': {'text': 'bert'} is not a list of spans",
+    ),
+    "a span that is a number": (
+        "my.jsonl", '{"prompt": "who", "content": "bert", "result_list": [7]}\n', "spans", {},
+        ", line 1, column 'result_list': 7 is not a span",
+    ),
+    "an empty prompt": (
+        "my.jsonl", '{"prompt": " ", "content": "bert", "result_list": []}\n', "spans", {},
+        ", line 1, column 'prompt': the text is empty",
+    ),
+    "texts where spans are needed": ("my.csv", GOOD, "spans", {}, ", line 1: no column 'prompt'"),
+    "one text alone": ("my.txt", "only this\n", "language_modelling", {}, ": 1 rows, of which data.dev_share (0.1)"),
+    "a text file that is no UTF-8": (
+        "my.txt", "für\n".encode("latin-1"), "language_modelling", {}, ", line 1, character 2: byte 0xFC is not UTF-8"
+    ),
     "texts where tokens are needed": ("my.csv", GOOD, "tokens", {}, ", line 1: no column 'tokens'"),
 }  # fmt: skip
 
@@ -286,6 +307,21 @@ def test_answers_come_from_every_layout_of_them(tmp_path: Path) -> None:
     found = sorted(map(tuple, [*train.labels.tolist(), *dev["dev"].labels.tolist()]))
     assert found == [(-1, -1)] * 9 + [(7, 11)] * 12
     assert 0 < (dev["dev"].labels[:, 0] >= 0).sum() < len(dev["dev"])  # both kinds of question are scored
+
+
+def test_spans_come_from_texts_or_places(tmp_path: Path) -> None:
+    cells: list[Any] = [["film", "fine"], [{"text": "film", "start": 7, "end": 11}], [], None, ""]
+    rows = [{"prompt": "what", "content": "a fine film", "result_list": cell} for cell in cells]
+    train, dev = read(write_lines(tmp_path / "my.jsonl", rows * 4), "spans", dev_share=0.4).read(tmp_path)
+    found = [row.tolist() for part in (train, dev["dev"]) for row in part.labels]
+    assert sorted(found) == [[]] * 12 + [[[7, 11]]] * 4 + [[[7, 11], [2, 6]]] * 4
+    assert 0 < sum(map(len, dev["dev"].labels)) < len(dev["dev"])  # some of them have spans, some none
+
+
+def test_a_text_file_has_a_row_for_each_line(tmp_path: Path) -> None:
+    path = file(tmp_path, "\ufeffone, two\r\n\r\n  three \u2028 four\n" * 5, "my.txt")
+    train, dev = read(path, "language_modelling", dev_share=0.2).read(tmp_path)
+    assert {*train.first, *dev["dev"].first} == {"one, two", "\ufeffone, two", "  three \u2028 four"}
 
 
 def test_quoted_cells_may_hold_lines_and_commas(tmp_path: Path) -> None:

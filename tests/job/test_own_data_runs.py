@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from ofa_slim.cli import main
-from own_data import TOPICS, model_folder, recipe_file, topic_rows, write_csv, write_lines
+from own_data import FILLERS, TOPICS, model_folder, recipe_file, topic_rows, write_csv, write_lines
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_models")]
 
@@ -216,6 +216,74 @@ def test_chinese_texts_with_several_labels_each(tmp_path: Path, capsys: Capture)
         assert set(answer["scores"]) == set(signs)
 
 
+def uie_rows(count: int = 160) -> list[dict[str, Any]]:
+    """The rows of UIE's tools: a prompt, a text, and the spans that it asks for; some have none, some two."""
+    rng = np.random.default_rng(0)
+    kinds = {"name": ["anna", "bert"], "city": ["paris", "rome"]}
+    rows = []
+    for number in range(count):
+        words = [
+            str(rng.choice([*FILLERS, *kinds["name"], *kinds["city"]])) for _ in range(30 if number % 8 == 0 else 6)
+        ]
+        content = " ".join(words)
+        prompt = ("name", "city")[number % 2]
+        starts = [sum(len(word) + 1 for word in words[:place]) for place in range(len(words))]
+        found = [
+            {"text": word, "start": start, "end": start + len(word)}
+            for word, start in zip(words, starts, strict=True)
+            if word in kinds[prompt]
+        ]
+        rows.append({"content": content, "prompt": prompt, "result_list": found})
+    return rows
+
+
+def test_spans_from_uies_rows_with_an_ernie(tmp_path: Path, capsys: Capture) -> None:
+    pytest.importorskip("onnxruntime")
+    file = write_lines(tmp_path / "uie.jsonl", uie_rows())
+    model = model_folder(tmp_path / "model", "Ernie", ["anna", "bert", "paris", "rome", "name", "city"])
+    assert main(["init", str(file), "--model", str(model), "--output", str(tmp_path / "init.yaml")]) == 0
+    proposed = yaml.safe_load((tmp_path / "init.yaml").read_text())
+    assert proposed["task"] == "spans"
+    recipe = recipe_file(tmp_path, model, "spans", {**proposed["data"], "dev_share": 0.2}, epochs=12)
+    assert main(["compress", str(recipe)]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["metrics"] == ["f1", "precision", "recall"]
+    assert report["original"]["scores"]["dev"]["f1"] > 0.9
+    long = [row for row in uie_rows(320)[160:] if len(row["content"].split()) > 16]  # in several parts, unseen
+    for form in ("plain", "onnx"):
+        folder = tmp_path / "out" / "formats" / "original" / form
+        answers = predictions(folder, [f"{row['prompt']}\t{row['content']}" for row in long], capsys)
+        wanted = [[(one["text"], one["start"], one["end"]) for one in row["result_list"]] for row in long]
+        found = [[(one["text"], one["start"], one["end"]) for one in answer["spans"]] for answer in answers]
+        right = sum(len(set(one) & set(other)) for one, other in zip(wanted, found, strict=True))
+        assert right > 0.9 * max(sum(map(len, wanted)), sum(map(len, found)))
+
+
+def test_the_next_token_from_a_text_file_with_a_gpt(tmp_path: Path, capsys: Capture) -> None:
+    pytest.importorskip("onnxruntime")
+    rng = np.random.default_rng(0)
+    lines = [f"the {rng.choice(['fine', 'long'])} film and the plot" for _ in range(160)]
+    (tmp_path / "my.txt").write_text("\n".join(lines), encoding="utf-8")
+    model = model_folder(tmp_path / "model", "GPT")
+    assert main(["init", str(tmp_path / "my.txt"), "--model", str(model), "--output", str(tmp_path / "init.yaml")]) == 0
+    proposed = yaml.safe_load((tmp_path / "init.yaml").read_text())
+    assert proposed["task"] == "language_modelling"
+    recipe = recipe_file(tmp_path, model, "language_modelling", {**proposed["data"], "dev_share": 0.2}, epochs=12)
+    assert main(["compress", str(recipe)]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["metrics"] == ["accuracy", "perplexity"]
+    scores = report["original"]["scores"]["dev"]
+    assert scores["accuracy"] > 0.8
+    assert f"{scores['perplexity']:.2f}" in (tmp_path / "out" / "report.md").read_text()
+    for form in ("plain", "onnx"):
+        folder = tmp_path / "out" / "formats" / "original" / form
+        likely, unlikely, nothing = predictions(folder, ["the fine film and the", "film film film", ""], capsys)
+        assert " plot".startswith(likely["next"])
+        assert likely["score"] > 0.5
+        assert likely["perplexity"] < unlikely["perplexity"]
+        assert set(nothing) == {"next", "score", "perplexity"}
+
+
 @pytest.mark.parametrize("name", ["Roberta", "Electra", "DistilBert", "MPNet", "ErnieM", "RoFormer", "Albert"])
 def test_every_family_goes_through_a_job(name: str, tmp_path: Path) -> None:
     data = {"train": str(write_csv(tmp_path / "my.csv", topic_rows())), "text": "body", "label": "topic"}
@@ -228,9 +296,35 @@ def test_every_family_goes_through_a_job(name: str, tmp_path: Path) -> None:
     assert searched["parameters"] <= 0.9 * report["original"]["parameters"]
 
 
-def test_a_model_that_cannot_be_written_is_refused_before_training(tmp_path: Path, capsys: Capture) -> None:
-    rows = [{"tokens": ["the", "a"], "tags": ["O", "B-X"]}] * 40
+@pytest.mark.parametrize(
+    ("task", "rows", "message"),
+    [
+        ("spans", uie_rows(40), "a 'bert' model has no head for spans; ernie and ernie_m have UIE's"),
+        ("language_modelling", [{"text": "the a please"}] * 40, "PaddleNLP cannot make a 'bert' model for CausalLM"),
+    ],
+)
+def test_a_model_without_the_tasks_head_is_refused(
+    task: str, rows: list[dict[str, Any]], message: str, tmp_path: Path, capsys: Capture
+) -> None:
     data = {"train": str(write_lines(tmp_path / "my.jsonl", rows))}
-    recipe = recipe_file(tmp_path, model_folder(tmp_path / "model", "Roberta"), "tokens", data)
+    recipe = recipe_file(tmp_path, model_folder(tmp_path / "model", "Bert"), task, data)
+    assert main(["compress", str(recipe)]) != 0
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "row", "message"),
+    [
+        ("Roberta", "tokens", {"tokens": ["the", "a"], "tags": ["O", "B-X"]}, "RobertaForTokenClassification of"),
+        ("Llama", "language_modelling", {"text": "the film"}, "LlamaForCausalLM of"),
+    ],
+)
+def test_a_model_that_cannot_be_written_is_refused_before_training(
+    name: str, task: str, row: dict[str, Any], message: str, tmp_path: Path, capsys: Capture
+) -> None:
+    data = {"train": str(write_lines(tmp_path / "my.jsonl", [row] * 40))}
+    recipe = recipe_file(tmp_path, model_folder(tmp_path / "model", name), task, data)
     assert main(["compress", str(recipe)]) == 2
-    assert "RobertaForTokenClassification of PaddleNLP cannot be converted" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"{message} PaddleNLP cannot be converted to a program" in said
+    assert " can\n" in said

@@ -12,8 +12,11 @@ import numpy as np
 import paddle
 import yaml
 
+from small_tokenizers import byte_pairs
+
 TOPICS = ("billing", "delivery", "login", "refund", "returns")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+DECODERS = ("GPT", "Llama")  # with a tokenizer of byte pairs
 FILLERS = ("the", "a", "please", "my", "order", "today")
 
 SMALL: dict[str, Any] = {
@@ -64,6 +67,7 @@ def model_folder(folder: Path, name: str = "Ernie", words: Sequence[str] = (), e
 
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = [*SPECIAL, *FILLERS, *(words or [f"{topic}word" for topic in TOPICS])]
+    size = 400 if name in DECODERS else len(vocabulary)
     own = {
         "Electra": {"embedding_size": 8},
         "RoFormer": {"embedding_size": 16},
@@ -73,12 +77,15 @@ def model_folder(folder: Path, name: str = "Ernie", words: Sequence[str] = (), e
     model_class = getattr(nlp, name + ending)
     paddle.seed(0)
     config = model_class.config_class(
-        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=24,
+        vocab_size=size, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=24,
         max_position_embeddings=40, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, type_vocab_size=2,
         initializer_range=0.3, pad_token_id=0, **own,
     )  # fmt: skip
     model_class(config).save_pretrained(str(folder), safe_serialization=True)
     (folder / "words.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    if name in DECODERS:
+        byte_pairs(folder, "GPTTokenizer").save_pretrained(str(folder))
+        return folder
     tokenizer = {"Ernie": nlp.ErnieTokenizer, "Electra": nlp.ElectraTokenizer}.get(name, nlp.BertTokenizer)
     tokenizer(str(folder / "words.txt")).save_pretrained(str(folder))
     return folder

@@ -11,14 +11,15 @@ from typing import Any
 
 from ofa_slim.base.foreign import check_tokenizer
 from ofa_slim.base.optional import require_paddlenlp
-from ofa_slim.base.tokens import encode, encode_tokens
+from ofa_slim.base.tokens import encode, encode_tokens, padding_of
 from ofa_slim.errors import ExportError
 from ofa_slim.export.fast_tokenizer import fast_tokenizer
 from ofa_slim.export.formats.opened import CARD_FILE, Opened, read_card
 from ofa_slim.export.formats.predict import Encoder, Row, TextModel
 
 Text = str | tuple[str, str] | list[str]
-FORMS = ("classification", "multi_label", "tokens", "regression", "answers")
+FORMS = ("classification", "multi_label", "tokens", "regression", "answers", "spans", "next")
+TWO = {"answers": "a pair of a question and a context", "spans": "a pair of a prompt and a context"}
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,12 @@ class TextTask:
 
     Attributes:
         name: of the task.
-        labels: the name of each class; empty for regression.
+        labels: the name of each class; empty where the outputs are not classes.
         max_length: longer inputs are cut to this many tokens.
         pairs: whether an input is two texts.
         form: one of `FORMS`: whether an input has one label, any number, one for each token, a number, or is a question
-            with a context that holds its answer.
+            with a context that holds its answer, or a prompt with a context that holds any number of spans; or whether
+            the answer is the token that follows.
     """
 
     name: str
@@ -63,15 +65,17 @@ class Pipeline:
         """Classifies texts.
 
         Args:
-            texts: strings; pairs of strings for a task on pairs, question and context for ``answers``; for tags lists
-                of tokens, or strings with spaces between them. A single string or pair counts as a list of one.
+            texts: strings; pairs of strings for a task on pairs, question and context for ``answers``, prompt and
+                context for ``spans``; for tags lists of tokens, or strings with spaces between them. A single string
+                or pair counts as a list of one.
             batch_size: texts that the model gets at a time.
 
         Returns: for each text ``{"label": name, "score": probability}``; for several labels per text
             ``{"labels": [names], "scores": {name: probability}}`` with the names whose probability is above one half;
             ``{"tokens": [texts], "tags": [names]}`` for tags, of the tokens that fit; ``{"answer": text, "start": its
-            place in the context, "score": probability}``, an empty text where there is none; ``{"value": number}``
-            for regression.
+            place in the context, "score": probability}``, an empty text where there is none; ``{"spans": [{"text",
+            "start", "end", "score"}]}`` in order of their places; ``{"next": the likeliest token that follows, "score":
+            probability, "perplexity": of the text}``; ``{"value": number}`` for regression.
 
         Raises: ExportError for an input that is not a text, or not a pair for a task on pairs.
         """
@@ -93,13 +97,13 @@ class Pipeline:
 
     @property
     def _padding(self) -> int:
-        return int(self.tokenizer.pad_token_id)
+        return padding_of(self.tokenizer)
 
     def _encoder(self) -> Callable[[Any], list[Row]]:
-        if self.task.form == "answers":
+        if self.task.form in (*TWO, "next"):
             fast = fast_tokenizer(self.tokenizer)
             fast.no_padding()
-            return Encoder(fast, self.task.to_dict())
+            return Encoder(fast, self.task.to_dict(), self._padding)
         return self._tokens
 
     def _tokens(self, text: Any) -> list[Row]:
@@ -116,8 +120,8 @@ def _wanted(task: TextTask, text: Any) -> str | None:
     listed = isinstance(text, (tuple, list)) and all(isinstance(part, str) for part in text)
     if task.form == "tokens":
         return None if listed or isinstance(text, str) else "a string or a list of tokens"
-    if task.form == "answers":
-        return None if listed and len(text) == 2 else "a pair of a question and a context"
+    if task.form in TWO:
+        return None if listed and len(text) == 2 else TWO[task.form]
     if task.pairs:
         return None if listed and len(text) == 2 else "a pair of strings"
     return None if isinstance(text, str) else "a string"

@@ -28,6 +28,7 @@ _MADE: Mapping[str, Callable[[int], Any]] = {
     "token_type_ids": np.zeros,
 }
 MOST_ANSWER_TOKENS = 30
+SPAN_LIMIT = 0.5
 
 
 def open_inference(folder: Path, threads: int) -> Run:
@@ -107,7 +108,9 @@ class TextModel:
             batch = [rows[place] for place in order[start : start + batch_size]]
             outputs = self._run({name: self._filled(name, kind, batch) for name, kind in self._inputs.items()})
             for place, row in enumerate(batch):
-                row["outputs"] = [np.asarray(output[place], np.float64) for output in outputs]
+                found = [np.asarray(output[place], np.float64) for output in outputs]
+                # Logits of a whole vocabulary for every token would be too many to keep.
+                row["outputs"] = [_followed(found[0], row["input_ids"])] if self._task["form"] == "next" else found
         return [answer(self._task, rows) for rows in encoded]
 
     def _filled(self, name: str, kind: str, rows: Sequence[Row]) -> np.ndarray:
@@ -123,9 +126,14 @@ class TextModel:
 
 
 def answer(task: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
-    """What the outputs for the rows of one text say; of all tasks but ``answers`` a text has one row."""
+    """What the outputs for the rows of one text say; only of tasks with a context a text has more than one row."""
     if task["form"] == "answers":
         return _span(rows)
+    if task["form"] == "spans":
+        return {"spans": _spans(rows)}
+    if task["form"] == "next":
+        loss, best, chance = rows[0]["outputs"][0]
+        return {"next": rows[0]["decode"](int(best)), "score": float(chance), "perplexity": float(np.exp(loss))}
     labels, logits = task["labels"], rows[0]["outputs"][0]
     if not labels:
         return {"value": float(logits.reshape(-1)[0])}
@@ -158,6 +166,42 @@ def _span(rows: Sequence[Row]) -> dict[str, Any]:
     return {"answer": rows[0]["text"][begin:end], "start": begin, "score": float(chance)}
 
 
+def _spans(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Every span in any part of a context; of one that two parts have, the likelier score."""
+    found: dict[tuple[int, int], float] = {}
+    for row in rows:
+        starts, ends = (np.where(row["context"], one[: len(row["input_ids"])], 0) for one in row["outputs"][:2])
+        for first, last in pairs_of(starts > SPAN_LIMIT, ends > SPAN_LIMIT):
+            place = row["offsets"][first][0], row["offsets"][last][1]
+            found[place] = max(found.get(place, 0.0), float(starts[first] * ends[last]))
+    text = rows[0]["text"]
+    return [
+        {"text": text[begin:end], "start": begin, "end": end, "score": score}
+        for (begin, end), score in sorted(found.items())
+    ]
+
+
+def pairs_of(starts: np.ndarray, ends: np.ndarray) -> list[tuple[int, int]]:
+    """The spans of tokens that begin and end, bool [length]: an end belongs to the last start since the end before."""
+    pairs, start = [], None
+    for place in range(len(starts)):
+        start = place if starts[place] else start
+        if ends[place] and start is not None:
+            pairs.append((start, place))
+            start = None
+    return pairs
+
+
+def _followed(logits: np.ndarray, ids: Sequence[int]) -> np.ndarray:
+    """Of a text's tokens the mean loss of each after those before, the likeliest one that follows, its probability."""
+    logits = logits[: len(ids)]
+    logs = logits - logits.max(-1, keepdims=True)
+    logs -= np.log(np.exp(logs).sum(-1, keepdims=True))
+    losses = -logs[np.arange(len(ids) - 1), np.asarray(ids[1:], np.int64)]
+    best = int(logs[-1].argmax())
+    return np.array([losses.mean() if len(losses) else 0.0, best, np.exp(logs[-1, best])])
+
+
 def _chances(logits: np.ndarray) -> np.ndarray:
     exponents = np.exp(logits - logits.max())
     return exponents / exponents.sum()
@@ -178,10 +222,12 @@ class Encoder:
     Args:
         tokenizer: a `tokenizers.Tokenizer`.
         task: of ``format.json``.
+        padding: the id of a token that means nothing.
     """
 
-    def __init__(self, tokenizer: Any, task: Mapping[str, Any]) -> None:
+    def __init__(self, tokenizer: Any, task: Mapping[str, Any], padding: int) -> None:
         self._tokenizer = tokenizer
+        self._padding = padding
         self._task = task
         self._most = int(task["max_length"])
         self._unknown = tokenizer.model.unk_token
@@ -190,8 +236,11 @@ class Encoder:
         """The rows of a string, of a pair of strings, or of a list of tokens."""
         if self._task["form"] == "tokens":
             return [self._tagged(text.split() if isinstance(text, str) else list(text))]
-        if self._task["form"] == "answers":
+        if self._task["form"] in ("answers", "spans"):
             return question_rows(self._tokenizer, *_two(text, "a question and a context"), self._most)
+        if self._task["form"] == "next":
+            ids = self._tokenizer.encode(text, add_special_tokens=False).ids[-self._most :]
+            return [{"input_ids": ids or [self._padding], "decode": lambda one: self._tokenizer.decode([one])}]
         first, second = _two(text, "a pair of texts") if self._task["pairs"] else (text, None)
         parts = [self._tokenizer.encode(part, add_special_tokens=False) for part in (first, second) if part is not None]
         room = self._most - self._tokenizer.num_special_tokens_to_add(len(parts) == 2)
@@ -271,7 +320,7 @@ def load(folder: Path | str = Path(__file__).parent, threads: int = 0) -> TextMo
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     padding = (tokenizer.padding or {}).get("pad_id", 0)
     tokenizer.no_padding()
-    return TextModel(run, card, Encoder(tokenizer, card["task"]), padding)
+    return TextModel(run, card, Encoder(tokenizer, card["task"], padding), padding)
 
 
 def _typed(inputs: Mapping[str, Any], kinds: Mapping[str, str]) -> Inputs:
@@ -298,7 +347,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Runs the model in this folder on texts. The answers are lines of JSON. A model of arrays takes "
         "two names of files: INPUTS.npz, with an array for each input, and OUTPUTS.npz, which it writes.",
-        epilog="Two texts of a pair, or a question and its context, have a tab between them.",
+        epilog="Two texts of a pair, or a question or prompt and its context, have a tab between them.",
     )
     parser.add_argument("texts", nargs="*", help="without any, the lines of the standard input")
     parser.add_argument("--threads", type=int, default=0, help="0: all cores")

@@ -17,7 +17,7 @@ from ofa_slim.base.threads import threads
 from ofa_slim.errors import ExportError
 from ofa_slim.export.fast_tokenizer import fast_tokenizer
 from ofa_slim.export.formats import predict
-from ofa_slim.export.formats.pipeline import pipeline
+from ofa_slim.export.formats.pipeline import TWO, pipeline
 
 PREDICT, TOKENIZER, README = "predict.py", "tokenizer.json", "README.md"
 CLOSE = 1e-3  # of two answers' numbers, as a share of the larger or of 1
@@ -75,7 +75,7 @@ def prove_answers(folder: Path) -> None:
     if not (folder / PREDICT).is_file():
         return
     classify = pipeline(folder)
-    if classify.task.form == "answers":
+    if classify.task.form in TWO:
         texts: Sequence[Any] = [(first, f"{second} {first} {second}") for first in _WORDS for second in _WORDS]
     else:
         texts = list(zip(_WORDS, reversed(_WORDS), strict=True)) if classify.task.pairs else list(_WORDS)
@@ -107,6 +107,7 @@ def _alike(one: Any, other: Any) -> bool:
 _INPUTS = {
     "pairs": ('"one text\\tanother"', '[("one text", "another")]'),
     "answers": ('"a question\\tthe text that answers it"', '[("a question", "the text that answers it")]'),
+    "spans": ('"a prompt\\tthe text that holds its spans"', '[("a prompt", "the text that holds its spans")]'),
     "tokens": ('"words with spaces between them"', '[["a", "list", "of", "words"]]'),
 }
 
@@ -148,8 +149,10 @@ def _readme(name: str, opener: str, task: Mapping[str, Any], alone: bool) -> str
             lines += ["", "`ofa_slim.load_subnet('.')` is the model as a Paddle layer, which can be trained further."]
         else:
             lines += ["", f"This tokenizer has no `{TOKENIZER}`: PaddleNLP makes the ids."]
-    lines += ["", f"Longer texts are cut to {task['max_length']} tokens." if task["form"] != "answers" else
-              f"Longer contexts are read in parts of {task['max_length']} tokens with the question."]  # fmt: skip
+    most = f"{task['max_length']} tokens"
+    longer = {form: f"Longer contexts are read in parts of {most} with the text before the tab." for form in TWO}
+    longer["next"] = f"Of longer texts the last {most} count."
+    lines += ["", longer.get(task["form"], f"Longer texts are cut to {most}.")]
     if task["labels"]:
         lines += ["", "Labels, in the order of the outputs:", "", *(f"- `{label}`" for label in task["labels"])]
     return "\n".join(lines) + "\n"

@@ -123,6 +123,35 @@ def answers(table: Table, column: str, contexts: Sequence[str]) -> np.ndarray:
     return np.array(_each(table, column, "answers", place), dtype=np.int64)
 
 
+def spans(table: Table, column: str, contexts: Sequence[str]) -> list[np.ndarray]:
+    """Where the spans of each row begin and end in its context, int64 [spans, 2] for each row.
+
+    A cell is a list of texts that the context has, or of UIE's ``{"text": ..., "start": ..., "end": ...}``; an empty
+    one is a row without a span.
+    """
+    given = iter(contexts)
+
+    def place(context: str, one: Any) -> tuple[int, int]:
+        text, start = (one.get("text"), one.get("start")) if isinstance(one, dict) else (one, None)
+        if not isinstance(text, str) or not text or not (start is None or type(start) is int):
+            raise ValueError(f"{one!r} is not a span")
+        if start is None:
+            start = context.find(text)
+        if start < 0 or context[start : start + len(text)] != text:
+            raise ValueError(f"the span {text!r} is not in its context at its place")
+        return start, start + len(text)
+
+    def places(cell: Any) -> np.ndarray:
+        context = next(given)
+        if cell is None or cell == "":
+            cell = []
+        if not isinstance(cell, list):
+            raise ValueError(f"{cell!r} is not a list of spans")
+        return np.array([place(context, one) for one in cell], dtype=np.int64).reshape(-1, 2)
+
+    return _each(table, column, "answers", places)
+
+
 def classes(table: Table, column: str, found: Sequence[Sequence[str]], known: Sequence[str]) -> list[np.ndarray]:
     """The number of each label, int64 for each row; raises DataError for a label that is not known."""
     number = {label: position for position, label in enumerate(known)}

@@ -7,9 +7,12 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-OwnTask = Literal["classification", "pairs", "multi_label", "regression", "tokens", "question_answering"]
+OwnTask = Literal[
+    "classification", "pairs", "multi_label", "regression", "tokens", "question_answering", "spans",
+    "language_modelling",
+]  # fmt: skip
 OWN_TASKS: tuple[str, ...] = typing.get_args(OwnTask)
-UNLABELLED = ("regression", "question_answering")
+UNLABELLED = ("regression", "question_answering", "spans", "language_modelling")
 """The tasks whose outputs are not named labels."""
 
 
@@ -26,7 +29,7 @@ class DataKeys(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    train: str = Field(description="file with the training rows: .csv, .tsv, .jsonl, .json, .parquet or .conll")
+    train: str = Field(description="file with the training rows: .csv, .tsv, .jsonl, .json, .parquet, .conll or .txt")
     dev: str | None = Field(None, description="file with the rows to score on; none: they are split off")
     dev_share: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.1, description="share of the training rows that is split off where there is no dev"
@@ -40,9 +43,13 @@ class DataKeys(BaseModel):
     )
     tokens: str = Field("tokens", description="column with the list of tokens of a row")
     tags: str = Field("tags", description="column with the list of their tags")
-    question: str = Field("question", description="column with the question")
-    context: str = Field("context", description="column with the text that holds its answer")
-    answers: str = Field("answers", description="column with the answers, each a text of the context")
+    question: str | None = Field(None, description="column with the question; none: question, of spans prompt")
+    context: str | None = Field(
+        None, description="column with the text that holds the answer or the spans; none: context, of spans content"
+    )
+    answers: str | None = Field(
+        None, description="column with the answers, each a text of the context; none: answers, of spans result_list"
+    )
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
         None, description="what separates the columns of a .csv; none: a comma"
     )

@@ -24,8 +24,15 @@ METRICS = {
     "regression": ("pearson", "spearman"),
     "tokens": ("f1", "precision", "recall", "accuracy"),
     "question_answering": ("f1", "exact"),
+    "spans": ("f1", "precision", "recall"),
+    "language_modelling": ("accuracy", "perplexity"),
 }
-FORMS = {"pairs": "classification", "question_answering": "answers"}
+FORMS = {"pairs": "classification", "question_answering": "answers", "language_modelling": "next"}
+ASKED = {
+    "question_answering": ("question", "context", "answers"),
+    "spans": ("prompt", "content", "result_list"),
+}
+"""The usual names of the columns with a question, the text that answers it, and its answers."""
 PAIR = "text_pair"  # the usual name of the column with the second text
 
 
@@ -51,7 +58,7 @@ def own_task(name: str, keys: DataKeys, known: Sequence[str] | None = None) -> T
         dev = Rows(*reader.texts(table), reader.values(table, labels))
     return Task(
         name,
-        2 if name == "question_answering" else len(labels) or 1,
+        2 if name in ASKED else len(labels) or 1,
         ("accuracy",) if name == "tokens" and not any(map(is_entity, labels)) else METRICS[name],
         lambda _: (rows, {"dev": dev}),
         labels,
@@ -74,12 +81,18 @@ class _Reader:
     keys: DataKeys
 
     @property
+    def asked(self) -> tuple[str, str, str]:
+        """The columns with the question, the context and the answers."""
+        keys, usual = self.keys, ASKED[self.name]
+        return keys.question or usual[0], keys.context or usual[1], keys.answers or usual[2]
+
+    @property
     def pair(self) -> str | None:
         """The column with the second text."""
         return PAIR if self.name == "pairs" and self.keys.pair is None else self.keys.pair
 
     def labels(self, table: Table, known: Sequence[str] | None) -> tuple[str, ...]:
-        """The labels in the order of the model's outputs; none for regression and question answering."""
+        """The labels in the order of the model's outputs; none where its outputs are not named labels."""
         keys = self.keys
         if self.name in UNLABELLED:
             return ()
@@ -103,9 +116,9 @@ class _Reader:
 
     def texts(self, table: Table) -> tuple[list[Any], list[str]]:
         """The texts of a table, or its lists of tokens; and the second texts of pairs, or the contexts of questions."""
-        if self.name == "question_answering":
-            keys = self.keys
-            return cells.texts(table, keys.question, "question"), cells.texts(table, keys.context, "context")
+        if self.name in ASKED:
+            question, context, _ = self.asked
+            return cells.texts(table, question, "question"), cells.texts(table, context, "context")
         if self.name == "tokens":
             return cells.words(table, self.keys.tokens, "tokens"), []
         first = cells.texts(table, self.keys.text, "text")
@@ -114,7 +127,11 @@ class _Reader:
     def values(self, table: Table, labels: Sequence[str]) -> np.ndarray:
         """The labels of a table, as in `Rows`."""
         if self.name == "question_answering":
-            return cells.answers(table, self.keys.answers, self.texts(table)[1])
+            return cells.answers(table, self.asked[2], self.texts(table)[1])
+        if self.name == "spans":
+            return _apart(cells.spans(table, self.asked[2], self.texts(table)[1]))
+        if self.name == "language_modelling":
+            return np.zeros(len(table), dtype=np.int64)
         if self.name == "tokens":
             return self._tags(table, labels)
         column = self.keys.label[0]
@@ -136,9 +153,7 @@ class _Reader:
         for row, (one, other) in enumerate(zip(tokens, tags, strict=True)):
             if len(one) != len(other):
                 raise DataError(f"{table.place(row, self.keys.tags)}: {len(other)} tags for {len(one)} tokens")
-        found = np.empty(len(table), dtype=object)
-        found[:] = cells.classes(table, self.keys.tags, tags, labels)
-        return found
+        return _apart(cells.classes(table, self.keys.tags, tags, labels))
 
     def _label_sets(self, table: Table) -> list[list[str]]:
         if self.name == "tokens":
@@ -160,13 +175,22 @@ def _split(rows: Rows, share: float, file: str) -> tuple[Rows, Rows]:
     return rows.taken(np.setdiff1d(np.arange(len(rows)), chosen)), rows.taken(chosen)
 
 
+def _apart(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Arrays of several shapes as an array of them."""
+    found = np.empty(len(rows), dtype=object)
+    for number, row in enumerate(rows):
+        found[number] = row
+    return found
+
+
 def strata(labels: np.ndarray) -> np.ndarray:
     """The group of each row, int64 [rows]: its class, set of classes, or tenth of the values; tags have one group.
 
-    Questions have two: with an answer and without.
+    Questions have two: with an answer and without; so have rows of spans.
     """
     if labels.dtype == object:
-        return np.zeros(len(labels), dtype=np.int64)
+        spans = len(labels) and labels[0].ndim == 2
+        return np.array([spans and row.sum() > 0 for row in labels], dtype=np.int64)
     if labels.ndim > 1 and np.issubdtype(labels.dtype, np.integer):
         return (labels[:, 1] > 0).astype(np.int64)
     if labels.ndim > 1:

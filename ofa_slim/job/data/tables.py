@@ -1,4 +1,4 @@
-"""Tables of rows from CSV, TSV, JSON lines and Parquet files; every row knows the line that it is from."""
+"""Tables of rows from files of several kinds; every row knows the line that it is from."""
 
 from __future__ import annotations
 
@@ -200,6 +200,12 @@ def _conll(path: Path, _: str | None) -> Table:
     return Table(path, ("tokens", "tags"), rows, lines)
 
 
+def _plain_text(path: Path, _: str | None) -> Table:
+    """A text in each line that is not blank."""
+    lines = [(number, line) for number, line in enumerate(read_text(path).split("\n"), start=1) if line.strip()]
+    return Table(path, ("text",), [{"text": line.rstrip("\r")} for _, line in lines], [number for number, _ in lines])
+
+
 READERS: dict[str, Callable[[Path, str | None], Table]] = {
     ".csv": _csv,
     ".tsv": _tsv,
@@ -207,4 +213,5 @@ READERS: dict[str, Callable[[Path, str | None], Table]] = {
     ".json": _json,
     ".parquet": _parquet,
     ".conll": _conll,
+    ".txt": _plain_text,
 }
