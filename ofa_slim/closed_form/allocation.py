@@ -28,6 +28,7 @@ SHARES = tuple(part / 24 for part in (1, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 24)
 """Sizes at which a curve is measured, as shares of the full size."""
 
 _BUCKETS = 4000
+_TRIES = 25
 
 
 def curve_sizes(size: int) -> tuple[int, ...]:
@@ -125,9 +126,9 @@ def _cut(
 def allocate(curves: Sequence[Curve], cost_of: Callable[[Mapping[str, int]], float], budget: float) -> dict[str, int]:
     """The sizes of least summed loss whose cost is within a budget, by dynamic programming over buckets of cost.
 
-    Costs are taken as sums over axes, from one axis cut at a time. Where they are not (a block's latency), the answer
-    is checked with `cost_of` itself and the budget of the sum made smaller until it holds. Each cost is rounded up to
-    buckets, of which there are 4000, so up to a bucket per axis may be left over.
+    Costs are taken as sums over axes: what an axis adds is the mean of what it adds to the smallest sizes of the others
+    and to their full ones. Where a cost is no such sum (a block's latency), the budget of the sum is varied until
+    `cost_of` itself just keeps to the budget; what is left then goes to the axes that gain most for it.
 
     Args:
         curves: of every axis that may be cut.
@@ -139,21 +140,51 @@ def allocate(curves: Sequence[Curve], cost_of: Callable[[Mapping[str, int]], flo
     Raises: CalibrationError where the smallest sizes cost more than the budget.
     """
     full = {curve.axis: curve.sizes[-1] for curve in curves}
-    whole = cost_of(full)
-    costs = [np.array([cost_of({**full, curve.axis: size}) for size in curve.sizes]) for curve in curves]
     least = {curve.axis: curve.sizes[0] for curve in curves}
     check_budget(least, cost_of, budget)
-    above = [cost - cost.min() for cost in costs]
-    fixed = whole - sum(whole - float(cost.min()) for cost in costs)
-    aim = budget
-    for _ in range(20):
-        picks = _least_loss(above, [np.array(curve.losses) for curve in curves], aim - fixed)
+    limit = budget + 1e-9 * abs(budget)
+    if cost_of(full) <= limit:
+        return full
+    added = []
+    for curve in curves:
+        ends = [[cost_of({**others, curve.axis: size}) for size in curve.sizes] for others in (least, full)]
+        mean = np.mean(ends, axis=0)
+        added.append(np.maximum.accumulate(mean - mean[0]))
+    losses = [np.array(curve.losses) for curve in curves]
+    best, low, high = dict(least), 0.0, float(sum(one[-1] for one in added))
+    for _ in range(_TRIES):
+        spent = (low + high) / 2
+        picks = _least_loss(added, losses, spent)
         found = {curve.axis: curve.sizes[pick] for curve, pick in zip(curves, picks, strict=True)}
-        excess = cost_of(found) - budget
-        if excess <= 1e-9 * abs(budget):
-            return found
-        aim -= excess
-    return least
+        if cost_of(found) <= limit:
+            low = spent
+            best = min(best, found, key=lambda sizes: _loss(curves, sizes))
+        else:
+            high = spent
+    return _filled(curves, best, cost_of, limit)
+
+
+def _loss(curves: Sequence[Curve], sizes: Mapping[str, int]) -> float:
+    return sum(curve.losses[curve.sizes.index(sizes[curve.axis])] for curve in curves)
+
+
+def _filled(
+    curves: Sequence[Curve], sizes: dict[str, int], cost_of: Callable[[Mapping[str, int]], float], limit: float
+) -> dict[str, int]:
+    """Sizes enlarged one at a time, each time the one that gains most for what it costs, while the cost is kept to."""
+    while True:
+        before, options = cost_of(sizes), []
+        for curve in curves:
+            at = curve.sizes.index(sizes[curve.axis])
+            for place in range(at + 1, len(curve.sizes)):
+                larger = {**sizes, curve.axis: curve.sizes[place]}
+                cost, gain = cost_of(larger), curve.losses[at] - curve.losses[place]
+                if cost <= limit and gain > 0:
+                    options.append((gain / max(cost - before, 1e-12 * abs(limit)), curve.axis, curve.sizes[place]))
+        if not options:
+            return sizes
+        _, axis, size = max(options)
+        sizes = {**sizes, axis: size}
 
 
 def check_budget(least: Mapping[str, int], cost_of: Callable[[Mapping[str, int]], float], budget: float) -> None:

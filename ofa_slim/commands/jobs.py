@@ -59,7 +59,7 @@ def compress(
 ) -> None:
     """Run a RECIPE: fine-tune, train the supernet, search, write every format, report.
 
-    RECIPE is a YAML file, or a data file (.csv, .tsv, .jsonl, .json, .parquet): then --model names the model, and
+    RECIPE is a YAML file, or a data file (.csv, .jsonl, .parquet, .conll, .txt, ...): then --model names the model, and
     the recipe is the one that `ofa-slim init` proposes. Or it is MODULE:FUNCTION, which makes an ofa_slim.OwnJob of any
     model; then --budget, --output_dir and --formats are the only options.
 
@@ -141,11 +141,13 @@ def init(file: Path, model: str, task: str | None, data: str | None, output: Pat
     if target.exists():
         raise click.UsageError(f"{target} is there already; name another file with --output")
     proposal = _proposal(file, {"model_name_or_path": model, "task": task, "data": data})
-    load_recipe(None, proposal.values)
+    from ofa_slim.job.estimate import duration_text
+
+    with quiet():
+        duration = duration_text(proposal.recipe)
     with atomic_file(target) as aside:
-        aside.write_text(proposal.text(), encoding="utf-8")
-    click.echo(f"wrote {target}; next:")
-    click.echo(f"  ofa-slim compress {target} --dry-run   # how long it will take")
+        aside.write_text(proposal.text(duration), encoding="utf-8")
+    click.echo(f"wrote {target}: {duration}; next:")
     click.echo(f"  ofa-slim compress {target}")
 
 

@@ -26,6 +26,17 @@ def plan_text(recipe: Recipe, stages: Sequence[str]) -> str:
 
     The data and the model are read, nothing is written.
     """
+    lines, duration = _planned(recipe, stages)
+    return "\n".join([*lines, "", duration])
+
+
+def duration_text(recipe: Recipe) -> str:
+    """The estimate of time and memory alone."""
+    return _planned(recipe, stages_of(recipe))[1]
+
+
+def _planned(recipe: Recipe, stages: Sequence[str]) -> tuple[list[str], str]:
+    """The plan without its last line, and this line."""
     run = Run(recipe)
     task, folder = run.task, run.folder
     train, search, dev = run.rows()
@@ -71,8 +82,7 @@ def plan_text(recipe: Recipe, stages: Sequence[str]) -> str:
         state = "done" if (folder / name / MARK).is_file() else "to do"
         lines.append(f"  {name:<11} {state if name in stages else state + ', not in --stages'}")
     duration = f"{seconds:.0f} seconds" if seconds < 90 else f"{seconds / 60:.0f} minutes"
-    lines += ["", f"about {duration} for the stages that train, score and search, and {memory / 1024:.1f} GiB"]
-    return "\n".join(lines)
+    return lines, f"about {duration} for the stages that train, score and search, and {memory / 1024:.1f} GiB"
 
 
 def _step_seconds(model: paddle.nn.Layer, examples: Examples, kind: TaskKind, batch_size: int) -> float:

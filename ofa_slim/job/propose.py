@@ -56,9 +56,10 @@ class Proposal:
         """The recipe, with the defaults of all other keys."""
         return load_recipe(None, self.values)
 
-    def text(self) -> str:
-        """The recipe as YAML, each value with its reason."""
+    def text(self, duration: str) -> str:
+        """The recipe as YAML, each value with its reason; first of all how long a run takes, in words."""
         lines = ["# A recipe of ofa-slim. Run it with: ofa-slim compress FILE", "# All keys: ofa-slim recipe"]
+        lines.append(f"# On the machine that wrote it: {duration}")
         for key, value in self.values.items():
             reason = self.reasons.get(key, Recipe.model_fields[key].description or "")
             lines += ["", *textwrap.wrap(reason, 110, initial_indent="# ", subsequent_indent="# ")]

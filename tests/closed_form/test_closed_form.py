@@ -1,6 +1,7 @@
 """What closed forms must always do: orders, repair and allocation on small problems and tiny models."""
 
 import copy
+import itertools
 
 import numpy as np
 import paddle
@@ -315,6 +316,37 @@ def test_costs_that_do_not_add_up_are_still_kept():
     assert cost_of(allocate(curves, cost_of, 2.5)) <= 2.5
     with pytest.raises(CalibrationError, match="more than the budget"):
         allocate(curves, cost_of, 0.5)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=SEEDS, power=st.sampled_from([0.3, 0.6, 1.5, 3.0]))
+def test_a_budget_is_used_up_where_costs_do_not_add_up(seed, power):
+    """As a block's latency, whose parts save little alone and much together, or the other way round."""
+    rng = np.random.default_rng(seed)
+    sizes = (1, 2, 4, 8)
+    prices = {name: int(rng.integers(1, 5)) for name in "abcd"}
+    curves = [Curve(name, sizes, (*np.sort(rng.random(3))[::-1].tolist(), 0.0)) for name in prices]
+
+    def cost_of(given):
+        pairs = (
+            given["a"] * prices["a"] + given["b"] * prices["b"],
+            given["c"] * prices["c"] + given["d"] * prices["d"],
+        )
+        return float(sum(pair**power for pair in pairs))
+
+    def loss_of(given):
+        return sum(curve.losses[curve.sizes.index(given[curve.axis])] for curve in curves)
+
+    whole, least = (cost_of(dict.fromkeys("abcd", size)) for size in (8, 1))
+    budget = least + float(rng.uniform(0.05, 0.95)) * (whole - least)
+    found = allocate(curves, cost_of, budget)
+    every = [dict(zip("abcd", chosen, strict=True)) for chosen in itertools.product(sizes, repeat=4)]
+    best = min(loss_of(one) for one in every if cost_of(one) <= budget)
+    assert cost_of(found) <= budget
+    assert loss_of(found) <= 1.5 * best + 0.1
+    for name in "abcd":
+        larger = [{**found, name: size} for size in sizes if size > found[name]]
+        assert all(cost_of(one) > budget for one in larger)
 
 
 def test_matrices_are_those_of_a_linear():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_a_recipe_fits_the_file_and_the_model(model: str, tmp_path: Path, capsys: Capture) -> None:
     file = write_csv(tmp_path / "my.csv", topic_rows(100))
     assert main(["init", str(file), "--model", model]) == 0
-    assert f"ofa-slim compress {tmp_path / 'my.yaml'}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"ofa-slim compress {tmp_path / 'my.yaml'}" in said
     text = (tmp_path / "my.yaml").read_text()
+    (duration,) = re.findall(r"about \d+ seconds for the stages that train, score and search, and \S+ GiB", said)
+    assert duration in text
     assert f"5 labels ({', '.join(TOPICS)})" in text
     recipe = load_recipe(str(tmp_path / "my.yaml"), {})
     assert recipe.task == "classification"
