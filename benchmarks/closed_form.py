@@ -2,7 +2,9 @@
 
 Calibration rows are drawn from the training rows, without labels; accuracy is that of the dev rows and of rows 8,001 to
 12,000. Columns: the fine-tuned model sliced in order of |parameter * gradient| (which needs labels), the same repaired,
-sliced in OBS order and repaired, and with sizes allocated at the same multiply-accumulates.
+sliced in OBS order and repaired, and with sizes allocated at the same multiply-accumulates. With --shares also sizes
+that are the same in every layer against allocated ones within the same share of the original's latency, by the table of
+times and as measured.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import argparse
 import copy
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,12 +23,14 @@ from sst2 import BATCH, add_options, missing, prepare, reordered, scores  # isor
 from ofa_slim.closed_form import (
     Calibration,
     allocate,
+    curve_sizes,
     measure_curves,
     reorder_by_obs,
     repair,
     statistics,
 )
 from ofa_slim.export.cut import export_subnet
+from ofa_slim.measure import LatencyTable, measure_latency
 from ofa_slim.measure.cost import CostModel
 from ofa_slim.supernet import Convert, supernet
 from ofa_slim.supernet.axis import WIDTH
@@ -36,6 +40,7 @@ from ofa_slim.supernet.subnet_config import SubnetConfig
 from ofa_slim.train.batches import LABELS, Batches, Examples
 
 SHAPES = [[1, 64], [1, 64]]
+TIMED = {"input_shapes": [[32, 64], [32, 64]], "input_dtypes": ["int64", "int64"]}
 
 
 class Clock:
@@ -75,7 +80,12 @@ def uniform(whole: Supernet, width: float) -> SubnetConfig:
 
 
 def one_seed(
-    model: nn.Layer, train: Examples, sets: Mapping[str, Examples], options: argparse.Namespace, seed: int
+    model: nn.Layer,
+    train: Examples,
+    sets: Mapping[str, Examples],
+    options: argparse.Namespace,
+    seed: int,
+    table: LatencyTable | None,
 ) -> dict[str, Any]:
     """Accuracy of every way and width, the sizes that were allocated, and what took how long."""
     clock, found, allocated = Clock(), {}, {}
@@ -109,7 +119,46 @@ def one_seed(
             config = by_obs.space.complete(allocate(curves, flops, flops(uniform(by_obs, width))))
         allocated[width] = dict(config)
         repaired(f"allocated {width}", config)
-    return {"seed": seed, "scores": found, "allocated": allocated, "seconds": clock.seconds}
+    at_latency = {}
+    if table is not None:
+
+        def time_of(sizes: Mapping[str, int]) -> float:
+            return table.predict(by_obs.space.complete(sizes))
+
+        whole = time_of(by_obs.space.largest())
+        for share in options.shares:
+            pair = {
+                "uniform": slowest_uniform(by_obs, time_of, share * whole),
+                "allocated": by_obs.space.complete(allocate(curves, time_of, share * whole)),
+            }
+            small = {name: export_subnet(by_obs, config) for name, config in pair.items()}
+            times = measure_latency({"original": model, **small}, **TIMED)
+            for one in small.values():
+                repair(one, model, calibration)
+            at_latency[share] = {
+                name: {
+                    "scores": scores(one, sets),
+                    "predicted": time_of(pair[name]) / whole,
+                    "measured": times[name].median / times["original"].median,
+                    "config": dict(pair[name]),
+                }
+                for name, one in small.items()
+            }
+            print(seed, share, at_latency[share], flush=True)
+    return {"seed": seed, "scores": found, "allocated": allocated, "at latency": at_latency, "seconds": clock.seconds}
+
+
+def latency_table(model: nn.Layer) -> LatencyTable:
+    """The times of the blocks at the sizes that allocation chooses from."""
+    whole = as_supernet(model)
+    sizes = {axis.name: curve_sizes(axis.size) for axis in whole.space.axes if axis.task == WIDTH}
+    return LatencyTable.build(whole, **TIMED, choices=sizes)
+
+
+def slowest_uniform(whole: Supernet, time_of: Callable[[Mapping[str, int]], float], most: float) -> SubnetConfig:
+    """The slowest within a time of those that keep the same share of heads and neurons in every layer."""
+    shares = [uniform(whole, step / 100) for step in range(5, 101)]
+    return max((config for config in shares if time_of(config) <= most), key=time_of)
 
 
 def by_importance(
@@ -132,9 +181,10 @@ def by_importance(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add_options(parser)
-    parser.add_argument("--widths", type=float, nargs="+", default=[0.75, 0.5, 0.35, 0.25])
+    parser.add_argument("--widths", type=float, nargs="*", default=[0.75, 0.5, 0.35, 0.25])
     parser.add_argument("--rows", type=int, default=2048, help="of the calibration")
     parser.add_argument("--curve_rows", type=int, default=256, help="of them, for the curves of the allocation")
+    parser.add_argument("--shares", type=float, nargs="*", default=[0.75, 0.5, 0.35, 0.25], help="of the latency")
     options = parser.parse_args()
     if reason := missing(options):
         print(f"closed_form: {reason}")
@@ -142,7 +192,8 @@ def main() -> None:
     model, train, sets = prepare(options)
     original = scores(model, sets)
     print("original", original, flush=True)
-    runs = [one_seed(model, train, sets, options, seed) for seed in options.seeds]
+    table = latency_table(model) if options.shares else None
+    runs = [one_seed(model, train, sets, options, seed, table) for seed in options.seeds]
     order = by_importance(model, train, sets, options) if options.importance_batches else {}
     print(json.dumps({"benchmark": "closed_form", "original": original, "runs": runs, "importance": order}))
 
