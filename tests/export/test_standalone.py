@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from ofa_slim.errors import ExportError
 from ofa_slim.export.fast_tokenizer import fast_tokenizer
 from ofa_slim.export.formats import predict, write_formats
 from ofa_slim.export.formats.pipeline import TextTask
-from ofa_slim.export.formats.predict import Encoder, TextModel
+from ofa_slim.export.formats.predict import Encoder, TextModel, pairs_of
 from small_tokenizers import CHINESE, ENGLISH, STRANGE, TEXTS, byte_pairs, word_pieces
 
 ODD = [
@@ -62,7 +63,7 @@ def test_the_fast_tokenizer_gives_the_ids_of_paddlenlps(name: str, tmp_path: Pat
     fast.no_padding()
     for pairs in (False, True):
         for longest in (8, 13, 400):
-            rows = Encoder(fast, {"form": "classification", "pairs": pairs, "max_length": longest})
+            rows = Encoder(fast, {"form": "classification", "pairs": pairs, "max_length": longest}, 0)
             for number, text in enumerate(ODD):
                 second = ODD[-number - 1] if pairs else None
                 expected = dict(encode(tokenizer, text, second, longest))
@@ -156,7 +157,7 @@ def test_an_answer_is_the_likeliest_span_of_all_parts_of_a_context(tmp_path: Pat
         return [starts, ends]
 
     card = {"inputs": {"input_ids": "int64"}, "task": task}
-    model = TextModel(run, card, Encoder(tokenizer, task), 0)
+    model = TextModel(run, card, Encoder(tokenizer, task, 0), 0)
     (found,) = model([("the plot", context)])
     assert found["answer"] == "boring plot"
     assert context[found["start"] :].startswith("boring plot")
@@ -183,3 +184,43 @@ def test_a_task_without_a_tokenizer_is_a_model_of_arrays(tmp_path: Path) -> None
     command = [sys.executable, "-I", "-W", "ignore", str(tmp_path / "out" / "inference" / "predict.py")]
     subprocess.run([*command, str(tmp_path / "in.npz"), str(tmp_path / "out.npz")], check=True, capture_output=True)
     assert np.load(tmp_path / "out.npz")["arr_0"].shape == (64, 3)
+
+
+@pytest.mark.parametrize(
+    ("starts", "ends", "pairs"),
+    [
+        ("101000", "010010", [(0, 1), (2, 4)]),
+        ("110000", "000100", [(1, 3)]),  # the last start before the end
+        ("100000", "011000", [(0, 1)]),  # one end for each start
+        ("000100", "010000", []),
+        ("010000", "010000", [(1, 1)]),
+    ],
+)
+def test_spans_are_paired_as_paddlenlp_does(starts: str, ends: str, pairs: list[tuple[int, int]]) -> None:
+    from paddlenlp.utils.tools import get_span
+
+    flags = [np.array([sign == "1" for sign in line]) for line in (starts, ends)]
+    assert pairs_of(*flags) == pairs
+    assert set(pairs) == set(get_span(*(list(np.flatnonzero(one)) for one in flags)))
+
+
+def test_of_a_long_text_the_last_tokens_say_what_follows(tmp_path: Path) -> None:
+    fast = fast_tokenizer(byte_pairs(tmp_path, "GPTTokenizer"))
+    fast.no_padding()
+    size, seen = fast.get_vocab_size(), []
+
+    def run(inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        ids = inputs["input_ids"]
+        seen.append(ids.shape[1])
+        return [np.log(0.5 * np.eye(size)[(ids + 1) % size] + 0.5 / size)]  # the next id is the likeliest
+
+    task = {"form": "next", "labels": [], "pairs": False, "max_length": 6}
+    model = TextModel(run, {"inputs": {"input_ids": "int64"}, "task": task}, Encoder(fast, task, 1), 1)
+    texts = ["a fine film and the plot " * 20, "plot", ""]
+    for text, answer in zip(texts, model(texts), strict=True):
+        ids = fast.encode(text).ids[-6:] or [1]
+        chances = [0.5 * (other == (one + 1) % size) + 0.5 / size for one, other in pairwise(ids)]
+        assert answer["next"] == fast.decode([(ids[-1] + 1) % size])
+        assert answer["score"] == pytest.approx(0.5 + 0.5 / size)
+        assert answer["perplexity"] == pytest.approx(np.exp(-np.mean(np.log(chances))) if chances else 1.0)
+    assert max(seen) == 6
