@@ -25,13 +25,31 @@ def predictions(folder: Path, texts: list[str], capsys: Capture) -> list[dict[st
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
+def proposed(file: Path, model: Path, *more: str) -> dict[str, Any]:
+    """The recipe that `init` writes, without running it: its sizes are for files that are not as small."""
+    recipe = file.with_name("init.yaml")
+    assert main(["init", str(file), "--model", str(model), "--output", str(recipe), *more]) == 0
+    found: dict[str, Any] = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    return found
+
+
+def picked(out: Path, text: str, capsys: Capture) -> dict[str, Any]:
+    """What another choice of a finished run answers, in ONNX; the proof has run its `predict.py` in a process."""
+    assert main(["pick", str(out), "--budget", "params_ratio=0.9", "--formats", "onnx"]) == 0
+    folder = out / "picks" / "params_ratio-0.9" / "onnx"
+    assert (folder / "predict.py").is_file()
+    return predictions(folder, [text], capsys)[0]
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory, forked_models: None) -> Path:
     """The folder of a recipe on a CSV of five labels with an ERNIE, which ran to its end."""
     pytest.importorskip("onnxruntime")
     folder = tmp_path_factory.mktemp("topics")
-    data = {"train": str(write_csv(folder / "my.csv", topic_rows(), "utf-8-sig")), "text": "body", "label": "topic"}
-    recipe = recipe_file(folder, model_folder(folder / "model"), "classification", {**data, "dev_share": 0.2})
+    file, model = write_csv(folder / "my.csv", topic_rows(), "utf-8-sig"), model_folder(folder / "model")
+    found = proposed(file, model)
+    assert found["task"] == "classification"
+    recipe = recipe_file(folder, model, "classification", {**found["data"], "dev_share": 0.2})
     assert main(["compress", str(recipe)]) == 0
     return folder
 
@@ -139,7 +157,9 @@ def test_entities_from_conll_with_an_electra(tmp_path: Path, capsys: Capture) ->
         lines += [f"{word} x {tag}" for word, tag in words[: rng.integers(3, 6)]] + [""]
     (tmp_path / "my.conll").write_text("\n".join(lines), encoding="utf-8")
     model = model_folder(tmp_path / "model", "Electra", ["anna", "bert", "paris", "rome"])
-    recipe = recipe_file(tmp_path, model, "tokens", {"train": str(tmp_path / "my.conll"), "dev_share": 0.2})
+    found = proposed(tmp_path / "my.conll", model)
+    assert found["task"] == "tokens"
+    recipe = recipe_file(tmp_path, model, "tokens", {**found["data"], "dev_share": 0.2})
     assert main(["compress", str(recipe)]) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["metrics"] == ["f1", "precision", "recall", "accuracy"]
@@ -149,6 +169,7 @@ def test_entities_from_conll_with_an_electra(tmp_path: Path, capsys: Capture) ->
         (answer,) = predictions(folder / form, ["bert the rome please"], capsys)
         assert answer["tokens"] == ["bert", "the", "rome", "please"]
         assert answer["tags"] == ["B-PER", "O", "B-LOC", "O"]
+    assert len(picked(tmp_path / "out", "bert the rome please", capsys)["tags"]) == 4
 
 
 def squad(count: int = 160) -> dict[str, Any]:
@@ -174,17 +195,14 @@ def test_answers_from_squads_file_with_an_electra(tmp_path: Path, capsys: Captur
     file.write_text(json.dumps(squad(), indent=1), encoding="utf-8")
     words = ["anna", "bert", "paris", "rome", "who", "where", "why"]
     model = model_folder(tmp_path / "model", "Electra", words)
-    assert main(["init", str(file), "--model", str(model), "--output", str(tmp_path / "init.yaml")]) == 0
-    proposed = yaml.safe_load((tmp_path / "init.yaml").read_text())
-    assert proposed["task"] == "question_answering"
-    recipe = recipe_file(tmp_path, model, "question_answering", {**proposed["data"], "dev_share": 0.2}, epochs=12)
+    found = proposed(file, model)
+    assert found["task"] == "question_answering"
+    recipe = recipe_file(tmp_path, model, "question_answering", {**found["data"], "dev_share": 0.2}, epochs=12)
     assert main(["compress", str(recipe)]) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["metrics"] == ["f1", "exact"]
     assert report["original"]["scores"]["dev"]["f1"] > 0.9
-    assert main(["pick", str(tmp_path / "out"), "--budget", "params_ratio=0.9", "--formats", "onnx"]) == 0
-    chosen = tmp_path / "out" / "picks" / "params_ratio-0.9" / "onnx"
-    assert "answer" in predictions(chosen, ["who\tbert the rome"], capsys)[0]
+    assert "answer" in picked(tmp_path / "out", "who\tbert the rome", capsys)
     context = "please today " * 9 + "bert the rome"  # longer than a row
     for form in ("plain", "onnx"):
         folder = tmp_path / "out" / "formats" / "original" / form
@@ -203,9 +221,10 @@ def test_chinese_texts_with_several_labels_each(tmp_path: Path, capsys: Capture)
         labels = [label for label in signs if rng.random() < 0.5]
         text = "".join(rng.permutation([signs[label] for label in labels] + list(rng.choice(list("我的你好"), 4))))
         rows.append({"文本": text, "标签": labels})
-    data = {"train": str(write_lines(tmp_path / "数据.jsonl", rows)), "text": "文本", "label": "标签", "dev_share": 0.2}
     model = model_folder(tmp_path / "model", "Ernie", [*signs.values(), *"我的你好"])
-    recipe = recipe_file(tmp_path, model, "multi_label", data, epochs=12)
+    found = proposed(write_lines(tmp_path / "数据.jsonl", rows), model, "--data", "text=文本,label=标签")
+    assert found["task"] == "multi_label"
+    recipe = recipe_file(tmp_path, model, "multi_label", {**found["data"], "dev_share": 0.2}, epochs=12)
     assert main(["compress", str(recipe)]) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["metrics"] == ["micro_f1", "macro_f1", "accuracy"]
@@ -214,6 +233,7 @@ def test_chinese_texts_with_several_labels_each(tmp_path: Path, capsys: Capture)
         (answer,) = predictions(tmp_path / "out" / "formats" / "original" / form, ["我退的登你"], capsys)
         assert set(answer["labels"]) == {"退款", "登录"}
         assert set(answer["scores"]) == set(signs)
+    assert set(picked(tmp_path / "out", "我退的", capsys)["scores"]) == set(signs)
 
 
 def uie_rows(count: int = 160) -> list[dict[str, Any]]:
@@ -241,10 +261,9 @@ def test_spans_from_uies_rows_with_an_ernie(tmp_path: Path, capsys: Capture) -> 
     pytest.importorskip("onnxruntime")
     file = write_lines(tmp_path / "uie.jsonl", uie_rows())
     model = model_folder(tmp_path / "model", "Ernie", ["anna", "bert", "paris", "rome", "name", "city"])
-    assert main(["init", str(file), "--model", str(model), "--output", str(tmp_path / "init.yaml")]) == 0
-    proposed = yaml.safe_load((tmp_path / "init.yaml").read_text())
-    assert proposed["task"] == "spans"
-    recipe = recipe_file(tmp_path, model, "spans", {**proposed["data"], "dev_share": 0.2}, epochs=12)
+    found = proposed(file, model)
+    assert found["task"] == "spans"
+    recipe = recipe_file(tmp_path, model, "spans", {**found["data"], "dev_share": 0.2}, epochs=12)
     assert main(["compress", str(recipe)]) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["metrics"] == ["f1", "precision", "recall"]
@@ -254,9 +273,10 @@ def test_spans_from_uies_rows_with_an_ernie(tmp_path: Path, capsys: Capture) -> 
         folder = tmp_path / "out" / "formats" / "original" / form
         answers = predictions(folder, [f"{row['prompt']}\t{row['content']}" for row in long], capsys)
         wanted = [[(one["text"], one["start"], one["end"]) for one in row["result_list"]] for row in long]
-        found = [[(one["text"], one["start"], one["end"]) for one in answer["spans"]] for answer in answers]
-        right = sum(len(set(one) & set(other)) for one, other in zip(wanted, found, strict=True))
-        assert right > 0.9 * max(sum(map(len, wanted)), sum(map(len, found)))
+        said = [[(one["text"], one["start"], one["end"]) for one in answer["spans"]] for answer in answers]
+        right = sum(len(set(one) & set(other)) for one, other in zip(wanted, said, strict=True))
+        assert right > 0.9 * max(sum(map(len, wanted)), sum(map(len, said)))
+    assert "spans" in picked(tmp_path / "out", "name\tanna the rome", capsys)
 
 
 def test_the_next_token_from_a_text_file_with_a_gpt(tmp_path: Path, capsys: Capture) -> None:
@@ -265,10 +285,9 @@ def test_the_next_token_from_a_text_file_with_a_gpt(tmp_path: Path, capsys: Capt
     lines = [f"the {rng.choice(['fine', 'long'])} film and the plot" for _ in range(160)]
     (tmp_path / "my.txt").write_text("\n".join(lines), encoding="utf-8")
     model = model_folder(tmp_path / "model", "GPT")
-    assert main(["init", str(tmp_path / "my.txt"), "--model", str(model), "--output", str(tmp_path / "init.yaml")]) == 0
-    proposed = yaml.safe_load((tmp_path / "init.yaml").read_text())
-    assert proposed["task"] == "language_modelling"
-    recipe = recipe_file(tmp_path, model, "language_modelling", {**proposed["data"], "dev_share": 0.2}, epochs=12)
+    found = proposed(tmp_path / "my.txt", model)
+    assert found["task"] == "language_modelling"
+    recipe = recipe_file(tmp_path, model, "language_modelling", {**found["data"], "dev_share": 0.2}, epochs=12)
     assert main(["compress", str(recipe)]) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["metrics"] == ["accuracy", "perplexity"]
@@ -282,6 +301,7 @@ def test_the_next_token_from_a_text_file_with_a_gpt(tmp_path: Path, capsys: Capt
         assert likely["score"] > 0.5
         assert likely["perplexity"] < unlikely["perplexity"]
         assert set(nothing) == {"next", "score", "perplexity"}
+    assert "next" in picked(tmp_path / "out", "the fine film", capsys)
 
 
 @pytest.mark.parametrize("name", ["Roberta", "Electra", "DistilBert", "MPNet", "ErnieM", "RoFormer", "Albert"])
