@@ -75,6 +75,9 @@ bench: $(STAMP) ## run the benchmarks; those on SST-2 only where its files are
 	$(PY) benchmarks/vision_models.py
 	OMP_NUM_THREADS=1 $(PY) examples/cnn_digits.py --output_dir runs/digits
 	$(PY) benchmarks/time_to_accuracy.py --paddleslim
+	$(PY) benchmarks/closed_form.py
+	$(PY) benchmarks/closed_form_start.py
+	OMP_NUM_THREADS=1 $(PY) benchmarks/closed_form_digits.py
 	$(PY) benchmarks/search.py
 	OMP_NUM_THREADS=1 $(PY) benchmarks/optimisers.py
 	OMP_NUM_THREADS=1 $(PY) benchmarks/embeddings.py
