@@ -89,7 +89,8 @@ def proposed(file: Path, model: str, given: Mapping[str, Any] | None = None) -> 
     task = own_task(kind, DataKeys.model_validate(data))
     rows, dev = task.read(file.parent)
     tokenizer = load_tokenizer(model)
-    lengths = tokenise(tokenizer, rows.limited(SAMPLED_ROWS), 1 << 20, ("input_ids",), task.form).lengths
+    form = "classification" if task.form == "next" else task.form  # the length of each text, not of all together
+    lengths = tokenise(tokenizer, rows.limited(SAMPLED_ROWS), 1 << 20, ("input_ids",), form).lengths
     config = _config(model)
     length = int(np.quantile(lengths, LENGTH_QUANTILE))
     fitting = min(max(STEP, -(-length // STEP) * STEP), positions(config))

@@ -13,7 +13,7 @@ from ofa_slim.export.fast_tokenizer import fast_tokenizer
 from ofa_slim.export.formats.predict import question_rows
 from ofa_slim.job.task import Rows
 from ofa_slim.tasks import IGNORED
-from ofa_slim.train.batches import Examples
+from ofa_slim.train.batches import Examples, apart
 
 INPUTS = ("input_ids", "token_type_ids")
 
@@ -107,10 +107,7 @@ def _marked(tokenizer: Any, rows: Rows, max_length: int, inputs: Sequence[str]) 
             if tokens := _tokens_of(part, begin, end):
                 mark[tokens[0], 0] = mark[tokens[1], 1] = 1
         marks.append(mark)
-    labels = np.empty(len(marks), dtype=object)
-    for row, mark in enumerate(marks):
-        labels[row] = mark
-    return Examples(arrays, labels, {"input_ids": padding_of(tokenizer)})
+    return Examples(arrays, apart(marks), {"input_ids": padding_of(tokenizer)})
 
 
 def _parts(
@@ -144,10 +141,7 @@ def _continuous(tokenizer: Any, rows: Rows, max_length: int) -> Examples:
     pieces = [np.array(ids[start : start + max_length], dtype=np.int64) for start in range(0, len(ids), max_length)]
     if len(pieces) > 1 and len(pieces[-1]) == 1:
         pieces.pop()  # nothing follows its only token
-    labels = np.empty(len(pieces), dtype=object)
-    for row, piece in enumerate(pieces):
-        labels[row] = piece
-    return Examples({"input_ids": pieces}, labels, {"input_ids": padding_of(tokenizer)})
+    return Examples({"input_ids": pieces}, apart(pieces), {"input_ids": padding_of(tokenizer)})
 
 
 def token_counts(examples: Examples, vocabulary: int) -> np.ndarray:

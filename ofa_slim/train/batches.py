@@ -102,6 +102,14 @@ class Batches:
         return {**batch, LABELS: paddle.to_tensor(labels)}
 
 
+def apart(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Arrays of several shapes as an array of them."""
+    found = np.empty(len(rows), dtype=object)
+    for number, row in enumerate(rows):
+        found[number] = row
+    return found
+
+
 def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
     """Arrays of rows one after the other; where their lengths differ, the shorter ones are filled with `IGNORED`."""
     if parts[0].ndim < 2:

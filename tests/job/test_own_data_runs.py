@@ -287,6 +287,7 @@ def test_the_next_token_from_a_text_file_with_a_gpt(tmp_path: Path, capsys: Capt
     model = model_folder(tmp_path / "model", "GPT")
     found = proposed(tmp_path / "my.txt", model)
     assert found["task"] == "language_modelling"
+    assert found["max_length"] <= 16  # of one line, not of all of them
     recipe = recipe_file(tmp_path, model, "language_modelling", {**found["data"], "dev_share": 0.2}, epochs=12)
     assert main(["compress", str(recipe)]) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())

@@ -114,11 +114,7 @@ def answers(table: Table, column: str, contexts: Sequence[str]) -> np.ndarray:
             return -1, -1
         if not isinstance(text, str) or not (start is None or type(start) is int):
             raise ValueError(f"{first!r} is not an answer")
-        if start is None:
-            start = context.find(text)
-        if start < 0 or context[start : start + len(text)] != text:
-            raise ValueError(f"the answer {text!r} is not in its context at its place")
-        return start, start + len(text)
+        return _place_in(context, text, start, "answer")
 
     return np.array(_each(table, column, "answers", place), dtype=np.int64)
 
@@ -135,11 +131,7 @@ def spans(table: Table, column: str, contexts: Sequence[str]) -> list[np.ndarray
         text, start = (one.get("text"), one.get("start")) if isinstance(one, dict) else (one, None)
         if not isinstance(text, str) or not text or not (start is None or type(start) is int):
             raise ValueError(f"{one!r} is not a span")
-        if start is None:
-            start = context.find(text)
-        if start < 0 or context[start : start + len(text)] != text:
-            raise ValueError(f"the span {text!r} is not in its context at its place")
-        return start, start + len(text)
+        return _place_in(context, text, start, "span")
 
     def places(cell: Any) -> np.ndarray:
         context = next(given)
@@ -150,6 +142,15 @@ def spans(table: Table, column: str, contexts: Sequence[str]) -> list[np.ndarray
         return np.array([place(context, one) for one in cell], dtype=np.int64).reshape(-1, 2)
 
     return _each(table, column, "answers", places)
+
+
+def _place_in(context: str, text: str, start: int | None, what: str) -> tuple[int, int]:
+    """Where a text begins and ends in its context; by default its first place."""
+    if start is None:
+        start = context.find(text)
+    if start < 0 or context[start : start + len(text)] != text:
+        raise ValueError(f"the {what} {text!r} is not in its context at its place")
+    return start, start + len(text)
 
 
 def classes(table: Table, column: str, found: Sequence[Sequence[str]], known: Sequence[str]) -> list[np.ndarray]:

@@ -16,6 +16,7 @@ from ofa_slim.job.data.tables import Table, read_table
 from ofa_slim.job.task import Rows, Task
 from ofa_slim.search import stratified
 from ofa_slim.tasks.token_classification import is_entity
+from ofa_slim.train.batches import apart
 
 METRICS = {
     "classification": ("accuracy", "macro_f1"),
@@ -129,7 +130,7 @@ class _Reader:
         if self.name == "question_answering":
             return cells.answers(table, self.asked[2], self.texts(table)[1])
         if self.name == "spans":
-            return _apart(cells.spans(table, self.asked[2], self.texts(table)[1]))
+            return apart(cells.spans(table, self.asked[2], self.texts(table)[1]))
         if self.name == "language_modelling":
             return np.zeros(len(table), dtype=np.int64)
         if self.name == "tokens":
@@ -153,7 +154,7 @@ class _Reader:
         for row, (one, other) in enumerate(zip(tokens, tags, strict=True)):
             if len(one) != len(other):
                 raise DataError(f"{table.place(row, self.keys.tags)}: {len(other)} tags for {len(one)} tokens")
-        return _apart(cells.classes(table, self.keys.tags, tags, labels))
+        return apart(cells.classes(table, self.keys.tags, tags, labels))
 
     def _label_sets(self, table: Table) -> list[list[str]]:
         if self.name == "tokens":
@@ -173,14 +174,6 @@ def _split(rows: Rows, share: float, file: str) -> tuple[Rows, Rows]:
         raise DataError(f"{file}: {len(rows)} rows, of which data.dev_share ({share:g}) leaves {count} to score on")
     chosen = several[stratified(groups[several], count)]
     return rows.taken(np.setdiff1d(np.arange(len(rows)), chosen)), rows.taken(chosen)
-
-
-def _apart(rows: Sequence[np.ndarray]) -> np.ndarray:
-    """Arrays of several shapes as an array of them."""
-    found = np.empty(len(rows), dtype=object)
-    for number, row in enumerate(rows):
-        found[number] = row
-    return found
 
 
 def strata(labels: np.ndarray) -> np.ndarray:
