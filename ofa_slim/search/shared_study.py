@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -130,17 +131,23 @@ class SharedStudy:
             attrs = attributes(proposal, numbers, *describe(proposal.config))
             self.study.enqueue_trial({}, user_attrs=attrs)
         trial = self.study.ask(dict(self._choices.distributions))
-        trial.set_user_attr(_TAKEN, time.time())
-        trial.set_user_attr(_WORKER, self._me)
+        try:
+            trial.set_user_attr(_TAKEN, time.time())
+            trial.set_user_attr(_WORKER, self._me)
+        except UpdateFinishedTrialError:  # this process stood still for so long that another put the point back
+            return None, True
         if not self._superfluous(trial):
             return trial, True
-        self.study.tell(trial, state=TrialState.FAIL)
+        self._fail(trial.number)
         return None, True
 
     def put(self, trial: Trial, score: float, cost: float, metrics: Mapping[str, float]) -> None:
-        """Writes down what a sub-network scored."""
-        trial.set_user_attr("metrics", dict(metrics))
-        self.study.tell(trial, (score, cost))
+        """Writes down what a sub-network scored, unless it was put back meanwhile for another process to score."""
+        try:
+            trial.set_user_attr("metrics", dict(metrics))
+            self.study.tell(trial, (score, cost), skip_if_finished=True)
+        except UpdateFinishedTrialError:
+            logger.info("point %d was given to another process, which scores it; this score is left out", trial.number)
 
     def give_back(self, trial: Trial) -> None:
         """Puts a sub-network back that was taken and not scored; it is the next to be taken."""
@@ -150,10 +157,19 @@ class SharedStudy:
         return self.study.get_trials(deepcopy=False)
 
     def _again(self, number: int, attrs: dict[str, Any]) -> None:
-        self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+        if not self._fail(number):
+            return
         for name in (_WORKER, _TAKEN):
             attrs.pop(name, None)
         self.study.enqueue_trial({}, user_attrs=attrs)
+
+    def _fail(self, number: int) -> bool:
+        """Marks a point as failed; False where another process ended it at the same moment."""
+        try:
+            self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+        except UpdateFinishedTrialError:
+            return False
+        return True
 
     def _superfluous(self, trial: Trial) -> bool:
         """Whether an earlier trial has the same config, or there are enough earlier ones."""
@@ -169,7 +185,7 @@ class SharedStudy:
                     logger.info("point %d is scored again: the process that took it is gone", trial.number)
                     self._again(trial.number, dict(trial.user_attrs))
                 else:
-                    self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+                    self._fail(trial.number)
 
     def _abandoned(self, trial: FrozenTrial) -> bool:
         """Whether the process that took a point is gone."""
