@@ -27,6 +27,7 @@ from ofa_slim.integrations.paddlenlp import load_sequence_classifier  # noqa: E4
 from ofa_slim.job.glue import TASKS, Rows  # noqa: E402
 from ofa_slim.job.stage_folders import check_mark, new_folder  # noqa: E402
 from ofa_slim.job.tokenised import tokenise  # noqa: E402
+from ofa_slim.tasks.task_kind import TaskKind  # noqa: E402
 from ofa_slim.train.batches import Batches, Examples  # noqa: E402
 from ofa_slim.train.builders import Strategy, Teaching, elastic_blocks  # noqa: E402
 from ofa_slim.train.fitting import evaluate, finetune, train_supernet  # noqa: E402
@@ -85,11 +86,11 @@ def read(data_dir: Path, tokenizer: object) -> tuple[Examples, dict[str, Example
     }
 
 
-def checkpoint(model: nn.Layer, train: Examples, folder: Path) -> nn.Layer:
+def checkpoint(model: nn.Layer, train: Examples, folder: Path, kind: TaskKind = TASK.kind) -> nn.Layer:
     """The fine-tuned model, trained once and kept in `folder`."""
     if not folder.is_dir():
         paddle.seed(0)
-        finetune(model, train, TASK.kind, Schedule(3, BATCH, 5e-5), np.random.default_rng(0))
+        finetune(model, train, kind, Schedule(3, BATCH, 5e-5), np.random.default_rng(0))
         save_subnet(model, folder)
     return load_subnet(folder)
 

@@ -21,6 +21,7 @@ from ofa_slim.closed_form.obs import Removal, kept_rows, matrix_without
 from ofa_slim.closed_form.order import Statistics
 from ofa_slim.closed_form.sub_layers import BlockRunner, Stream, SubLayer
 from ofa_slim.errors import CalibrationError
+from ofa_slim.supernet.axis import Axis
 from ofa_slim.supernet.families import layer_at
 from ofa_slim.supernet.handle import full_size
 
@@ -31,9 +32,15 @@ _BUCKETS = 4000
 _TRIES = 25
 
 
-def curve_sizes(size: int) -> tuple[int, ...]:
-    """The sizes at which the curve of an axis of some full size is measured, ascending."""
-    return tuple(sorted({max(1, round(share * size)) for share in SHARES}))
+def curve_sizes(axis: Axis, omit: bool = False) -> tuple[int, ...]:
+    """The sizes at which the curve of an axis is measured, ascending.
+
+    Args:
+        axis: at full size.
+        omit: whether 0 is among them, where the axis can have it.
+    """
+    sizes = {max(1, round(share * axis.size)) for share in SHARES}
+    return tuple(sorted(sizes | ({axis.least} if omit else set())))
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,7 @@ def measure_curves(
     removals: Mapping[str, Removal],
     ridge: float = RIDGE,
     by: Divergence = divergence,
+    omit: bool = False,
 ) -> list[Curve]:
     """Cuts one axis at a time to each of some sizes, the other units making up for it, and runs the rest of the model.
 
@@ -68,6 +76,7 @@ def measure_curves(
         removals: by axis.
         ridge: as in `Statistics.removals`.
         by: how two outputs are compared.
+        omit: whether whole sub-layers may be left out.
 
     Returns: a curve for every axis, bottom up.
     """
@@ -84,7 +93,7 @@ def measure_curves(
                     runner.run(batch, stream, at, start)[1] for batch, stream in zip(calibration, streams, strict=True)
                 ]
                 at = start
-            sizes = curve_sizes(axis.size)
+            sizes = curve_sizes(axis, omit)
             losses = []
             for size in sizes[:-1]:
                 with _cut(model, parts, found, removals[axis.name], size, ridge):

@@ -7,17 +7,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import paddle
 from paddle import nn
 
 from ofa_slim.closed_form.calibration import Calibration
 from ofa_slim.closed_form.divergence import Divergence, divergence, mean_divergence, outputs_of
 from ofa_slim.closed_form.moments import RIDGE, Moments
-from ofa_slim.closed_form.sub_layers import BlockRunner, Stream, SubLayer, residual_sums, sub_layers
+from ofa_slim.closed_form.sub_layers import BlockRunner, Stream, Writer, residual_sums, writers
 from ofa_slim.errors import CalibrationError
 from ofa_slim.supernet.families import find_stacks, layer_at
 from ofa_slim.supernet.handle import full_size
-from ofa_slim.supernet.layers.stack import kept_layers
+from ofa_slim.supernet.layers import BiasOnly, kept_layers
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,8 @@ class SubLayerError:
     """The error of the residual stream right after a sub-layer, per row of the stream.
 
     Attributes:
-        matrix: path of the output matrix that was fitted, in the smaller model.
+        matrix: path of the output matrix that was fitted, in the smaller model; of a sub-layer that is left out, of the
+            bias that remains.
         before, after: mean squared error, summed over channels, on the calibration rows.
     """
 
@@ -119,7 +121,7 @@ def repair_if_better(
     fitted = calibration.without(judge)
     with full_size(original):
         wanted = outputs_of(original, judge)
-    weights = [(parameter, parameter.clone()) for part in sub_layers(model) for parameter in _parameters(model, part)]
+    weights = [(parameter, parameter.clone()) for part in writers(model) for parameter in _parameters(model, part)]
     before = mean_divergence(wanted, outputs_of(model, judge), judge, by)
     errors = repair(model, original, fitted, ridge=ridge)
     after = mean_divergence(wanted, outputs_of(model, judge), judge, by)
@@ -132,9 +134,9 @@ def repair_if_better(
     return Repair(before, after, kept, tuple(errors))
 
 
-def _parameters(model: nn.Layer, part: SubLayer) -> list[paddle.Tensor]:
-    matrix = layer_at(model, part.matrix)
-    return [matrix.weight] if matrix.bias is None else [matrix.weight, matrix.bias]
+def _parameters(model: nn.Layer, part: Writer) -> list[paddle.Tensor]:
+    layer = layer_at(model, part.layer)
+    return [parameter for parameter in (getattr(layer, "weight", None), layer.bias) if parameter is not None]
 
 
 class _Fit:
@@ -144,12 +146,12 @@ class _Fit:
         self.calibration, self.ridge = calibration, ridge
         batch = calibration.batches[0]
         self.small, self.large = BlockRunner(model, batch), BlockRunner(original, batch)
-        self.parts = sub_layers(model)
+        self.parts = writers(model)
         twins = _twins(model, original)
-        self.large_parts = {part.matrix: part for part in sub_layers(original)}
-        self.twin = {part.matrix: f"{twins[part.block]}{part.matrix[len(part.block) :]}" for part in self.parts}
-        sums = residual_sums(self.large, batch, [self.large_parts[path] for path in self.twin.values()])
-        self.sums = {part.matrix: sums[self.twin[part.matrix]] for part in self.parts}
+        large = {(part.block, part.matrix): part for part in writers(original)}
+        self.twin = {part.layer: large[twins[part.block], part.matrix] for part in self.parts}
+        sums = residual_sums(self.large, batch, list(self.twin.values()))
+        self.sums = {path: sums[twin.layer] for path, twin in self.twin.items()}
         self.twin_block = twins
 
     def run(self) -> list[SubLayerError]:
@@ -161,7 +163,7 @@ class _Fit:
             parts = [part for part in self.parts if part.block == block]
             twin = self.twin_block[block]
             end = len(self.large.calls) - self.large.calls[::-1].index(twin)
-            wanted = list(dict.fromkeys(self.sums[part.matrix] for part in parts))
+            wanted = list(dict.fromkeys(self.sums[part.layer] for part in parts))
             targets = []
             for number, batch in enumerate(self.calibration):
                 _, after, seen = self.large.run(batch, streams[number][1], at_large, end, wanted)
@@ -176,13 +178,14 @@ class _Fit:
         return errors
 
     def _fit(
-        self, part: SubLayer, targets: list[Any], streams: list[tuple[Stream, Stream]], start: int, stop: int
+        self, part: Writer, targets: list[Any], streams: list[tuple[Stream, Stream]], start: int, stop: int
     ) -> SubLayerError:
-        matrix = layer_at(self.small.model, part.matrix)
-        moments = Moments(*matrix.weight.shape)
-        place, side = self.sums[part.matrix]
+        layer = layer_at(self.small.model, part.layer)
+        gone = isinstance(layer, BiasOnly)
+        moments = Moments(1, layer.bias.shape[0]) if gone else Moments(*layer.weight.shape)
+        place, side = self.sums[part.layer]
         own = f"{part.block}{place[len(self.twin_block[part.block]) :]}", side
-        entering = (part.matrix, "input")
+        entering = (part.layer, "input")
         for batch, target, (stream, _) in zip(self.calibration, targets, streams, strict=True):
             _, _, seen = self.small.run(batch, stream, start, stop, [entering, own], own)
             for inputs, got, wanted in zip(seen[entering], seen[own], target[place, side], strict=True):
@@ -191,17 +194,22 @@ class _Fit:
                         f"{part.block}: the residual stream has {got.shape[-1]} channels, the original's "
                         f"{wanted.shape[-1]}"
                     )
-                moments.add(batch.flat(inputs), batch.flat(wanted - got))
+                errors = batch.flat(wanted - got)
+                # Where only a bias remains, it takes the mean of the error over.
+                moments.add(paddle.zeros([len(errors), 1], errors.dtype) if gone else batch.flat(inputs), errors)
         moments.reduce()
-        change, shift = moments.correction(matrix.bias is not None, self.ridge)
-        matrix.weight.set_value(
-            (matrix.weight.astype("float64") + paddle.to_tensor(change)).astype(matrix.weight.dtype)
-        )
+        change, shift = moments.correction(layer.bias is not None, self.ridge)
+        if not gone:
+            _add(layer.weight, change)
         if shift is not None:
-            matrix.bias.set_value((matrix.bias.astype("float64") + paddle.to_tensor(shift)).astype(matrix.bias.dtype))
+            _add(layer.bias, shift)
         return SubLayerError(
-            part.matrix, moments.squared / moments.rows, moments.squared_after(change, shift) / moments.rows
+            part.layer, moments.squared / moments.rows, moments.squared_after(change, shift) / moments.rows
         )
+
+
+def _add(parameter: paddle.Tensor, change: np.ndarray) -> None:
+    parameter.set_value((parameter.astype("float64") + paddle.to_tensor(change)).astype(parameter.dtype))
 
 
 def _twins(model: nn.Layer, original: nn.Layer) -> dict[str, str]:

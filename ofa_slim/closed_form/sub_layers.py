@@ -15,7 +15,7 @@ from ofa_slim.base.nested import first_tensor
 from ofa_slim.closed_form.calibration import Batch
 from ofa_slim.errors import CalibrationError, OfaSlimError
 from ofa_slim.supernet.axis import Axis
-from ofa_slim.supernet.families import find_stacks, layer_at, stack_axes
+from ofa_slim.supernet.families import find_stacks, joined, layer_at, left_out, stack_axes
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,16 @@ def sub_layers(model: nn.Layer) -> list[SubLayer]:
 
     Raises: CalibrationError where there is no stack of a known family.
     """
-    found = []
+    return list(_with_matrix(model)) or _none(model)
+
+
+def _none(model: nn.Layer) -> Any:
+    raise CalibrationError(
+        f"this {type(model).__name__} has no stack of blocks of a known family; register_family takes a table"
+    )
+
+
+def _with_matrix(model: nn.Layer) -> Iterator[SubLayer]:
     for stack in find_stacks(model):
         axes = [axis for axis in stack_axes(model, stack) if isinstance(axis, Axis)]
         for block in stack.blocks:
@@ -48,12 +57,40 @@ def sub_layers(model: nn.Layer) -> list[SubLayer]:
                 for slot in axis.slots:
                     matrix = layer_at(model, slot.layer) if slot.layer.startswith(f"{block}.") else None
                     if slot.role == "in" and isinstance(matrix, nn.Linear):
-                        found.append(SubLayer(axis, block, slot.layer, slot.unit))
-    if not found:
-        raise CalibrationError(
-            f"this {type(model).__name__} has no stack of blocks of a known family; register_family takes a table"
-        )
-    return found
+                        yield SubLayer(axis, block, slot.layer, slot.unit)
+
+
+@dataclass(frozen=True)
+class Writer:
+    """What writes a sub-layer's output into the residual stream.
+
+    Attributes:
+        block: path of the block in the model.
+        layer: path of the output matrix, or of the bias that alone remains of a sub-layer that is left out.
+        matrix: path of the output matrix in a block from which nothing is left out.
+    """
+
+    block: str
+    layer: str
+    matrix: str
+
+
+def writers(model: nn.Layer) -> list[Writer]:
+    """What writes into the residual stream of a model, block by block; see `sub_layers`, also of what is left out.
+
+    Raises: CalibrationError where there is no stack of a known family.
+    """
+    own = {(part.block, part.axis.name.rpartition(".")[2]): part.matrix for part in _with_matrix(model)}
+    found = []
+    for stack in find_stacks(model):
+        gone = {(block, row.name): row.bypass for block, _, row in left_out(stack)}
+        for block, row in ((block, row) for block in stack.blocks for row in stack.family.axes):
+            bypass, matrix = gone.get((block, row.name)), own.get((block, row.name))
+            if bypass is not None:
+                found.append(Writer(block, joined(block, bypass.output), bypass.matrix))
+            elif matrix is not None:
+                found.append(Writer(block, matrix, matrix[len(block) + 1 :]))
+    return found or _none(model)
 
 
 class _Reached(Exception):
@@ -207,13 +244,13 @@ def _watch(layer: nn.Layer, side: str, seen: list[paddle.Tensor], last: int | No
     return cast(Any, layer.register_forward_post_hook)(lambda _, inputs, output: record(first_tensor(output)))
 
 
-def residual_sums(runner: BlockRunner, batch: Batch, parts: Sequence[SubLayer]) -> Mapping[str, tuple[str, str]]:
+def residual_sums(runner: BlockRunner, batch: Batch, parts: Sequence[Writer]) -> Mapping[str, tuple[str, str]]:
     """Where a model has the residual stream right after each sub-layer.
 
     The output of each sub-layer is changed by random numbers: where just these numbers are added to what a layer of
     the block reads, or to what the block returns, is the sum of residual and sub-layer.
 
-    Returns: for the path of each output matrix ``(path of a layer, "input" or "output")``, as in `BlockRunner.run`.
+    Returns: for the path of each of these layers ``(path of a layer, "input" or "output")``, as in `BlockRunner.run`.
 
     Raises: CalibrationError where a sub-layer's output is not added to a residual stream.
     """
@@ -229,11 +266,11 @@ def residual_sums(runner: BlockRunner, batch: Batch, parts: Sequence[SubLayer]) 
         if start > at:
             _, stream, _ = runner.run(batch, stream, at, start)
             at = start
-        own = (part.matrix, "output")
+        own = (part.layer, "output")
         _, _, before = runner.run(batch, stream, start, start + 1, [*watched, own])
         output = before[own][0]
         noise = paddle.to_tensor(rng.standard_normal(output.shape)).astype(output.dtype)
-        matrix = layer_at(runner.model, part.matrix)
+        matrix = layer_at(runner.model, part.layer)
         hook = matrix.register_forward_post_hook(lambda _, inputs, output, noise=noise: output + noise)
         try:
             _, _, after = runner.run(batch, stream, start, start + 1, watched)
@@ -241,8 +278,8 @@ def residual_sums(runner: BlockRunner, batch: Batch, parts: Sequence[SubLayer]) 
             hook.remove()
         sums = [key for key in watched if before[key] and _added(before[key][0], after[key][0], noise, output)]
         if not sums:
-            raise CalibrationError(f"the output of {part.matrix} is not added to a residual stream that can be seen")
-        found[part.matrix] = sums[0]
+            raise CalibrationError(f"the output of {part.layer} is not added to a residual stream that can be seen")
+        found[part.layer] = sums[0]
     return found
 
 

@@ -28,6 +28,7 @@ from ofa_slim.supernet.layers import (
     own,
     swap_class,
 )
+from ofa_slim.supernet.omit import above_zero, omitted, omitting
 from ofa_slim.supernet.space import SearchSpace
 from ofa_slim.supernet.spec import parameter_like, row_of, spec_of
 from ofa_slim.supernet.subnet_config import SubnetConfig
@@ -124,7 +125,8 @@ def _transplant(
     source: nn.Layer, target: nn.Layer, grown: Sequence[str], space: SearchSpace, config: SubnetConfig
 ) -> None:
     """Puts the cut layers of one plain model in the place of another's, and its other weights too."""
-    paths = dict.fromkeys([*grown, *space.layer_sizes(config)])
+    gone = tuple(f"{bypass.output}." for bypass in omitted(space.axes, config))
+    paths = dict.fromkeys(path for path in [*grown, *space.layer_sizes(config)] if not path.startswith(gone))
     for path in paths:
         parent, name = parent_at(target, path)
         parent.add_sublayer(name, layer_at(source, path))
@@ -147,6 +149,7 @@ def cut(
     """
     # Every layer is looked up before any is cut: a shortened stack renumbers its layers.
     targets = [(layer_at(model, path), sizes) for path, sizes in space.layer_sizes(config).items()]
+    omissions = [omitting(model, bypass) for bypass in omitted(space.axes, config)]
     undo: list[Undo] = []
     try:
         for axis in space.axes:
@@ -154,9 +157,11 @@ def cut(
                 undo.append(set_config_depth(model, axis.size, config[axis.name]))
         special = [(layer_at(model, path), value) for path, value in (weights or {}).items()]
         for layer, sizes in targets:
-            undo.append(cut_layer(layer, sizes))
+            undo.append(cut_layer(layer, above_zero(sizes)))
         for layer, value in special:
             undo.append(_set_weight(layer, value))
+        for omit in omissions:
+            undo.append(omit())
     except BaseException:
         _run_back(undo)
         raise

@@ -24,7 +24,7 @@ from ofa_slim.export.cut import cut
 from ofa_slim.export.factorised_embedding import factorised_ranks, put
 from ofa_slim.export.own_layers import cut_to_shapes, numbers_of, set_numbers
 from ofa_slim.supernet.discover import full_space
-from ofa_slim.supernet.families import layer_at
+from ofa_slim.supernet.families import layer_at, left_out_axes
 from ofa_slim.supernet.grow import grow
 from ofa_slim.supernet.handle import require_plain
 from ofa_slim.supernet.layers.kernels import centre, has_kernel, padding_of, set_padding
@@ -57,7 +57,7 @@ def save_subnet(model: nn.Layer, directory: str | os.PathLike[str], inputs: Mapp
         a model that computes the same; nothing is left behind then.
     """
     require_plain(model, "save_subnet")
-    sizes = dict(full_space(model).largest())
+    sizes = {**full_space(model).largest(), **left_out_axes(model)}
     known = pretrained.is_pretrained(model)
     about = {
         "format": _FORMAT,

@@ -28,6 +28,7 @@ def compress(
     input_shapes: Any = None,
     input_dtypes: Any = None,
     latency: LatencyTable | None = None,
+    omit: bool = False,
 ) -> Compressed:
     """A smaller model within a budget.
 
@@ -53,6 +54,8 @@ def compress(
             or without training what `OFA.export` takes by default.
         input_dtypes: likewise.
         latency: times of this model's blocks; measured where a budget of time needs them and they are left out.
+        omit: without training, whether whole attentions and feed-forward parts may be left out, where the model's
+            family can do without them.
 
     Returns: the smaller model, with a report and `save`.
 
@@ -75,7 +78,9 @@ def compress(
             raise ConfigError("training needs eval_func, a function of the model that returns its score")
         if directory is not None:
             raise ConfigError("directory keeps what a training does, but without eval_func there is none; use save")
-        return compress_without_training(model, loader, budget, rows, curve_rows, input_shapes, input_dtypes, latency)
+        return compress_without_training(
+            model, loader, budget, rows, curve_rows, input_shapes, input_dtypes, latency, omit
+        )
     chosen = Training() if training is None else training
     return compress_with_training(
         model, loader, eval_func, budget, chosen, directory, input_shapes, input_dtypes, latency

@@ -45,7 +45,7 @@ FORMAT_KEYS = (
     "formats", "format_widths", "embedding_rank", "repair", "calibration_rows", "tolerance", "latency_length",
     "latency_rounds",
 )  # fmt: skip
-SHRINK_KEYS = ("budget", "calibration_rows", "formats", "tolerance", "latency_length", "latency_rounds")
+SHRINK_KEYS = ("budget", "calibration_rows", "omit", "formats", "tolerance", "latency_length", "latency_rounds")
 
 STAGES: dict[str, Stage] = {
     stage.name: stage

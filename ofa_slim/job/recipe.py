@@ -115,6 +115,11 @@ class Recipe(BaseModel):
     calibration_rows: Annotated[int, Field(ge=32)] = Field(
         2048, description="training rows, without labels, for training: none and for repair"
     )
+    omit: bool = Field(
+        False,
+        description="with training: none, whether whole attentions and feed-forward parts may be left out, where the "
+        "model's family can do without them",
+    )
     widths: Annotated[list[Share], Field(min_length=1)] = Field(
         [1.0, 0.75, 0.5, 0.25], description="shares of heads and neurons that sub-networks keep"
     )
@@ -179,7 +184,9 @@ class Recipe(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _task_fits_data(self) -> Recipe:
+    def _keys_fit_each_other(self) -> Recipe:
+        if self.omit and self.training != "none":
+            raise ValueError(f"key 'omit' is for training: none; the training is {self.training!r}")
         if self.task in OWN_TASKS and self.data is None:
             raise ValueError(f"task {self.task!r} needs the key 'data', such as data: {{train: my.csv}}")
         if self.task not in OWN_TASKS and self.data is not None:

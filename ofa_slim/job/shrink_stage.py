@@ -28,7 +28,7 @@ def run_shrink(run: Run, folder: Path, rng: np.random.Generator) -> None:
     small = compress(
         original, calibration_batches(train, recipe, rng),
         budget={str(cost): most for cost, most in recipe.budget.items()}, rows=None,
-        input_shapes=[shape, shape], input_dtypes=["int64", "int64"],
+        input_shapes=[shape, shape], input_dtypes=["int64", "int64"], omit=recipe.omit,
     )  # fmt: skip
     LOG.info("shrink: %s", small.report)
     writer = ModelWriter(run, folder, tokenizer, train, dev)

@@ -52,6 +52,7 @@ def compress_without_training(
     input_shapes: Any,
     input_dtypes: Any,
     latency: LatencyTable | None,
+    omit: bool,
 ) -> Compressed:
     """A smaller model by closed forms; see `ofa_slim.compress`."""
     key, most, timed = _limit(budget)
@@ -62,9 +63,9 @@ def compress_without_training(
     with timed_step("statistics", seconds):
         found = statistics(original, calibration)
     whole = Supernet(Convert(supernet(expand_ratio=[1.0])).convert(copy.deepcopy(original)), full_space(original))
+    sizes = {part.axis.name: curve_sizes(part.axis, omit) for part in found.parts}
     if timed and latency is None:
         with timed_step("latency table", seconds):
-            sizes = {part.axis.name: curve_sizes(part.axis.size) for part in found.parts}
             latency = LatencyTable.build(
                 whole, input_shapes=input_shapes, input_dtypes=input_dtypes, choices=sizes, progress=False
             )
@@ -74,12 +75,12 @@ def compress_without_training(
     def cost_of(sizes: Mapping[str, int]) -> float:
         return costs(whole.space.complete(sizes))[key]
 
-    check_budget({part.axis.name: curve_sizes(part.axis.size)[0] for part in found.parts}, cost_of, most)
+    check_budget({name: choices[0] for name, choices in sizes.items()}, cost_of, most)
     with timed_step("order", seconds):
         removals = found.removals(original)
         reorder_by_obs(whole.model, removals)
     with timed_step("curves", seconds):
-        curves = measure_curves(original, calibration.part(curve_rows), found, removals)
+        curves = measure_curves(original, calibration.part(curve_rows), found, removals, omit=omit)
     with timed_step("allocation", seconds):
         config = whole.space.complete(allocate(curves, cost_of, most))
     small = export_subnet(whole, config, input_shapes=input_shapes, input_dtypes=input_dtypes)

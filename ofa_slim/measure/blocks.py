@@ -18,11 +18,12 @@ from paddle import nn
 from ofa_slim.base.examples import Example
 from ofa_slim.base.modes import forwards_kept
 from ofa_slim.errors import LatencyError
-from ofa_slim.supernet.axis import DEPTH, HIDDEN, Axis
+from ofa_slim.supernet.axis import DEPTH, HIDDEN, Axis, Bypass
 from ofa_slim.supernet.families import Stack, find_stacks, layer_at
 from ofa_slim.supernet.families.family import joined
 from ofa_slim.supernet.handle import Supernet, make_plain
 from ofa_slim.supernet.layers import cut_layer, kept_layers
+from ofa_slim.supernet.omit import above_zero, omitted, omitting
 from ofa_slim.supernet.space import SearchSpace
 from ofa_slim.supernet.spec import spec_of
 from ofa_slim.supernet.subnet_config import SubnetConfig
@@ -236,9 +237,16 @@ def program_of(supernet: Supernet, seen: BlockCall, config: SubnetConfig) -> tup
     """A block as a plain layer of its own, cut to a config, with the inputs that it gets there."""
     path, extents = seen.block.path, supernet.layer_sizes(config)
     layer = make_plain(copy.deepcopy(layer_at(supernet.model, path)))
+    omissions = [
+        omitting(layer, Bypass(*(place[len(path) + 1 :] for place in (one.matrix, one.output, one.input))))
+        for one in omitted(supernet.space.axes, config)
+        if one.output.startswith(f"{path}.")
+    ]
     for place, sizes in extents.items():
         if place == path or place.startswith(f"{path}."):
-            cut_layer(layer_at(layer, place[len(path) + 1 :]), sizes)
+            cut_layer(layer_at(layer, place[len(path) + 1 :]), above_zero(sizes))
+    for omit in omissions:
+        omit()
     if seen.block.additive:
         return _Chain([copy.deepcopy(layer) for _ in range(COPIES)]), _inputs_at(supernet, seen, config)
     first, *others = seen.example.args

@@ -80,7 +80,8 @@ class CostModel:
         self._others = _uncounted_params(model, self._layers)
         self._stacks = _stacks(model, space)
         self._known: dict[SubnetConfig, _Uses] = {}
-        ends = [self._seen(space.largest()), self._seen(space.smallest())]
+        smallest = SubnetConfig({name: max(1, size) for name, size in space.smallest().items()})
+        ends = [self._seen(space.largest()), self._seen(smallest)]
         repeats = any(
             axis.task == DEPTH and axis.slots and axis not in self._stacks.values() for axis in space.axes
         )  # a depth that counts the calls of one block
@@ -288,5 +289,5 @@ def _positions(
                 found[path] = _Use(pairs, query[0].element_size())
         elif "out" in layer.full and path in outputs:
             entries = sum(int(tensor.size) for tensor in outputs[path])
-            found[path] = _Use(entries // sizes[path]["out"], outputs[path][0].element_size())
+            found[path] = _Use(entries // max(1, sizes[path]["out"]), outputs[path][0].element_size())
     return found

@@ -69,7 +69,8 @@ class _Files:
         specs = [InputSpec(list(one.shape), one.dtype, name=f"x{number}") for number, one in enumerate(called.tensors)]
         with forwards_kept(called), quiet_translation():
             program = paddle.jit.to_static(called, input_spec=[specs], full_graph=True)
-            paddle.jit.save(program, str(self.folder / "model"))
+            # A block whose attention is left out does not read its mask.
+            paddle.jit.save(program, str(self.folder / "model"), skip_prune_program=True)
         self.inputs = {
             f"x{number}": np.ascontiguousarray(tensor.numpy()) for number, tensor in enumerate(called.tensors)
         }

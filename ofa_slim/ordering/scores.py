@@ -20,8 +20,16 @@ from ofa_slim.base.unwrap import unwrap
 from ofa_slim.errors import ImportanceError
 from ofa_slim.ordering.reorder import reorder_axis
 from ofa_slim.supernet.axis import Axis
-from ofa_slim.supernet.families import Stack, attention_heads, find_stacks, layer_at, max_sizes, stack_axes
-from ofa_slim.supernet.families.family import joined
+from ofa_slim.supernet.families import (
+    Stack,
+    attention_heads,
+    find_stacks,
+    joined,
+    layer_at,
+    left_out,
+    max_sizes,
+    stack_axes,
+)
 from ofa_slim.supernet.handle import full_size
 
 __all__ = [
@@ -70,6 +78,7 @@ def compute_neuron_head_importance(
 
     Returns: float32 ``[num_layers, num_heads]`` (where blocks have unequal numbers of heads, as a searched sub-network
         has, float32 ``[heads]`` per layer) and, per layer, float32 ``[neurons]``; in units of the loss, at least 0.
+        What an exported model is without has scores of shape ``[0]``.
 
     Raises: ImportanceError where the model has no such layers or counts, a batch has no labels, or there
         is no batch.
@@ -127,7 +136,7 @@ def summed_scores(
 
 
 def _added(totals: list[paddle.Tensor], new: list[paddle.Tensor]) -> list[paddle.Tensor]:
-    return [a + b for a, b in zip(totals, new, strict=True)] if totals else new
+    return [a + b if a.size else a for a, b in zip(totals, new, strict=True)] if totals else new
 
 
 def reorder_neuron_head(
@@ -208,34 +217,41 @@ def reorder_neuron(layer: nn.Layer, index: Sequence[int] | np.ndarray | paddle.T
 
 
 class BlockPart:
-    """The weights from which one block's scores are computed."""
+    """The weights from which one block's scores are computed; what is left out of the block has no scores."""
 
     def __init__(self, path: str, stack: Stack, block: nn.Layer, intermediate: str, output: str) -> None:
         family = stack.family
         self.path = path
         heads, ffn = family.heads.of_block(block), family.ffn.of_block(block)
-        attention = layer_at(block, heads.counted[0])
-        sizes = max_sizes(attention)
-        if sizes is None:
-            raise ImportanceError(f"{path}: {type(attention).__name__} has its own forward")
-        self.num_heads: int = sizes[heads.counted[1]]
-        projection = _linear(block, path, heads.place("in"))
+        gone = {row.name for place, _, row in left_out(stack) if place == path}
+        self.num_heads, self.weights, self._biased = 0, list[paddle.Tensor](), list[bool]()
+        if heads.name not in gone:
+            attention = layer_at(block, heads.counted[0])
+            sizes = max_sizes(attention)
+            if sizes is None:
+                raise ImportanceError(f"{path}: {type(attention).__name__} has its own forward")
+            self.num_heads = sizes[heads.counted[1]]
+            self.weights.append(_linear(block, path, heads.place("in")).weight)
+        if ffn.name in gone:
+            return
         # The published defaults are Paddle's names; other families have their own.
         inner = [name for name, role in ffn.slots if role == "out"] if intermediate == _INTERMEDIATE else [intermediate]
         first = [_linear(block, path, name) for name in inner]
         second = _linear(block, path, ffn.place("in") if output == _OUTPUT else output)
-        self.weights = [projection.weight, second.weight]
+        self.weights.append(second.weight)
         self._biased = [layer.bias is not None for layer in first]
         for layer in first:
             self.weights += [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
 
     def scores(self, grads: list[paddle.Tensor]) -> tuple[paddle.Tensor, paddle.Tensor]:
         """Scores of the heads ``[heads]`` and of the neurons ``[neurons]``, float32, for one batch."""
-        saliency = [(weight * grad).astype("float32") for weight, grad in zip(self.weights, grads, strict=True)]
-        projection, second, *first = saliency
+        left = iter([(weight * grad).astype("float32") for weight, grad in zip(self.weights, grads, strict=True)])
+        head = neuron = paddle.zeros([0])
         # A mask on a head scales the rows of the projection that belong to it, so this sum is its gradient.
-        head = projection.reshape([self.num_heads, -1]).sum(axis=1).abs()
-        neuron, left = second.sum(axis=1).abs(), iter(first)
+        if self.num_heads:
+            head = next(left).reshape([self.num_heads, -1]).sum(axis=1).abs()
+        if self._biased:
+            neuron = next(left).sum(axis=1).abs()
         for biased in self._biased:
             incoming = next(left).sum(axis=0)
             if biased:

@@ -6,6 +6,7 @@ Layers whose widths must agree share one axis, so an inconsistent sub-network ca
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 
@@ -51,6 +52,21 @@ class Slot:
 
 
 @dataclass(frozen=True)
+class Bypass:
+    """How a sub-layer is left out whose axis has the size 0: what remains of it is the bias of its output matrix.
+
+    Attributes:
+        matrix: path of the output matrix.
+        output: path of the layer that then returns the bias: the matrix itself, or the attention that it is in.
+        input: path of the layer that then hands on next to nothing; "" where `output` holds all of the sub-layer.
+    """
+
+    matrix: str
+    output: str
+    input: str = ""
+
+
+@dataclass(frozen=True)
 class Axis:
     """One elastic dimension of a model.
 
@@ -64,6 +80,7 @@ class Axis:
         original: the size before the model was made larger; by default the full size.
         fixed_reason: why this axis cannot shrink; empty if it can.
         one_share: the size that a ratio of 1 means; by default the original one.
+        bypasses: of the sub-layers that are left out at size 0; without any, the smallest size is 1.
     """
 
     name: str
@@ -75,6 +92,7 @@ class Axis:
     original: int = 0
     fixed_reason: str = ""
     one_share: int = 0
+    bypasses: tuple[Bypass, ...] = ()
 
     def __post_init__(self) -> None:
         """Checks the choices, which come from users."""
@@ -90,22 +108,31 @@ class Axis:
         """Returns a legal size as an int; raises `IllegalSubnetError` for any other value."""
         if self.fixed_reason and size != self.original:
             raise IllegalSubnetError(f"axis {self.name!r}: size {size!r} is not {self.original}: {self.fixed_reason}")
-        if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or not 1 <= size <= self.size:
+        whole = isinstance(size, (int, np.integer)) and not isinstance(size, bool)
+        if not whole or not self.least <= int(cast(Any, size)) <= self.size:
             raise IllegalSubnetError(
-                f"axis {self.name!r}: size {size!r} is not a whole number between 1 and {self.size}"
+                f"axis {self.name!r}: size {size!r} is not a whole number between {self.least} and {self.size}"
             )
-        return int(size)
+        return int(cast(Any, size))
+
+    @property
+    def least(self) -> int:
+        """The smallest size: 0 where the whole sub-layer can be left out, else 1."""
+        return 0 if self.bypasses else 1
 
     def from_ratio(self, ratio: float) -> int:
         """The size of a share: ``max(1, floor(ratio * one_share))``, or exactly ``ratio * one_share``.
 
-        Raises: IllegalSubnetError for a ratio that is not above 0, gives more than the full size, or does not give
-            a whole number where one is needed.
+        Raises: IllegalSubnetError for a ratio that is not above 0 (or 0, where a sub-layer can be left out), gives more
+            than the full size, or does not give a whole number where one is needed.
         """
         largest = self.size / self.one_share
+        if ratio == 0 and self.least == 0 and not isinstance(ratio, bool):
+            return 0
         if isinstance(ratio, bool) or not isinstance(ratio, (int, float, np.number)) or not 0 < ratio <= largest:
             raise IllegalSubnetError(
-                f"axis {self.name!r}: expand_ratio {ratio!r} is not a number above 0 and at most {largest:g}"
+                f"axis {self.name!r}: expand_ratio {ratio!r} is not a number "
+                f"{'of at least 0' if self.least == 0 else 'above 0'} and at most {largest:g}"
             )
         size = channels_of(ratio, self.one_share)
         if self.whole and abs(ratio * self.one_share - size) > 1e-6:
@@ -136,9 +163,13 @@ class Axis:
         slot = slot or (self.slots[0] if self.slots else Slot(self.name, "out"))
         unit = slot.unit * len(slot.starts)
         full = self.size * unit
-        if isinstance(channels, bool) or not isinstance(channels, (int, np.integer)) or not 1 <= channels <= full:
+        if (
+            isinstance(channels, bool)
+            or not isinstance(channels, (int, np.integer))
+            or not self.least <= channels <= full
+        ):
             raise IllegalSubnetError(
-                f"axis {self.name!r}: channel {channels!r} is not a whole number between 1 and {full}"
+                f"axis {self.name!r}: channel {channels!r} is not a whole number between {self.least} and {full}"
             )
         if channels % unit:
             raise IllegalSubnetError(f"axis {self.name!r}: channel {channels} is not a multiple of {unit}")

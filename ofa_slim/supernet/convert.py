@@ -49,7 +49,8 @@ class supernet:
     Args:
         kernel_size: choices of convolution kernels.
         expand_ratio: width choices as shares of the full width, for everything with a width; or
-            ``{layer or axis name: shares}``; everything left out stays full.
+            ``{layer or axis name: shares}``; everything left out stays full. 0, for heads and neurons of transformer
+            blocks alone: the whole attention or feed-forward part is left out.
         channel: width choices in output channels, for everything with a width; or one sequence (or None: full)
             each, in definition order: per axis of a model of a known family, else per layer with a width, of which
             the last may be left out. Not together with `expand_ratio`.
@@ -77,10 +78,12 @@ class supernet:
                 continue
             if isinstance(value, (str, bytes)) or not isinstance(value, (Sequence, Mapping)) or not value:
                 raise ConvertError(f"{name} {value!r} is not a list of choices")
+        if self.expand_ratio and not isinstance(self.expand_ratio, Mapping) and not any(self.expand_ratio):
+            raise ConvertError(f"expand_ratio {list(self.expand_ratio)!r} has no choice above 0")
         lists = self.expand_ratio.values() if isinstance(self.expand_ratio, Mapping) else [self.expand_ratio or ()]
         for ratio in (ratio for ratios in lists for ratio in ratios):
-            if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or ratio <= 0:
-                raise ConvertError(f"expand_ratio {ratio!r} is not a number above 0")
+            if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or ratio < 0:
+                raise ConvertError(f"expand_ratio {ratio!r} is not a number of at least 0")
             if ratio > 1 and isinstance(self.expand_ratio, Mapping):
                 raise ConvertError(
                     f"expand_ratio {ratio}: single layers cannot grow; only one list for all can have ratios above 1"
@@ -229,9 +232,15 @@ class Convert:
                     raise ConvertError(f"expand_ratio: {error}") from None
                 if path not in wide:
                     raise ConvertError(f"expand_ratio: layer {name!r} does not have its own width")
+                if not min(shares):
+                    raise ConvertError(f"expand_ratio 0: layer {name!r} is in no known block and cannot be left out")
                 found[path] = {"expand_ratio": tuple(shares)}
             return found
         if ratios is not None:
+            if min(ratios) == 0:
+                raise ConvertError(
+                    "expand_ratio 0: only attentions and feed-forward parts of known blocks can be left out"
+                )
             return {path: {"expand_ratio": tuple(ratios)} for path in wide}
         if channels is None:
             return {}

@@ -12,8 +12,7 @@ from ofa_slim.base.examples import Example, random_example
 from ofa_slim.errors import ConfigError, ConvertError
 from ofa_slim.supernet.axis import HIDDEN, Axis
 from ofa_slim.supernet.discover import traced_space
-from ofa_slim.supernet.families import Stack, find_stacks, layer_at, max_sizes
-from ofa_slim.supernet.families.family import joined
+from ofa_slim.supernet.families import Stack, find_stacks, joined, layer_at, left_out, max_sizes
 from ofa_slim.supernet.handle import Supernet
 from ofa_slim.supernet.mending import failure_of, smallest_tried
 from ofa_slim.supernet.space import SearchSpace
@@ -122,7 +121,13 @@ def _followed(hidden: Axis, traced: SearchSpace, space: SearchSpace) -> Axis:
 
 
 def _writers(stack: Stack) -> list[str]:
-    return [joined(path, place) for path in stack.blocks for place, _ in stack.family.stream]
+    remains = {
+        joined(path, row.bypass.matrix): joined(path, row.bypass.output)
+        for path, _, row in left_out(stack)
+        if row.bypass
+    }
+    found = [joined(path, place) for path in stack.blocks for place, _ in stack.family.stream]
+    return [remains.get(path, path) for path in found]
 
 
 def _token_ids(model: nn.Layer, depth: Mapping[str, Any]) -> Example:

@@ -232,7 +232,12 @@ def _join(space: SearchSpace, names: Sequence[str]) -> SearchSpace:
             raise ConfigError(
                 f"same_search_space: {first.name!r} has choices {first.choices}, {axis.name!r} {axis.choices}"
             )
-    whole = replace(first, slots=tuple(slot for axis in axes for slot in axis.slots))
+    bypasses = [axis.bypasses for axis in axes]
+    whole = replace(
+        first,
+        slots=tuple(slot for axis in axes for slot in axis.slots),
+        bypasses=tuple(one for own in bypasses for one in own) if all(bypasses) else (),
+    )
     kept = (whole if axis is first else axis for axis in space.axes if axis is first or axis.name not in names)
     return space.replaced(kept)
 

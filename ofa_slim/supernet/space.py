@@ -68,6 +68,8 @@ class SearchSpace:
 
         Raises: IllegalSubnetError for a share that is not possible for this model.
         """
+        if width == 0:
+            raise IllegalSubnetError(f"width {width!r}: nothing would be left of the model; it is above 0")
         sizes = {}
         for axis in self.axes:
             if axis.task == WIDTH:

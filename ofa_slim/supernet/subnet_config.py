@@ -26,8 +26,8 @@ class SubnetConfig(Mapping[str, int]):
         for name, size in sizes.items():
             if not isinstance(name, str):
                 raise IllegalSubnetError(f"axis name {name!r} is not a string")
-            if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
-                raise IllegalSubnetError(f"axis {name!r}: size {size!r} is not a whole number of at least 1")
+            if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 0:
+                raise IllegalSubnetError(f"axis {name!r}: size {size!r} is not a whole number of at least 0")
         self._sizes = {name: int(size) for name, size in sizes.items()}
         self._hash = hash(frozenset(self._sizes.items()))
 

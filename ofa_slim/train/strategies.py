@@ -41,6 +41,8 @@ class Sampled:
 class Sandwich:
     """The sandwich rule: training the largest and the smallest sub-network bounds all those between.
 
+    The smallest is the one from which nothing is left out; choices of 0 train in the random ones.
+
     Args:
         space: the axes with their choices.
         count: how many random sub-networks, every axis for itself, train beside the two; at least 0.
@@ -53,11 +55,14 @@ class Sandwich:
     def __init__(self, space: SearchSpace, count: int = 2) -> None:
         self._space = space
         self._count = _checked_count(count, 0)
+        # Of a model from which everything is left out there would be nothing to train.
+        sizes = {axis.name: next((size for size in axis.choices if size), 0) for axis in space.axes}
+        self._smallest = space.complete(sizes)
 
     def __call__(self, rng: np.random.Generator) -> list[SubnetConfig]:
         """The configs: the largest, the random ones, the smallest."""
         between = [self._space.sample(rng) for _ in range(self._count)]
-        return [self._space.largest(), *between, self._space.smallest()]
+        return [self._space.largest(), *between, self._smallest]
 
 
 class Uniform:

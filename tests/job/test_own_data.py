@@ -238,6 +238,7 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
         ("task: classification\ndata: {train: my.csv, txt: body}", "no key 'txt' in 'data'; did you mean 'text'?"),
         ("task: classification\ndata: {train: my.csv, dev_share: 2}", "key 'data' is {'train': 'my.csv', 'dev_share"),
         ("task: classification\ndata: my.csv", "key 'data' is 'my.csv'"),
+        ("omit: true", "key 'omit' is for training: none; the training is 'supernet'"),
         ("task: sentiment\ndata: {train: my.csv}", "key 'task' is 'sentiment'"),
     ],
 )  # fmt: skip

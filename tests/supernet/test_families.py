@@ -93,7 +93,7 @@ def test_an_exported_subnet_computes_what_the_supernet_does(name: str) -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
         config = ofa.search_space.complete(
-            {axis.name: int(rng.integers(1, axis.size + 1)) for axis in ofa.search_space.axes}
+            {axis.name: int(rng.integers(axis.least, axis.size + 1)) for axis in ofa.search_space.axes}
         )
         with ofa.subnet(config):
             expected = outputs(ofa.model, batch)
@@ -342,7 +342,7 @@ def test_llama_generates_the_same_tokens_before_and_after_export(own: dict[str, 
     rng, batch = np.random.default_rng(0), inputs("llama")
     texts = set()
     for number in range(4):
-        sizes = {axis.name: int(rng.integers(1, axis.size + 1)) for axis in ofa.search_space.axes}
+        sizes = {axis.name: int(rng.integers(axis.least, axis.size + 1)) for axis in ofa.search_space.axes}
         config = ofa.search_space.complete(sizes)
         with ofa.subnet(config):
             expected = generated(ofa.model, use_cache=False)

@@ -102,7 +102,9 @@ def shapes(draw: st.DrawFn) -> dict[str, int]:
 
 def configs(space: SearchSpace) -> st.SearchStrategy[SubnetConfig]:
     """Any legal config of a space, listed among its choices or not."""
-    return st.fixed_dictionaries({axis.name: st.integers(1, axis.size) for axis in space.axes}).map(SubnetConfig)
+    return st.fixed_dictionaries({axis.name: st.integers(axis.least, axis.size) for axis in space.axes}).map(
+        SubnetConfig
+    )
 
 
 def difference(one: paddle.Tensor, other: paddle.Tensor) -> float:

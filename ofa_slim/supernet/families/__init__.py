@@ -11,7 +11,9 @@ from ofa_slim.supernet.families.family import (
     Family,
     Stack,
     blocks_at,
+    joined,
     layer_at,
+    left_out,
     max_sizes,
     parent_at,
     stack_axes,
@@ -28,7 +30,10 @@ __all__ = [
     "Stack",
     "attention_heads",
     "find_stacks",
+    "joined",
     "layer_at",
+    "left_out",
+    "left_out_axes",
     "max_sizes",
     "parent_at",
     "register_family",
@@ -55,6 +60,11 @@ def attention_heads(layer: nn.Layer) -> Axis | None:
             if isinstance(axis, Axis):
                 return axis
     return None
+
+
+def left_out_axes(model: nn.Layer) -> dict[str, int]:
+    """The axes of the sub-layers that a plain model has been exported without, each with its size, 0."""
+    return {name: 0 for stack in find_stacks(model) for _, name, _ in left_out(stack)}
 
 
 def find_stacks(model: nn.Layer) -> list[Stack]:

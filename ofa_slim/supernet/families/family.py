@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from paddle import nn
 
 from ofa_slim.errors import ConvertError
-from ofa_slim.supernet.axis import Axis, Fixed, Slot
-from ofa_slim.supernet.layers import ElasticLayer
+from ofa_slim.supernet.axis import Axis, Bypass, Fixed, Slot
+from ofa_slim.supernet.layers import BiasOnly, ElasticLayer
 from ofa_slim.supernet.spec import computed_weight, full_class_name, spec_of
 
 Place = tuple[str, str]
@@ -31,6 +31,7 @@ class BlockAxis:
             multiplies, in one layer).
         fixed: a block -> why the axis cannot be elastic in it; None where it can.
         otherwise: the axis of blocks that lack a layer of this one (with fused projections).
+        bypass: how the sub-layer is left out at size 0, by paths in the block; None where it cannot be.
     """
 
     name: str
@@ -41,6 +42,7 @@ class BlockAxis:
     doubled: Place | None = None
     fixed: Callable[[nn.Layer], str | None] = lambda block: None
     otherwise: BlockAxis | None = None
+    bypass: Bypass | None = None
 
     def or_else(self, other: BlockAxis) -> BlockAxis:
         """This axis, or the other one in blocks that lack a layer of this one."""
@@ -198,20 +200,49 @@ def stack_axes(model: nn.Layer, stack: Stack) -> Iterator[Axis | Fixed]:
                 yield _axis(f"{stack.name}.{row.name}", model, counted[0], places, whole=row.whole)
     for number, path in elastic.items():
         for row in (row.of_block(stack.blocks[path]) for row in family.axes if not row.beside):
-            fixed = row.fixed(stack.blocks[path])
+            fixed = "it is left out" if _is_left_out(stack.blocks[path], row) else row.fixed(stack.blocks[path])
             if fixed is not None:
                 yield Fixed(joined(path, row.counted[0]), fixed)
             else:
                 places = [(joined(path, place), role) for place, role in row.slots]
                 counted_at = (joined(path, row.counted[0]), row.counted[1])
                 doubled = row.doubled and (joined(path, row.doubled[0]), row.doubled[1])
-                yield _axis(f"{stack.name}.{number}.{row.name}", model, counted_at, places, doubled, row.whole)
+                axis = _axis(f"{stack.name}.{number}.{row.name}", model, counted_at, places, doubled, row.whole)
+                yield replace(axis, bypasses=_bypasses(model, path, row)) if isinstance(axis, Axis) else axis
     reason = family.fixed_depth(holder)
     if reason is not None:
         yield Fixed(stack.path, reason)
         return
     places = [(joined(stack.path, place), role) for place, role in family.depth]
     yield _axis(f"{stack.name}.depth", model, places[0], places, whole=True, task="depth")
+
+
+def left_out(stack: Stack) -> Iterator[tuple[str, str, BlockAxis]]:
+    """What of a plain model's blocks is left out: path of the block, name of the axis that has size 0, and its row."""
+    for number, (path, block) in enumerate(stack.blocks.items()):
+        for row in stack.family.axes:
+            if _is_left_out(block, row):
+                yield path, f"{stack.name}.{number}.{row.name}", row
+
+
+def _is_left_out(block: nn.Layer, row: BlockAxis) -> bool:
+    return row.bypass is not None and isinstance(_layer_or_none(block, row.bypass.output), BiasOnly)
+
+
+def _bypasses(model: nn.Layer, block: str, row: BlockAxis) -> tuple[Bypass, ...]:
+    """How the sub-layer of a block is left out; nothing where it cannot be, as without a bias that remains."""
+    if row.bypass is None or layer_at(model, joined(block, row.bypass.matrix)).bias is None:
+        return ()
+    spec = spec_of(layer_at(model, joined(block, row.bypass.output)))
+    if spec is None or spec.plain not in (nn.Linear, nn.MultiHeadAttention):  # an attention of its own kind
+        return ()
+    return (
+        Bypass(
+            joined(block, row.bypass.matrix),
+            joined(block, row.bypass.output),
+            row.bypass.input and joined(block, row.bypass.input),
+        ),
+    )
 
 
 def max_sizes(layer: nn.Layer) -> dict[str, int] | None:
@@ -228,10 +259,14 @@ def weight_reason(name: str) -> str:
 
 
 def _has(block: nn.Layer, path: str) -> bool:
+    return isinstance(_layer_or_none(block, path), nn.Layer)
+
+
+def _layer_or_none(block: nn.Layer, path: str) -> nn.Layer | None:
     try:
-        return isinstance(layer_at(block, path), nn.Layer)
+        return layer_at(block, path)
     except (AttributeError, KeyError):
-        return False
+        return None
 
 
 def _own_forward(block: nn.Layer, kind: type[nn.Layer] | str) -> bool:
@@ -244,6 +279,7 @@ def attention_heads_axis(
     projections: tuple[str, str, str, str],
     roles: tuple[str, ...] = ("heads",),
     beside: tuple[Place, ...] = (),
+    optional: bool = False,
 ) -> BlockAxis:
     """The heads of an attention.
 
@@ -252,15 +288,17 @@ def attention_heads_axis(
         projections: paths in the block of the query, key, value and output projections.
         roles: of the attention itself that the axis cuts.
         beside: as in `BlockAxis`.
+        optional: whether the whole attention can be left out, whose forward then returns only its output.
     """
     query, key, value, output = projections
     slots = ((query, "out"), (key, "out"), (value, "out"), (output, "in"), *((attention, role) for role in roles))
-    return BlockAxis("heads", (attention, "heads"), slots, whole=True, beside=beside)
+    bypass = Bypass(output, attention) if optional else None
+    return BlockAxis("heads", (attention, "heads"), slots, whole=True, beside=beside, bypass=bypass)
 
 
 def ffn_axis(first: str, second: str) -> BlockAxis:
     """The neurons between two feed-forward layers, given by their paths in the block."""
-    return BlockAxis("ffn", (first, "out"), ((first, "out"), (second, "in")))
+    return BlockAxis("ffn", (first, "out"), ((first, "out"), (second, "in")), bypass=Bypass(second, second, first))
 
 
 def _axis(

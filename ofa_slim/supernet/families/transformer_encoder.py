@@ -13,7 +13,9 @@ TRANSFORMER_ENCODER = Family(
     block=nn.TransformerEncoderLayer,
     layers="layers.*",
     heads=attention_heads_axis(
-        "self_attn", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj")
+        "self_attn",
+        ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"),
+        optional=True,
     ),
     ffn=ffn_axis("linear1", "linear2"),
     attention="self_attn",

@@ -25,6 +25,7 @@ from ofa_slim.supernet.layers.conv_base import is_depthwise
 from ofa_slim.supernet.layers.elastic import ElasticLayer, swap_back, swap_class
 from ofa_slim.supernet.layers.embedding import SuperEmbedding
 from ofa_slim.supernet.layers.kernels import elastic_kernels, fixed_kernel_reason, has_kernel
+from ofa_slim.supernet.layers.left_out import BiasOnly, FirstChannel, bias_only
 from ofa_slim.supernet.layers.linear import SuperLinear
 from ofa_slim.supernet.layers.norm import (
     SuperGroupNorm,
@@ -51,8 +52,10 @@ from ofa_slim.supernet.layers.stack import (
 )
 
 __all__ = [
+    "BiasOnly",
     "Block",
     "ElasticLayer",
+    "FirstChannel",
     "Owner",
     "SuperBatchNorm",
     "SuperBatchNorm1D",
@@ -81,6 +84,7 @@ __all__ = [
     "SuperSeparableConv2D",
     "SuperSyncBatchNorm",
     "SuperTransformerEncoder",
+    "bias_only",
     "changed_numbers",
     "cut_layer",
     "cut_numbers",

@@ -114,6 +114,14 @@ class ElasticLayer(nn.Layer):
             return None
         return part_of(parameter, row_of(self).roles(self, name), sizes)
 
+    def active_part(self, name: str) -> paddle.Tensor | None:
+        """The part of parameter `name` that takes part now."""
+        return self.part(name, {**self.max_sizes, **self.active_sizes})
+
+    def omitted(self, role: str) -> bool:
+        """Whether the active size of a role is 0, so that what the layer is part of is left out."""
+        return role in self.active_sizes and length(self.active_sizes[role]) == 0
+
     def drop_state(self) -> None:
         """Removes the attributes that its plain layer does not have."""
         for name in OWN_ATTRIBUTES:

@@ -10,6 +10,7 @@ from paddle import ParamAttr, nn
 from ofa_slim.errors import IllegalSubnetError
 from ofa_slim.supernet.layers.affine import affine
 from ofa_slim.supernet.layers.elastic import WIDTH_KEYS, CandidateConfig, ElasticLayer, checked_candidates
+from ofa_slim.supernet.layers.left_out import bias_only
 from ofa_slim.supernet.spec import LayerSpec, register
 
 
@@ -49,10 +50,14 @@ class SuperLinear(ElasticLayer, nn.Linear):
             expand_ratio: share of the output width, for this call only.
             channel: the output width in channels, for this call only; takes precedence over `expand_ratio`.
 
-        Returns: float ``[..., out]``.
+        Returns: float ``[..., out]``; ``[..., 1]`` where its active width is 0, for the places.
 
         Raises: IllegalSubnetError where the width is not between 1 and `out_features`, or the input too wide.
         """
+        if self.omitted("out") and expand_ratio is None and channel is None:  # the sub-layer that it begins is left out
+            return input[..., :1]
+        if self.omitted("in"):
+            return bias_only(input, cast(paddle.Tensor, self.active_part("bias")))
         if input.shape[-1] > self.max_sizes["in"]:
             raise IllegalSubnetError(
                 f"{self.full_name()}: {input.shape[-1]} input channels; at most {self.max_sizes['in']}"

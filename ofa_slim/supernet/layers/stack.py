@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any, cast
 
+import paddle
 from paddle import nn
 
 from ofa_slim.supernet.layers.elastic import AttributeSized, ElasticLayer
+from ofa_slim.supernet.layers.left_out import bias_only
 from ofa_slim.supernet.spec import LayerSpec, Sizes, length, register
 
 
@@ -19,7 +22,26 @@ def kept_layers(depth: int, full: int) -> tuple[int, ...]:
 
 
 class SuperMultiHeadAttention(AttributeSized, nn.MultiHeadAttention):
-    """`paddle.nn.MultiHeadAttention` with an elastic number of heads; its forward is Paddle's own."""
+    """`paddle.nn.MultiHeadAttention` with an elastic number of heads; its forward is Paddle's own.
+
+    Without heads the bias of its output projection remains.
+    """
+
+    def forward(self, query: paddle.Tensor, *others: Any, **named: Any) -> Any:
+        """Attends with the active heads.
+
+        Args:
+            query: float ``[batch, places, channels]``.
+            others: further arguments of the Paddle layer.
+            named: the same.
+
+        Returns: as the Paddle layer; without heads the output, and with `need_weights` None for the scores.
+        """
+        if self.num_heads:
+            return super().forward(query, *others, **named)
+        projection = cast(ElasticLayer, self.out_proj)
+        found = bias_only(query, cast(paddle.Tensor, projection.active_part("bias")))
+        return (found, None) if self.need_weights else found
 
 
 class SuperTransformerEncoder(AttributeSized, nn.TransformerEncoder):
