@@ -3,8 +3,8 @@
 Calibration rows are drawn from the training rows, without labels; accuracy is that of the dev rows and of rows 8,001 to
 12,000. Columns: the fine-tuned model sliced in order of |parameter * gradient| (which needs labels), the same repaired,
 sliced in OBS order and repaired, and with sizes allocated at the same multiply-accumulates. With --shares also sizes
-that are the same in every layer against allocated ones within the same share of the original's latency, by the table of
-times and as measured.
+that are the same in every layer against allocated ones, without and with whole sub-layers left out, within the same
+share of the original's latency, by the table of times and as measured.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from paddle import nn
 from sst2 import BATCH, add_options, missing, prepare, reordered, scores  # isort: skip
 from ofa_slim.closed_form import (
     Calibration,
+    Curve,
     allocate,
     curve_sizes,
     measure_curves,
@@ -108,7 +109,8 @@ def one_seed(
     for width in options.widths:
         repaired(f"uniform {width}", uniform(by_obs, width))
     with clock("curves"):
-        curves = measure_curves(model, calibration.part(options.curve_rows), moments, removals)
+        omitting = measure_curves(model, calibration.part(options.curve_rows), moments, removals, omit=True)
+    curves = [Curve(curve.axis, curve.sizes[1:], curve.losses[1:]) for curve in omitting]
     costs = CostModel.of(by_obs, SHAPES)
 
     def flops(sizes: Mapping[str, int]) -> float:
@@ -130,6 +132,7 @@ def one_seed(
             pair = {
                 "uniform": slowest_uniform(by_obs, time_of, share * whole),
                 "allocated": by_obs.space.complete(allocate(curves, time_of, share * whole)),
+                "omitting": by_obs.space.complete(allocate(omitting, time_of, share * whole)),
             }
             small = {name: export_subnet(by_obs, config) for name, config in pair.items()}
             times = measure_latency({"original": model, **small}, **TIMED)
@@ -151,7 +154,7 @@ def one_seed(
 def latency_table(model: nn.Layer) -> LatencyTable:
     """The times of the blocks at the sizes that allocation chooses from."""
     whole = as_supernet(model)
-    sizes = {axis.name: curve_sizes(axis.size) for axis in whole.space.axes if axis.task == WIDTH}
+    sizes = {axis.name: curve_sizes(axis, omit=True) for axis in whole.space.axes if axis.task == WIDTH}
     return LatencyTable.build(whole, **TIMED, choices=sizes)
 
 

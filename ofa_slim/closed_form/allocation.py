@@ -26,14 +26,17 @@ from ofa_slim.supernet.families import layer_at
 from ofa_slim.supernet.handle import full_size
 
 SHARES = tuple(part / 24 for part in (1, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 24))
-"""Sizes at which a curve is measured, as shares of the full size."""
+"""Sizes that allocation chooses from, as shares of the full size."""
+
+MEASURED = tuple(part / 24 for part in (1, 4, 10, 16))
+"""Those of them at which a curve is measured; between them it follows the error of the output matrix."""
 
 _BUCKETS = 4000
 _TRIES = 25
 
 
 def curve_sizes(axis: Axis, omit: bool = False) -> tuple[int, ...]:
-    """The sizes at which the curve of an axis is measured, ascending.
+    """The sizes of the curve of an axis, ascending.
 
     Args:
         axis: at full size.
@@ -66,8 +69,12 @@ def measure_curves(
     ridge: float = RIDGE,
     by: Divergence = divergence,
     omit: bool = False,
+    measured_shares: Sequence[float] = MEASURED,
 ) -> list[Curve]:
-    """Cuts one axis at a time to each of some sizes, the other units making up for it, and runs the rest of the model.
+    """Cuts one axis at a time to some sizes, the other units making up for it, and runs the rest of the model.
+
+    Between the sizes that are run, a loss follows the error of the axis's output matrix, which `removals` has for every
+    size: their logarithms are interpolated.
 
     Args:
         model: the model that `found` and `removals` are of, a plain one or a supernet, of which the whole runs.
@@ -77,6 +84,7 @@ def measure_curves(
         ridge: as in `Statistics.removals`.
         by: how two outputs are compared.
         omit: whether whole sub-layers may be left out.
+        measured_shares: the sizes that are run beside the smallest, as shares of the full one.
 
     Returns: a curve for every axis, bottom up.
     """
@@ -94,18 +102,36 @@ def measure_curves(
                 ]
                 at = start
             sizes = curve_sizes(axis, omit)
-            losses = []
-            for size in sizes[:-1]:
+            measured = {}
+            for size in sorted({sizes[0], *(max(1, round(share * axis.size)) for share in measured_shares)}):
                 with _cut(model, parts, found, removals[axis.name], size, ridge):
                     got = [
                         floats(runner.run(batch, stream, at, None)[0])
                         for batch, stream in zip(calibration, streams, strict=True)
                     ]
-                losses.append(mean_divergence(wanted, got, calibration, by))
+                measured[size] = mean_divergence(wanted, got, calibration, by)
+            losses = _between(sizes[:-1], measured, removals[axis.name].errors)
             # A larger size is never worse: what measured worse is luck of the rows.
             monotone = np.maximum.accumulate([0.0, *losses[::-1]])[::-1]
             curves.append(Curve(axis.name, sizes, tuple(map(float, monotone))))
     return curves
+
+
+def _between(sizes: Sequence[int], measured: Mapping[int, float], errors: np.ndarray) -> np.ndarray:
+    """The losses at some sizes, float64 ``[sizes]``, from those that were measured.
+
+    Args:
+        sizes: below the full one.
+        measured: losses by size.
+        errors: of the output matrix at every size; not increasing, 0 at full size.
+    """
+    least = np.finfo(float).tiny
+    known = np.array(sorted(measured, reverse=True))
+    at, losses = (np.log(np.maximum(values, least)) for values in (errors[known], [measured[size] for size in known]))
+    wanted = np.log(np.maximum(errors[list(sizes)], least))
+    # Beyond the largest measured size the loss goes to 0 as the error does.
+    found = np.where(wanted < at[0], losses[0] + wanted - at[0], np.interp(wanted, at, losses))
+    return np.where(np.isin(sizes, known), [measured.get(size, 0.0) for size in sizes], np.exp(found))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import pytest
 from paddle import nn
 from paddle.io import IterableDataset
 from paddle.nn import functional as F
+from paddlenlp.trainer.trainer_utils import ShardingOption
 
 import trainer_parallel
 from families import FAMILIES, each_family, inputs, outputs
@@ -192,6 +193,16 @@ def test_two_processes_end_where_one_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_sharded_moments_train_as_one_process_does(tmp_path: Path) -> None:
+    one, two = launched(trainer_parallel.sharded, tmp_path)
+    assert same(one, two)
+    for key, value in trainer_parallel.run_adamw(tmp_path / "one").items():
+        np.testing.assert_allclose(one[f"whole/{key}"], value, atol=1e-6, err_msg=key)
+        np.testing.assert_allclose(one[f"resumed/{key}"], value, atol=1e-6, err_msg=f"{key}, resumed")
+    assert load_subnet(tmp_path / "whole" / "width_0.5").ernie.encoder.layers[0].linear1.weight.shape == [16, 12]
+
+
+@pytest.mark.slow
 def test_the_checkpoint_with_the_best_mean_is_loaded_at_the_end(tmp_path: Path) -> None:
     run = trainer(
         "sequence",
@@ -322,3 +333,19 @@ def test_a_model_that_needs_more_than_token_ids_trains_with_it(tmp_path: Path) -
 
 def data_labels(data: list[dict[str, Any]]) -> np.ndarray:
     return np.stack([row["labels"] for row in data])
+
+
+def test_what_splits_the_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trainer("sequence", tmp_path)
+    run.args.sharding = [ShardingOption.SHARD_OP]
+    run._check_parallel()
+    for stage in (ShardingOption.SHARD_GRAD_OP, ShardingOption.FULL_SHARD):
+        run.args.sharding = [stage]
+        with pytest.raises(ConfigError, match=f"sharding stage1; not sharding {stage.value}"):
+            run._check_parallel()
+    run.args.sharding = []
+    for name in ("tensor_parallel_degree", "pipeline_parallel_degree"):
+        monkeypatch.setattr(run.args, name, 2)
+        with pytest.raises(ConfigError, match=f"not {name}"):
+            run._check_parallel()
+        monkeypatch.undo()

@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from functools import partialmethod
+from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+import fleet_training
 import ofa_slim
+from launching import launched
 from models import batch, bert, difference, labels
 from ofa_slim import load_subnet
 from ofa_slim.job import one_call
@@ -28,13 +30,13 @@ def blocks(page: str) -> list[str]:
 
 
 SCRIPT, LOOP, RELATIONS, CONFIGS = blocks("docs/training.md")
-PROCESSES, WORKER = blocks("docs/several-machines.md")
+PROCESSES, FLEET, WORKER = blocks("docs/several-machines.md")
 (TRAINER,) = blocks("docs/trainer.md")
 (SEARCH,) = blocks("docs/search.md")
 OTHER, ORDER, NARROW = blocks("docs/other-models.md")
 FORMATS, _, *SERVED = blocks("docs/formats.md")
 ONE_CALL, TRAINING, OWN_CODE = blocks("docs/one-call.md")
-(WITHOUT_TRAINING,) = blocks("docs/without-training.md")
+WITHOUT_TRAINING, OMITTING = blocks("docs/without-training.md")
 STARTED = blocks("docs/getting-started.md")
 TUNED, EXPLAINED = blocks("docs/faq.md")
 (TEN_LINES,) = blocks("README.md")
@@ -84,6 +86,15 @@ def test_the_page_on_compression_without_training(tmp_path: Path, monkeypatch: p
     names = {"model": bert(layers=2, heads=4, head_dim=2, ffn=8), "loader": loader}
     exec(WITHOUT_TRAINING, names)
     assert names["small"].report.costs["flops_ratio"] <= 0.5
+    exec(OMITTING, names)
+    assert all(0 in axis.choices for axis in names["ofa"].search_space.axes if axis.task == "width")
+
+
+@pytest.mark.slow
+def test_the_page_on_fleet(tmp_path: Path) -> None:
+    one, two = launched(partial(fleet_training.page, FLEET), tmp_path)
+    assert one.keys() == two.keys()
+    assert all((one[name] == two[name]).all() for name in one)
 
 
 @pytest.mark.usefixtures("forked_models")

@@ -7,6 +7,7 @@ process on its own is the reference.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paddle
@@ -39,6 +40,40 @@ def run(folder: Path, importance: bool) -> Weights:
     )
     made.train()
     return weights(model)
+
+
+def run_adamw(folder: Path, **own: Any) -> Weights:
+    """Two epochs with the Trainer's own optimizer; its epsilon is so large that rounding is not made a step."""
+    with paddle.utils.unique_name.guard():  # the names of parameters and moments are those of a new process
+        model = ernie("sequence")
+        made = trainer(
+            "sequence",
+            folder,
+            model,
+            ofa_args=OFAArguments(teacher_engine="dygraph", strategy="sandwich", subnets=1, widths=[1.0, 0.5]),
+            train_dataset=[row for row in rows("sequence", 120) if len(row["input_ids"]) == 9][:ROWS],
+            per_device_train_batch_size=ROWS // 2 // distributed.get_world_size(),
+            gradient_accumulation_steps=2,
+            per_device_eval_batch_size=1,
+            learning_rate=1e-2,
+            adam_epsilon=1e-3,
+            lr_scheduler_type="constant",
+            evaluation_strategy="epoch",
+            save_strategy="epoch",
+            **{"num_train_epochs": 2, **own},
+        )
+        made.train(resume_from_checkpoint=own.get("resume_from_checkpoint"))
+    return weights(model)
+
+
+def sharded(folder: Path) -> None:
+    """With the moments of the optimizer spread over the processes, in one go and resumed after an epoch."""
+    whole = run_adamw(folder / "whole", sharding="stage1")
+    run_adamw(folder / "resumed", sharding="stage1", num_train_epochs=1)
+    resumed = run_adamw(folder / "resumed", sharding="stage1", resume_from_checkpoint=True)
+    found = {"whole": whole, "resumed": resumed}
+    arrays = {f"{name}/{key}": value for name, one in found.items() for key, value in one.items()}
+    np.savez(folder / f"rank{distributed.get_rank()}.npz", **arrays)
 
 
 def main(folder: Path) -> None:

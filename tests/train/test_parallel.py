@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from subprocess import PIPE, STDOUT
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paddle import distributed
 
+import fleet_training
 import parallel_training
 import two_launchers
 from launching import free_port, launched
@@ -217,3 +219,14 @@ def test_the_launchers_of_two_machines_meet(tmp_path: Path) -> None:
     one = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=True)
     total = one.stdout.rpartition(" ")[2].strip()
     assert found == [f"rank {rank} of 2: {total}" for rank in range(2)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("main", [fleet_training.data_parallel, fleet_training.sharded])
+def test_fleet_trains_as_one_process_does(main: Callable[[Path], None], tmp_path: Path) -> None:
+    one, two = launched(main, tmp_path)
+    alone = fleet_training.run()
+    assert set(one) == set(two) == set(alone)
+    for name, value in alone.items():
+        np.testing.assert_array_equal(one[name], two[name], err_msg=name)
+        np.testing.assert_allclose(one[name], value, atol=1e-6, err_msg=name)

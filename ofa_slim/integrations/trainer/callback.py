@@ -38,6 +38,10 @@ class OFACallback(TrainerCallback):
         paddle.seed(derived_seed(args.seed, state.global_step, 1 + distributed.get_rank()))
 
     def on_optimizer_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Averages gradients over processes: sub-networks run outside of the layer that would."""
-        model: nn.Layer = kwargs["model"]
-        parallel.reduce_gradients(model.parameters())
+        """Averages gradients over processes: sub-networks run outside of the layer that would.
+
+        With sharding the Trainer has done it: each process has the sums of those parameters that it updates.
+        """
+        if not args.use_hybrid_parallel:
+            model: nn.Layer = kwargs["model"]
+            parallel.reduce_gradients(model.parameters())

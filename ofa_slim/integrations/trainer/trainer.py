@@ -11,6 +11,7 @@ import numpy as np
 import paddle
 from paddle import nn
 from paddlenlp.trainer import Trainer, get_last_checkpoint
+from paddlenlp.trainer.trainer_utils import ShardingOption
 
 from ofa_slim.base.modes import forward_signature
 from ofa_slim.errors import ConfigError
@@ -27,7 +28,8 @@ from ofa_slim.train.distill_config import SELF, DistillConfig
 from ofa_slim.train.stack_layers import NONE, block_importance, hidden_layers
 from ofa_slim.train.task_losses import DistillLoss, TaskLosses
 
-_REFUSED = ("use_hybrid_parallel", "enable_auto_parallel", "to_static")
+_REFUSED = ("enable_auto_parallel", "to_static")
+_SPLIT = ("tensor_parallel_degree", "pipeline_parallel_degree", "sep_parallel_degree")
 
 
 class OFATrainer(Trainer):
@@ -71,9 +73,7 @@ class OFATrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        for name in _REFUSED:
-            if getattr(self.args, name, False):
-                raise ConfigError(f"OFATrainer trains whole models in dygraph, on one process or several; not {name}")
+        self._check_parallel()
         self.ofa_args = ofa_args or OFAArguments()
         self.task = kind_of(self.model, self.train_dataset) if task is None else task
         self._check_losses(distill_loss)
@@ -203,6 +203,16 @@ class OFATrainer(Trainer):
     def export(self, width: float = 1.0, depth: float = 1.0) -> nn.Layer:
         """The plain model of one width and depth, cut out of the supernet as it is now; see `OFA.export`."""
         return self.ofa.export(config=self.ofa.search_space.uniform(width, depth))
+
+    def _check_parallel(self) -> None:
+        split = [name for name in _SPLIT if (getattr(self.args, name, 1) or 1) > 1]
+        stages = [str(stage.value) for stage in self.args.sharding if stage != ShardingOption.SHARD_OP]
+        wrong = [name for name in _REFUSED if getattr(self.args, name, False)] + split
+        if wrong or stages:
+            named = wrong[0] if wrong else f"sharding {' '.join(stages)}"
+            raise ConfigError(
+                f"OFATrainer trains whole models in dygraph, data-parallel and with sharding stage1; not {named}"
+            )
 
     def _check_losses(self, distill_loss: DistillLoss | None) -> None:
         settings = self.ofa_args
