@@ -497,7 +497,7 @@ def test_recipes(text: bytes, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[1]", "{", '{"a": 0}', '{"a": "1"}', '{"a": NaN}', '{"a": 1, "a": 2}', "[" * 9999]
+    "text", ["", "[1]", "{", '{"a": -1}', '{"a": "1"}', '{"a": NaN}', '{"a": 1, "a": 2}', "[" * 9999]
 )
 def test_configs_of_sub_networks(text: str) -> None:
     with pytest.raises(IllegalSubnetError):

@@ -76,6 +76,8 @@ def test_workers_on_a_database_server_lose_and_double_nothing_when_one_is_killed
     pytest.importorskip("psycopg2", reason="SQLAlchemy's driver for PostgreSQL is not installed")
     with server() as url:
         killed = start(tmp_path, 6, "killed", True, url)
+        while killed.is_alive() and len(list(tmp_path.glob("*.scored"))) < 2:
+            time.sleep(0.01)  # it must not be so late that the others have scored all
         workers = [start(tmp_path, None, f"result-{number}", True, url) for number in range(2)]
         for process in (killed, *workers):
             process.join()
