@@ -37,7 +37,7 @@ from ofa_slim.ordering.hidden import compute_hidden_importance, reorder_hidden
 BYTES = 256
 LAYERS, HEADS, HIDDEN, NEURONS = 6, 4, 128, 384
 LENGTH, BATCH = 128, 16
-RANKED_ON = 16  # batches
+RANKED_ON, SCORED_ON = 16, 32  # batches
 
 Loss = Callable[[paddle.Tensor, paddle.Tensor], paddle.Tensor]
 """Logits float [rows, length, bytes] and bytes int64 [rows, length + 1] -> scalar."""
@@ -59,16 +59,16 @@ def windows(text: np.ndarray, count: int, rng: np.random.Generator) -> Iterator[
         yield paddle.to_tensor(np.stack([text[start : start + LENGTH + 1] for start in starts]))
 
 
-def decoder(layers: int = LAYERS, hidden: int = HIDDEN) -> nn.Layer:
+def decoder() -> nn.Layer:
     """A LLaMA over bytes whose heads of keys and values serve two query heads each."""
     from paddlenlp.transformers import LlamaConfig, LlamaForCausalLM
 
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=BYTES,
-            hidden_size=hidden,
+            hidden_size=HIDDEN,
             intermediate_size=NEURONS,
-            num_hidden_layers=layers,
+            num_hidden_layers=LAYERS,
             num_attention_heads=2 * HEADS,
             num_key_value_heads=HEADS,
             max_position_embeddings=LENGTH,
@@ -106,8 +106,8 @@ def train(model: nn.Layer, text: np.ndarray, loss: Loss, steps: int, rate: float
 
 @paddle.no_grad()
 def perplexity(model: nn.Layer, text: np.ndarray) -> float:
-    """Per byte, on the same 32 batches of the text at each call."""
-    batches = list(windows(text, 32, np.random.default_rng(0)))
+    """Per byte, on the same batches of the text at each call."""
+    batches = list(windows(text, SCORED_ON, np.random.default_rng(0)))
     return math.exp(float(np.mean([float(next_byte(logits(model, batch), batch)) for batch in batches])))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import paddle
 from paddle import nn
 
-
 _FLEET = "paddle.distributed.fleet.meta_parallel."
 """The module of the layers that `fleet.distributed_model` returns; their classes are not public."""
 

@@ -357,6 +357,14 @@ def test_llama_generates_the_same_tokens_before_and_after_export(own: dict[str, 
     assert len(texts) > 1
 
 
+def test_a_model_of_few_places_is_exported_and_reloaded(tmp_path: Path) -> None:
+    for number, model in enumerate(
+        (language_model(max_position_embeddings=5), FAMILIES["bert"](max_position_embeddings=5))
+    ):
+        ofa = OFA(Convert(supernet(expand_ratio=[1.0, 0.5])).convert(model))
+        save_subnet(ofa.export(config=dynabert_config(ofa, 0.5)), tmp_path / str(number))
+
+
 def test_a_head_of_keys_and_values_takes_its_queries_along() -> None:
     ofa = OFA(Convert(supernet(expand_ratio=[1.0, 0.5])).convert(language_model()))
     assert ofa.search_space["llama.0.heads"].size == 2

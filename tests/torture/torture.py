@@ -96,7 +96,7 @@ def random_config(ofa: OFA, rng: np.random.Generator) -> SubnetConfig:
     if rng.random() < 0.5:
         return space.sample(rng)
     return space.complete(
-        {axis.name: int(rng.integers(1, axis.size + 1)) for axis in space.axes if not axis.fixed_reason}
+        {axis.name: int(rng.integers(axis.least, axis.size + 1)) for axis in space.axes if not axis.fixed_reason}
     )
 
 
