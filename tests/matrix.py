@@ -1,7 +1,8 @@
 """Runs the tests on each release of Paddle in an environment of its own, and prints a table: `make matrix`.
 
-A cell of the matrix is a release of Paddle and a Python. Its environment and its logs are in `.matrix/`; the
-environment is made anew when `pyproject.toml` has changed. Needs nothing but the standard library.
+A cell of the matrix is a release of Paddle, a Python and, where wanted, a release of PaddleNLP. Its environment and its
+logs are in `.matrix/`; the environment is made anew when `pyproject.toml` has changed. Needs nothing but the standard
+library.
 """
 
 from __future__ import annotations
@@ -24,18 +25,23 @@ FOLDER = ROOT / ".matrix"
 
 @dataclass(frozen=True)
 class Cell:
-    """A release of Paddle, such as 3.3.1, and a version of Python, such as 3.11."""
+    """Releases of Paddle and PaddleNLP, such as 3.3.1 ("": the one that pip chooses), and a Python, such as 3.11."""
 
     paddle: str
     python: str = "3.11"
+    paddlenlp: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.paddle}-python{self.python}" + (f"-paddlenlp{self.paddlenlp}" if self.paddlenlp else "")
 
     @property
     def environment(self) -> Path:
-        return FOLDER / f"{self.paddle}-python{self.python}"
+        return FOLDER / self.name
 
     def file(self, name: str) -> Path:
         """A file beside the environment, which outlives it."""
-        return FOLDER / f"{self.paddle}-python{self.python}.{name}"
+        return FOLDER / f"{self.name}.{name}"
 
     def call(self, log: str, *arguments: str) -> int:
         """Runs the environment's Python with its output in a log; the exit code."""
@@ -44,8 +50,8 @@ class Cell:
             return subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
 
 
-# What the README says is supported: the last patch of every minor release that pyproject.toml allows, and the
-# other Pythons on the newest.
+# What the README says is supported: the last patch of every minor release that pyproject.toml allows, the other
+# Pythons on the newest (3.13 gets no PaddleNLP), and PaddleNLP's beta, which needs NumPy 1, as 3.12 has it.
 CELLS = (
     Cell("3.0.0"),
     Cell("3.1.1"),
@@ -53,6 +59,8 @@ CELLS = (
     Cell("3.3.1"),
     Cell("3.3.1", "3.10"),
     Cell("3.3.1", "3.12"),
+    Cell("3.3.1", "3.13"),
+    Cell("3.3.1", "3.12", "3.0.0b4"),
 )
 
 
@@ -82,13 +90,18 @@ class CellError(Exception):
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Run the tests on each release of Paddle and print a table.")
-    parser.add_argument("cells", nargs="*", type=parse_cell, help="such as 3.2.2 or 3.3.1-python3.12 (default: all)")
+    parser.add_argument(
+        "cells",
+        nargs="*",
+        type=parse_cell,
+        help="such as 3.2.2, 3.3.1-python3.12 or 3.3.1-python3.12-paddlenlp3.0.0b4 (default: all)",
+    )
     parser.add_argument("--pytest", type=shlex.split, default=[], help="its arguments, as in --pytest='-x -k export'")
     arguments = parser.parse_args()
     FOLDER.mkdir(exist_ok=True)
     rows = []
     for cell in arguments.cells or CELLS:
-        print(f"Paddle {cell.paddle} on Python {cell.python}, logs in {cell.file('*')}", file=sys.stderr)
+        print(f"{cell.name}, logs in {cell.file('*')}", file=sys.stderr)
         try:
             rows.append(run(cell, arguments.pytest))
         except CellError as error:
@@ -100,10 +113,10 @@ def main() -> int:
 
 
 def parse_cell(text: str) -> Cell:
-    match = re.fullmatch(r"(\d+\.\d+\.\d+)(?:-python(\d+\.\d+))?", text)
+    match = re.fullmatch(r"(\d+\.\d+\.\d+)(?:-python(\d+\.\d+))?(?:-paddlenlp(\S+))?", text)
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is neither like 3.3.1 nor like 3.3.1-python3.12")
-    return Cell(match[1], match[2] or Cell.python)
+    return Cell(match[1], match[2] or Cell.python, match[3] or "")
 
 
 def run(cell: Cell, options: Sequence[str]) -> Row:
@@ -113,7 +126,7 @@ def run(cell: Cell, options: Sequence[str]) -> Row:
     imports = cell.call("paddlenlp.log", "-W", "ignore", "-c", code) == 0
     version = last_word(cell.file("paddlenlp.log"))
     if not imports:
-        version = f"does not import: {version}"
+        version = "none" if "No module named 'paddlenlp'" in version else f"does not import: {version}"
         options = ["--without-paddlenlp", *options]
     report = cell.file("junit.xml")
     report.unlink(missing_ok=True)
@@ -133,7 +146,8 @@ def install(cell: Cell) -> None:
         return
     subprocess.run([find_python(cell.python), "-m", "venv", "--clear", str(cell.environment)], check=True)
     constraint = cell.file("constraint.txt")
-    constraint.write_text(f"paddlepaddle=={cell.paddle}\n", encoding="utf-8")
+    wanted = [f"paddlepaddle=={cell.paddle}"] + ([f"paddlenlp=={cell.paddlenlp}"] if cell.paddlenlp else [])
+    constraint.write_text("\n".join(wanted) + "\n", encoding="utf-8")
     install = ("-m", "pip", "--disable-pip-version-check", "install", "--constraint", str(constraint))
     if cell.call("pip.log", *install, "--editable", ".[dev,demo]"):
         raise CellError(f"pip: {last_word(cell.file('pip.log'))}")

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from releases import PADDLENLP_3
+
 SUPPORT = Path(__file__).parents[1] / "support"
 
 TOGETHER = (
@@ -80,6 +82,8 @@ def outcomes(names: tuple[str, ...]) -> dict[str, str | None]:
 def test_the_bridge(name: str, process: tuple[str, ...]) -> None:
     if name.startswith(("paddlenlp", "trainer_compress")):
         importlib.util.find_spec("paddlenlp")  # skips the test where it is to do without
+    if PADDLENLP_3 and name.startswith("trainer_compress"):
+        pytest.skip("Trainer.compress of PaddleNLP 3.0.0b4 ends in an error of its own: layers lack _ori_forward")
     found = outcomes(process)
     assert name in found, "the process ended before"
     assert found[name] is None, found[name]

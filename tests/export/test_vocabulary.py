@@ -17,6 +17,7 @@ from ofa_slim.errors import ExportError
 from ofa_slim.export.formats import write_formats
 from ofa_slim.export.formats.pipeline import TextTask
 from ofa_slim.export.vocabulary import vocabulary_coverage
+from releases import PADDLENLP_3
 from small_tokenizers import CHINESE, ENGLISH, PAIRS, STRANGE, TEXTS, WORDS, byte_pairs, word_pieces
 
 nlp: Any = pytest.importorskip("paddlenlp.transformers")
@@ -164,6 +165,7 @@ def test_model_and_tokenizer_are_saved_and_read_again(tmp_path: Path) -> None:
     assert_same_answers(model, tokenizer, twice, ["film"])
 
 
+@pytest.mark.skipif(PADDLENLP_3, reason="tokens added to PaddleNLP 3's tokenizers do not read back; this is refused")
 def test_added_tokens_and_rows_without_a_token(tmp_path: Path) -> None:
     tokenizer = word_pieces(tmp_path / "t", ENGLISH)
     tokenizer.add_tokens(["<user>"])

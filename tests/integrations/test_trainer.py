@@ -24,7 +24,7 @@ from ofa_slim import load_subnet
 from ofa_slim.errors import ConfigError
 from ofa_slim.integrations.trainer import OFATrainer
 from ofa_slim.tasks import LanguageModelling, SpanScoring, TokenClassification
-from trainer_runs import CLASS_OF, WIDTHS, arguments, collate, ernie, plain, rows, same, trainer, weights
+from trainer_runs import CLASS_OF, WIDTHS, Log, arguments, collate, ernie, history, plain, rows, same, trainer, weights
 
 METRIC = {"sequence": "accuracy", "token": "accuracy", "qa": "f1"}
 
@@ -63,19 +63,19 @@ def test_every_width_is_scored_and_its_best_is_kept(kind: str, tmp_path: Path) -
     keys = set(ernie(kind).state_dict())
     run.train()
     metric = METRIC[kind]
-    logged = [entry for entry in run.state.log_history if "eval_loss" in entry]
+    logged = [entry for entry in history(run) if "eval_loss" in entry]
     assert len(logged) == 3
     for name, (heads, neurons) in WIDTHS.items():
-        history = [entry[f"eval_{name}_{metric}"] for entry in logged]
+        own = [entry[f"eval_{name}_{metric}"] for entry in logged]
         small = load_subnet(tmp_path / name)
         assert type(small) is CLASS_OF[kind]
         for block in small.ernie.encoder.layers:
             assert block.linear1.weight.shape == [16, neurons]
             assert block.self_attn.q_proj.weight.shape == [16, heads * 4]
-        assert scores(run, small)[metric] == pytest.approx(max(history), abs=1e-6)
+        assert scores(run, small)[metric] == pytest.approx(max(own), abs=1e-6)
         about = json.loads((tmp_path / name / "metrics.json").read_text())
-        assert about["value"] == max(history)
-        assert about["step"] == logged[history.index(max(history))]["step"]
+        assert about["value"] == max(own)
+        assert about["step"] == logged[own.index(max(own))]["step"]
     for entry in logged:
         assert entry[f"eval_{metric}"] == pytest.approx(np.mean([entry[f"eval_{name}_{metric}"] for name in WIDTHS]))
     saved = CLASS_OF[kind].from_pretrained(str(tmp_path / "checkpoint-6"))
@@ -115,7 +115,7 @@ def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
         shutil.copytree(tmp_path / "whole" / f"checkpoint-{step}", folder / f"checkpoint-{step}")
         again = ran(folder, resume=True)
         assert same(weights(again.model), expected)
-        last = [run.state.log_history[-2] for run in (whole, again)]
+        last = [history(run)[-2] for run in (whole, again)]
         assert last[0]["eval_width_0.5_depth_0.5_loss"] == last[1]["eval_width_0.5_depth_0.5_loss"]
 
 
@@ -164,7 +164,7 @@ def test_uie_gets_the_loss_that_it_lacks_and_is_exported(tmp_path: Path) -> None
     run = trainer("uie", tmp_path, num_train_epochs=1, evaluation_strategy="epoch")
     assert isinstance(run.task, SpanScoring)
     run.train()
-    assert run.state.log_history[-2]["eval_width_0.5_loss"] > 0
+    assert history(run)[-2]["eval_width_0.5_loss"] > 0
     small = run.export(width=0.5)
     assert small.ernie.encoder.layers[0].linear1.weight.shape == [16, 12]
 
@@ -173,10 +173,10 @@ def test_the_first_of_several_evaluation_sets_decides(tmp_path: Path) -> None:
     data = {"near": rows("sequence", seed=1), "far": rows("sequence", seed=2)}
     run = trainer("sequence", tmp_path, num_train_epochs=1, evaluation_strategy="epoch", eval_dataset=data)
     run.train()
-    logged = {key for entry in run.state.log_history for key in entry}
+    logged = {key for entry in history(run) for key in entry}
     assert {"eval_near_width_0.5_accuracy", "eval_far_width_0.5_accuracy", "eval_near_accuracy"} <= logged
     about = json.loads((tmp_path / "width_0.5" / "metrics.json").read_text())
-    value = next(entry for entry in run.state.log_history if "eval_near_loss" in entry)["eval_near_width_0.5_accuracy"]
+    value = next(entry for entry in history(run) if "eval_near_loss" in entry)["eval_near_width_0.5_accuracy"]
     assert about["value"] == value
 
 
@@ -215,13 +215,13 @@ def test_the_checkpoint_with_the_best_mean_is_loaded_at_the_end(tmp_path: Path) 
         metric_for_best_model="loss",
     )
     run.train()
-    losses = {entry["step"]: entry["eval_loss"] for entry in run.state.log_history if "eval_loss" in entry}
+    losses = {entry["step"]: entry["eval_loss"] for entry in history(run) if "eval_loss" in entry}
     best = min(losses, key=lambda step: losses[step])
     assert run.state.best_model_checkpoint == str(tmp_path / f"checkpoint-{best}")
     saved = CLASS_OF["sequence"].from_pretrained(run.state.best_model_checkpoint)
     assert same(weights(saved), weights(run.model))
     for name in WIDTHS:
-        own = {entry["step"]: entry[f"eval_{name}_loss"] for entry in run.state.log_history if "eval_loss" in entry}
+        own = {entry["step"]: entry[f"eval_{name}_loss"] for entry in history(run) if "eval_loss" in entry}
         assert json.loads((tmp_path / name / "metrics.json").read_text())["value"] == min(own.values())
 
 
@@ -239,9 +239,10 @@ def test_language_models_are_scored_without_keeping_their_logits(tmp_path: Path)
         eval_dataset=data,
         task=LanguageModelling(),
         ofa_args=plain(widths=[1.0, 0.5]),
+        callbacks=[Log()],
     )
     run.train()
-    logged = next(entry for entry in run.state.log_history if "eval_loss" in entry)
+    logged = next(entry for entry in history(run) if "eval_loss" in entry)
     for name in ("width_1.0", "width_0.5"):
         assert logged[f"eval_{name}_perplexity"] == pytest.approx(np.exp(logged[f"eval_{name}_loss"]), rel=1e-4)
         about = json.loads((tmp_path / name / "metrics.json").read_text())
@@ -294,10 +295,11 @@ def test_other_families_train_with_it(name: str, tmp_path: Path) -> None:
         train_dataset=data,
         eval_dataset=data,
         ofa_args=plain(widths=[1.0, 0.5]),
+        callbacks=[Log()],
     )
     run.train()
     metric = "perplexity" if name == "gpt-lm" else "accuracy"
-    logged = next(entry for entry in run.state.log_history if "eval_loss" in entry)
+    logged = next(entry for entry in history(run) if "eval_loss" in entry)
     small = load_subnet(tmp_path / "width_0.5")
     about = json.loads((tmp_path / "width_0.5" / "metrics.json").read_text())
     assert (about["metric"], about["value"]) == (metric, logged[f"eval_width_0.5_{metric}"])
@@ -323,6 +325,7 @@ def test_a_model_that_needs_more_than_token_ids_trains_with_it(tmp_path: Path) -
         train_dataset=data,
         eval_dataset=data,
         ofa_args=plain(widths=[1.0, 0.5]),
+        callbacks=[Log()],
     )
     run.train()
     small = load_subnet(tmp_path / "width_0.5")

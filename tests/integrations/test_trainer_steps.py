@@ -16,7 +16,7 @@ from paddle.nn import functional as F
 from models import difference
 from ofa_slim.integrations.trainer import OFAArguments
 from ofa_slim.train.stack_layers import block_importance
-from trainer_runs import CLASS_OF, collate, ernie, plain, rows, same, trainer, weights
+from trainer_runs import CLASS_OF, collate, ernie, history, plain, rows, same, trainer, weights
 
 
 def test_accumulated_batches_are_one_larger_batch(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_accumulated_batches_are_one_larger_batch(tmp_path: Path) -> None:
             logging_steps=1,
         )
         run.train()
-        losses = [entry["loss"] for entry in run.state.log_history if "loss" in entry]
+        losses = [entry["loss"] for entry in history(run) if "loss" in entry]
         assert len(losses) == 2
         found.append((losses, weights(run.model)))
     (one, larger), (other, smaller) = found
@@ -121,7 +121,7 @@ def test_losses_and_metrics_of_the_user(tmp_path: Path) -> None:
     assert distill_calls == [["input_ids", "labels"]] * 9
     about = json.loads((tmp_path / "width_0.5" / "metrics.json").read_text())
     assert about["metric"] == "lowest"
-    assert about["value"] == run.state.log_history[-2]["eval_width_0.5_lowest"]
+    assert about["value"] == history(run)[-2]["eval_width_0.5_lowest"]
 
 
 def test_the_loss_is_what_the_settings_say(tmp_path: Path) -> None:

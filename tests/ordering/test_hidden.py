@@ -27,6 +27,7 @@ LAYERS = 2  # finding the axis traces the model, which takes a second per layer
 # The language model reads the embedding table itself, whole, to score the next token.
 # TinyBERT's layers that learn from a teacher are not part of its forward.
 UNUSED = {"tinybert": [HIDDEN]}
+NEW = ("qwen2", "qwen2-tied", "mistral", "gemma")  # of PaddleNLP 3
 MOST = [name for name in FAMILIES if name != "gpt-lm"]
 
 
@@ -68,7 +69,10 @@ def test_a_smaller_hidden_size_is_cut_in_every_layer(name: str, tmp_path: Path) 
     assert {layer.weight.shape[0] for layer in heads} <= {hidden, 8, 3 * hidden} | set(UNUSED.get(name, ()))
 
 
-@each_family(["bert", "electra", "mpnet", "gpt", "albert", "llama"], quick=["bert", "llama"])
+@each_family(
+    [name for name in ("bert", "electra", "mpnet", "gpt", "albert", "llama", *NEW) if name in FAMILIES],
+    quick=["bert", "llama"],
+)
 def test_reordering_hidden_channels_does_not_change_what_the_model_computes(name: str) -> None:
     model, given = family(name), inputs(name)
     expected = outputs(model, given)

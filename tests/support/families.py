@@ -101,6 +101,22 @@ FAMILIES: dict[str, Make] = {
     ),
 }
 
+# PaddleNLP 2.8 does not have them.
+_GROUPED = {"num_attention_heads": 2 * HEADS, "num_key_value_heads": HEADS}
+FAMILIES |= {
+    name: maker(ending, "ForCausalLM", **_GROUPED, **own)
+    for name, ending, own in (
+        ("qwen2", "Qwen2", {}),
+        ("qwen2-tied", "Qwen2", {"tie_word_embeddings": True}),
+        ("mistral", "Mistral", {}),
+        ("gemma", "Gemma", {"head_dim": HIDDEN // HEADS // 2}),
+    )
+    if hasattr(nlp, f"{ending}ForCausalLM")
+}
+
+DECODERS = ("llama", "qwen2", "mistral", "gemma")
+"""How the names of those with grouped-query attention begin."""
+
 
 QUICK = ("bert", "electra", "llama")
 

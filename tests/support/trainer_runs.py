@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import paddle
 from paddle import nn
-from paddlenlp.trainer import TrainingArguments
+from paddlenlp.trainer import Trainer, TrainerCallback, TrainingArguments
 from paddlenlp.transformers import (
     UIE,
     ErnieConfig,
@@ -109,6 +109,22 @@ def arguments(folder: Path, **more: Any) -> TrainingArguments:
     return TrainingArguments(output_dir=str(folder), **given)
 
 
+class Log(TrainerCallback):
+    """Keeps what a trainer logs; PaddleNLP 3's keeps nothing of it itself."""
+
+    def __init__(self) -> None:
+        self.entries: list[dict[str, Any]] = []
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Keeps an entry."""
+        self.entries.append({**logs, "step": state.global_step})
+
+
+def history(run: Trainer) -> list[dict[str, Any]]:
+    """What a trainer that was made with a `Log` has logged."""
+    return next(one for one in run.callback_handler.callbacks if isinstance(one, Log)).entries
+
+
 def trainer(kind: str, folder: Path, model: nn.Layer | None = None, **more: Any) -> OFATrainer:
     """A trainer of one kind; what is no argument of the trainer goes to its training arguments."""
     own = (
@@ -130,6 +146,7 @@ def trainer(kind: str, folder: Path, model: nn.Layer | None = None, **more: Any)
         model=ernie(kind) if model is None else model,
         args=arguments(folder, **more),
         data_collator=collate,
+        callbacks=[Log()],
         **given,
     )
 

@@ -14,7 +14,7 @@ import runpy
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -57,7 +57,7 @@ def _tensors(output: Any, kind: type) -> Iterator[Any]:
 def write_samples(file: Path, samples: Sequence[Mapping[Any, np.ndarray]]) -> None:
     """Keeps dictionaries of arrays in one file."""
     arrays = {f"{n}/{key}": value for n, sample in enumerate(samples) for key, value in sample.items()}
-    np.savez(file, allow_pickle=False, **arrays)
+    np.savez(file, **cast(dict[str, Any], arrays))  # NumPy 1 has no allow_pickle here, and would keep it as an array
 
 
 def read_samples(file: Path) -> list[Inputs]:

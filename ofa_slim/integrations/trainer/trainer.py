@@ -200,6 +200,19 @@ class OFATrainer(Trainer):
         metrics = _with_means({prefix: output.metrics for prefix, output in outputs.items()}, metric_key_prefix)
         return next(iter(outputs.values()))._replace(metrics=metrics)
 
+    def prediction_step(
+        self, model: nn.Layer, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> Any:
+        """The loss, outputs and labels of a batch; several labels as one tensor: PaddleNLP 3 keeps only the first."""
+        loss, outputs, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        if self._own_metrics and isinstance(labels, (tuple, list)):
+            labels = paddle.stack(list(labels), axis=-1)
+        return loss, outputs, labels
+
+    def _apart(self, labels: Any) -> Any:
+        """The labels of `prediction_step` as the metrics take them."""
+        return labels if len(self.label_names) == 1 else tuple(np.moveaxis(labels, -1, 0))
+
     def export(self, width: float = 1.0, depth: float = 1.0) -> nn.Layer:
         """The plain model of one width and depth, cut out of the supernet as it is now; see `OFA.export`."""
         return self.ofa.export(config=self.ofa.search_space.uniform(width, depth))
@@ -245,7 +258,7 @@ class OFATrainer(Trainer):
         if self.criterion is None and not all(name in takes for name in self.label_names):
             self.criterion = self.task.loss  # UIE computes no loss of its own
         if self.compute_metrics is None:
-            self.compute_metrics = lambda scored: self.task.metrics(scored.predictions, scored.label_ids)
+            self.compute_metrics = lambda scored: self.task.metrics(scored.predictions, self._apart(scored.label_ids))
             if self.preprocess_logits_for_metrics is None:
                 self.preprocess_logits_for_metrics = self.task.reduced
             self._own_metrics = True

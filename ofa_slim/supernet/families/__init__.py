@@ -5,6 +5,7 @@ from __future__ import annotations
 from paddle import nn
 
 from ofa_slim.supernet.axis import Axis
+from ofa_slim.supernet.families.decoders import GEMMA, LLAMA, MISTRAL, QWEN2
 from ofa_slim.supernet.families.ernie_layout import ERNIE_LAYOUT
 from ofa_slim.supernet.families.family import (
     BlockAxis,
@@ -20,7 +21,6 @@ from ofa_slim.supernet.families.family import (
     weight_reason,
 )
 from ofa_slim.supernet.families.gpt import GPT
-from ofa_slim.supernet.families.llama import LLAMA
 from ofa_slim.supernet.families.post_norm import ALBERT, MPNET, NEZHA
 from ofa_slim.supernet.families.transformer_encoder import TRANSFORMER_ENCODER
 
@@ -41,7 +41,18 @@ __all__ = [
     "weight_reason",
 ]
 
-_FAMILIES: list[Family] = [TRANSFORMER_ENCODER, NEZHA, MPNET, ALBERT, ERNIE_LAYOUT, GPT, LLAMA]
+_FAMILIES: list[Family] = [
+    TRANSFORMER_ENCODER,
+    NEZHA,
+    MPNET,
+    ALBERT,
+    ERNIE_LAYOUT,
+    GPT,
+    LLAMA,
+    QWEN2,
+    MISTRAL,
+    GEMMA,
+]
 
 
 def register_family(family: Family) -> None:

@@ -1,4 +1,6 @@
-"""PaddleNLP's decoders with grouped-query attention and a gated feed-forward part: LLaMA.
+"""PaddleNLP's decoders with grouped-query attention and a gated feed-forward part.
+
+LLaMA in both releases; Qwen2, Mistral and Gemma, which PaddleNLP 3 has.
 
 A step of the heads axis is a head of keys and values with the group of query heads that reads it, so a sub-network has
 as many query heads per group as the model. Projections may be fused: queries, keys and values in one layer, head by
@@ -16,11 +18,15 @@ from ofa_slim.supernet.families.family import BlockAxis, Family
 from ofa_slim.supernet.layers.elastic import AttributeSized, ElasticLayer, FollowingLayer, register_elastic
 from ofa_slim.supernet.spec import length, part_of
 
-_MODULE = "paddlenlp.transformers.llama.modeling"
-
 
 class RootMeanSquareNorm(FollowingLayer):
-    """Mixin of an elastic RMSNorm: normalises as many channels as its input has."""
+    """Mixin of an elastic RMSNorm: normalises as many channels as its input has.
+
+    Attributes:
+        offset: what the weight is added to.
+    """
+
+    offset = 0.0
 
     # Not translated: Paddle's translation resolves super() to this class again.
     @paddle.jit.not_to_static
@@ -38,11 +44,20 @@ class RootMeanSquareNorm(FollowingLayer):
         wide = hidden_states.astype("float32")
         scale = paddle.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
         weight = part_of(self.weight, ("out",), {"out": extent})
-        return (wide * scale).astype(weight.dtype) * weight
+        return (wide * scale).astype(weight.dtype) * (weight + self.offset if self.offset else weight)
+
+
+class RootMeanSquareNormFromOne(RootMeanSquareNorm):
+    """The same where the weight is what is added to 1."""
+
+    offset = 1.0
 
 
 class LanguageModelHead(ElasticLayer):
-    """Mixin of an elastic projection onto the vocabulary, which reads as many channels as its input has."""
+    """Mixin of an elastic projection onto the vocabulary, which reads as many channels as its input has.
+
+    Its weight may be the table of the embeddings, ``[vocabulary, width]``.
+    """
 
     @paddle.jit.not_to_static  # as above
     def forward(self, hidden_states: paddle.Tensor, tensor_parallel_output: Any = None) -> paddle.Tensor:
@@ -50,7 +65,18 @@ class LanguageModelHead(ElasticLayer):
         extent = self.active_sizes.get("in", hidden_states.shape[-1])
         if length(extent) == self.max_sizes["in"]:
             return super().forward(hidden_states, tensor_parallel_output)
-        return paddle.matmul(hidden_states, part_of(self.weight, ("in", "out"), {"in": extent}))
+        tied = is_table(self)
+        weight = part_of(self.weight, ("out", "in") if tied else ("in", "out"), {"in": extent})
+        return paddle.matmul(hidden_states, weight, transpose_y=tied)
+
+
+def is_table(head: nn.Layer) -> bool:
+    """Whether the weight of a projection onto the vocabulary is ``[vocabulary, width]``."""
+    own = getattr(head, "transpose_y", None)
+    if own is not None:
+        return bool(own)
+    # Gemma's has no attribute for it; LLaMA's of PaddleNLP 2.8 never is.
+    return type(head).__name__.endswith("GemmaLMHead") and bool(head.config.tie_word_embeddings)
 
 
 def _fixed_heads(block: nn.Layer) -> str | None:
@@ -99,13 +125,18 @@ def _ffn() -> BlockAxis:
     return apart.or_else(fused)
 
 
-def decoder_family(module: str, prefix: str) -> Family:
+def decoder_family(
+    module: str, prefix: str, norm: type[RootMeanSquareNorm] = RootMeanSquareNorm, norm_knows_width: bool = True
+) -> Family:
     """The family of a decoder of this layout.
 
     Args:
         module: of its classes.
         prefix: of their names.
+        norm: mixin of its RMSNorm.
+        norm_knows_width: whether the norm has its width as an attribute.
     """
+    module = f"paddlenlp.transformers.{module}.modeling"
     register_elastic(
         f"{module}.{prefix}Attention",
         AttributeSized,
@@ -114,16 +145,20 @@ def decoder_family(module: str, prefix: str) -> Family:
     )
     register_elastic(
         f"{module}.{prefix}RMSNorm",
-        RootMeanSquareNorm,
+        norm,
         params={"weight": ("out",)},
-        sizes={"out": "hidden_size"},
+        sizes={"out": "hidden_size"} if norm_knows_width else {},
         width="out",
         follows=True,
         macs={"out": 2},
         neutral={"weight": 1.0},
     )
     register_elastic(
-        f"{module}.{prefix}LMHead", LanguageModelHead, params={"weight": ("in", "out")}, macs={"weight": 1}
+        f"{module}.{prefix}LMHead",
+        LanguageModelHead,
+        params={"weight": ("in", "out")},
+        role_override=lambda head, name, roles: ("out", "in") if is_table(head) else roles,
+        macs={"weight": 1},
     )
     return Family(
         stack=f"{module}.{prefix}Model",
@@ -137,4 +172,7 @@ def decoder_family(module: str, prefix: str) -> Family:
     )
 
 
-LLAMA = decoder_family(_MODULE, "Llama")
+LLAMA = decoder_family("llama", "Llama")
+QWEN2 = decoder_family("qwen2", "Qwen2")
+MISTRAL = decoder_family("mistral", "Mistral", norm_knows_width=False)
+GEMMA = decoder_family("gemma", "Gemma", RootMeanSquareNormFromOne)
