@@ -92,8 +92,12 @@ def obs_importance(
         removals = found.removals(network, ridge)
         heads: dict[str, paddle.Tensor] = {}
         neurons: dict[str, paddle.Tensor] = {}
-        kinds = {stack.family.heads.name for stack in find_stacks(network)}
+        stacks = find_stacks(network)
+        kinds = {stack.family.heads.name for stack in stacks}
+        further = {row.name for stack in stacks for row in stack.family.further}
         for part in found.parts:
+            if part.axis.name.rpartition(".")[2] in further:  # `reorder_by_obs` orders these too
+                continue
             order = removals[part.axis.name].order
             scores = np.empty(len(order), dtype=np.float32)
             scores[order] = np.arange(len(order), 0, -1)

@@ -101,6 +101,19 @@ FAMILIES: dict[str, Make] = {
     ),
 }
 
+
+def bart(**more: Any) -> nn.Layer:
+    """An encoder and a decoder, each with its own number of neurons."""
+    layers = more.pop("num_hidden_layers", 2)
+    sizes = {"d_model": HIDDEN, "encoder_layers": layers, "decoder_layers": layers, "encoder_attention_heads": HEADS}
+    sizes |= {"decoder_attention_heads": HEADS, "encoder_ffn_dim": NEURONS, "decoder_ffn_dim": NEURONS}
+    rates = dict.fromkeys(("dropout", "attention_dropout", "activation_dropout"), 0.0)
+    special = {"vocab_size": VOCABULARY, "max_position_embeddings": 40, "pad_token_id": 1, "eos_token_id": 2}
+    paddle.seed(0)
+    config = nlp.BartConfig(**{**sizes, **rates, **special, **more})
+    return spread(nlp.BartForConditionalGeneration(config))
+
+
 # PaddleNLP 2.8 does not have them.
 _GROUPED = {"num_attention_heads": 2 * HEADS, "num_key_value_heads": HEADS}
 FAMILIES |= {

@@ -22,6 +22,7 @@ from ofa_slim.supernet.families.family import (
 )
 from ofa_slim.supernet.families.gpt import GPT
 from ofa_slim.supernet.families.post_norm import ALBERT, MPNET, NEZHA
+from ofa_slim.supernet.families.transformer_decoder import TRANSFORMER_DECODER
 from ofa_slim.supernet.families.transformer_encoder import TRANSFORMER_ENCODER
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
 
 _FAMILIES: list[Family] = [
     TRANSFORMER_ENCODER,
+    TRANSFORMER_DECODER,
     NEZHA,
     MPNET,
     ALBERT,

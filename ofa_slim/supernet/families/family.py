@@ -83,6 +83,7 @@ class Family:
         stream: ``(path in the block, role)`` of what writes into the residual stream, whose width is the hidden size.
         depth: ``(path in the stack, role)`` of everything that the number of blocks cuts; the first is counted.
         fixed_depth: a stack -> why its depth cannot be elastic; None where it can.
+        further: axes of each block beside these two, which run between them: the heads of a cross-attention.
     """
 
     stack: type[nn.Layer] | str
@@ -94,11 +95,12 @@ class Family:
     stream: tuple[Place, ...]
     depth: tuple[Place, ...]
     fixed_depth: Callable[[nn.Layer], str | None] = lambda stack: None
+    further: tuple[BlockAxis, ...] = ()
 
     @property
     def axes(self) -> tuple[BlockAxis, ...]:
-        """The axes of each block."""
-        return self.heads, self.ffn
+        """The axes of each block, in the order in which they run."""
+        return self.heads, *self.further, self.ffn
 
     def holds(self, layer: nn.Layer) -> bool:
         """Whether a layer is a stack of this family."""
@@ -280,6 +282,7 @@ def attention_heads_axis(
     roles: tuple[str, ...] = ("heads",),
     beside: tuple[Place, ...] = (),
     optional: bool = False,
+    name: str = "heads",
 ) -> BlockAxis:
     """The heads of an attention.
 
@@ -289,11 +292,12 @@ def attention_heads_axis(
         roles: of the attention itself that the axis cuts.
         beside: as in `BlockAxis`.
         optional: whether the whole attention can be left out, whose forward then returns only its output.
+        name: of the axis.
     """
     query, key, value, output = projections
     slots = ((query, "out"), (key, "out"), (value, "out"), (output, "in"), *((attention, role) for role in roles))
     bypass = Bypass(output, attention) if optional else None
-    return BlockAxis("heads", (attention, "heads"), slots, whole=True, beside=beside, bypass=bypass)
+    return BlockAxis(name, (attention, "heads"), slots, whole=True, beside=beside, bypass=bypass)
 
 
 def ffn_axis(first: str, second: str) -> BlockAxis:

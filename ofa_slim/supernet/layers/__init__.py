@@ -47,6 +47,7 @@ from ofa_slim.supernet.layers.separable import SuperSeparableConv2D
 from ofa_slim.supernet.layers.stack import (
     SuperLayerList,
     SuperMultiHeadAttention,
+    SuperTransformerDecoder,
     SuperTransformerEncoder,
     kept_layers,
 )
@@ -83,6 +84,7 @@ __all__ = [
     "SuperPReLU",
     "SuperSeparableConv2D",
     "SuperSyncBatchNorm",
+    "SuperTransformerDecoder",
     "SuperTransformerEncoder",
     "bias_only",
     "changed_numbers",

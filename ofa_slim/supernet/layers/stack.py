@@ -48,6 +48,10 @@ class SuperTransformerEncoder(AttributeSized, nn.TransformerEncoder):
     """`paddle.nn.TransformerEncoder` whose layer count follows its elastic stack of layers."""
 
 
+class SuperTransformerDecoder(AttributeSized, nn.TransformerDecoder):
+    """`paddle.nn.TransformerDecoder` whose layer count follows its elastic stack of layers."""
+
+
 class SuperLayerList(ElasticLayer, nn.LayerList):
     """`paddle.nn.LayerList` that iterates over, counts and indexes only the layers of its active depth.
 
@@ -97,4 +101,5 @@ register(
     )
 )
 register(LayerSpec(nn.TransformerEncoder, SuperTransformerEncoder, sizes={"depth": "num_layers"}))
+register(LayerSpec(nn.TransformerDecoder, SuperTransformerDecoder, sizes={"depth": "num_layers"}))
 register(LayerSpec(nn.LayerList, SuperLayerList, measure=lambda stack: {"depth": len(stack)}, cut=_shorten))
