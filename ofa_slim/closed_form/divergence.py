@@ -31,10 +31,15 @@ def mean_divergence(
     calibration: Calibration,
     by: Divergence = divergence,
 ) -> float:
-    """The mean over the rows of all batches and processes, summed over a model's outputs; see `outputs_of`."""
+    """The mean over the rows of all batches and processes, summed over a model's outputs; see `outputs_of`.
+
+    Outputs that are narrower in the smaller model, as cached keys and values of fewer heads, do not count.
+    """
     total, rows = 0.0, 0
     for batch, ones, twos in zip(calibration, outputs, others, strict=True):
         for one, two in zip(ones, twos, strict=True):
+            if one.shape != two.shape:
+                continue
             total += float(by(batch.flat(one), batch.flat(two)).astype("float64").sum())
         rows += batch.flat(ones[0]).shape[0]
     sums = mean_over_ranks(paddle.to_tensor([total, rows], dtype="float64")).numpy()

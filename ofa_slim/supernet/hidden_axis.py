@@ -12,7 +12,7 @@ from ofa_slim.base.examples import Example, random_example
 from ofa_slim.errors import ConfigError, ConvertError
 from ofa_slim.supernet.axis import HIDDEN, Axis
 from ofa_slim.supernet.discover import traced_space
-from ofa_slim.supernet.families import Stack, find_stacks, joined, layer_at, left_out, max_sizes
+from ofa_slim.supernet.families import Stack, find_stacks, layer_at, max_sizes, stream_writers
 from ofa_slim.supernet.handle import Supernet
 from ofa_slim.supernet.mending import failure_of, smallest_tried
 from ofa_slim.supernet.space import SearchSpace
@@ -20,7 +20,7 @@ from ofa_slim.supernet.space import SearchSpace
 
 def stream_layers(model: nn.Layer) -> dict[str, nn.Layer]:
     """The layers of known families that write into a residual stream, by path."""
-    return {path: layer_at(model, path) for stack in find_stacks(model) for path in _writers(stack)}
+    return {path: layer_at(model, path) for stack in find_stacks(model) for path in stream_writers(stack)}
 
 
 def stream_choices(model: nn.Layer, sizes: Sequence[int]) -> dict[str, dict[str, tuple[int, ...]]]:
@@ -84,7 +84,7 @@ def check_hidden(model: nn.Layer, space: SearchSpace, example: Example | None) -
 
 
 def _hidden_axis(stack: Stack, traced: SearchSpace) -> Axis:
-    writers = _writers(stack)
+    writers = stream_writers(stack)
     found = [axis for axis in traced.axes if any(slot.is_output and slot.layer in writers for slot in axis.slots)]
     if len(found) == 1 and not found[0].fixed_reason:
         return found[0]
@@ -118,16 +118,6 @@ def _followed(hidden: Axis, traced: SearchSpace, space: SearchSpace) -> Axis:
         for axis in joined_now:
             left.remove(axis)
             slots.extend(axis.slots)
-
-
-def _writers(stack: Stack) -> list[str]:
-    remains = {
-        joined(path, row.bypass.matrix): joined(path, row.bypass.output)
-        for path, _, row in left_out(stack)
-        if row.bypass
-    }
-    found = [joined(path, place) for path in stack.blocks for place, _ in stack.family.stream]
-    return [remains.get(path, path) for path in found]
 
 
 def _token_ids(model: nn.Layer, depth: Mapping[str, Any]) -> Example:

@@ -114,6 +114,14 @@ def bart(**more: Any) -> nn.Layer:
     return spread(nlp.BartForConditionalGeneration(config))
 
 
+def t5(**more: Any) -> nn.Layer:
+    """An encoder and a decoder whose blocks share position biases."""
+    sizes = {"d_model": HIDDEN, "d_kv": HEAD_DIM, "d_ff": NEURONS, "num_layers": 2, "num_decoder_layers": 2}
+    own = {"vocab_size": VOCABULARY, "num_heads": HEADS, "relative_attention_num_buckets": 8, "dropout_rate": 0.0}
+    paddle.seed(0)
+    return spread(nlp.T5ForConditionalGeneration(nlp.T5Config(**{**sizes, **own, **more})))
+
+
 # PaddleNLP 2.8 does not have them.
 _GROUPED = {"num_attention_heads": 2 * HEADS, "num_key_value_heads": HEADS}
 FAMILIES |= {

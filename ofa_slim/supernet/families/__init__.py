@@ -18,10 +18,12 @@ from ofa_slim.supernet.families.family import (
     max_sizes,
     parent_at,
     stack_axes,
+    stream_writers,
     weight_reason,
 )
 from ofa_slim.supernet.families.gpt import GPT
 from ofa_slim.supernet.families.post_norm import ALBERT, MPNET, NEZHA
+from ofa_slim.supernet.families.t5 import T5
 from ofa_slim.supernet.families.transformer_decoder import TRANSFORMER_DECODER
 from ofa_slim.supernet.families.transformer_encoder import TRANSFORMER_ENCODER
 
@@ -39,6 +41,7 @@ __all__ = [
     "parent_at",
     "register_family",
     "stack_axes",
+    "stream_writers",
     "weight_reason",
 ]
 
@@ -54,6 +57,7 @@ _FAMILIES: list[Family] = [
     QWEN2,
     MISTRAL,
     GEMMA,
+    T5,
 ]
 
 
@@ -68,7 +72,7 @@ def attention_heads(layer: nn.Layer) -> Axis | None:
     Also None where all blocks must keep the same heads, because something outside the blocks has a part for each.
     """
     for family in _FAMILIES:
-        if not family.heads.beside:
+        if not (family.heads.beside or family.heads.shared):
             axis = family.heads.within(layer, family.attention)
             if isinstance(axis, Axis):
                 return axis

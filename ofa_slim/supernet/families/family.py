@@ -31,6 +31,7 @@ class BlockAxis:
             multiplies, in one layer).
         fixed: a block -> why the axis cannot be elastic in it; None where it can.
         otherwise: the axis of blocks that lack a layer of this one (with fused projections).
+        shared: whether all blocks share the axis; those with something `beside` them do.
         bypass: how the sub-layer is left out at size 0, by paths in the block; None where it cannot be.
     """
 
@@ -42,6 +43,7 @@ class BlockAxis:
     doubled: Place | None = None
     fixed: Callable[[nn.Layer], str | None] = lambda block: None
     otherwise: BlockAxis | None = None
+    shared: bool = False
     bypass: Bypass | None = None
 
     def or_else(self, other: BlockAxis) -> BlockAxis:
@@ -193,7 +195,9 @@ def stack_axes(model: nn.Layer, stack: Stack) -> Iterator[Axis | Fixed]:
         else:
             elastic[number] = path
     for row in family.axes:
-        if row.beside:
+        if row in family.further and not any(_has(block, row.counted[0]) for block in stack.blocks.values()):
+            continue  # a stack that attends to no other
+        if row.beside or row.shared:
             places = [(joined(path, place), role) for path in elastic.values() for place, role in row.slots]
             places += [(joined(stack.path, place), role) for place, role in row.beside]
             counted = [(joined(path, row.counted[0]), row.counted[1]) for path in elastic.values()]
@@ -201,7 +205,9 @@ def stack_axes(model: nn.Layer, stack: Stack) -> Iterator[Axis | Fixed]:
             if counted and len(elastic) == len(stack.blocks):
                 yield _axis(f"{stack.name}.{row.name}", model, counted[0], places, whole=row.whole)
     for number, path in elastic.items():
-        for row in (row.of_block(stack.blocks[path]) for row in family.axes if not row.beside):
+        for row in (row.of_block(stack.blocks[path]) for row in family.axes if not (row.beside or row.shared)):
+            if row in family.further and not _has(stack.blocks[path], row.counted[0]):
+                continue
             fixed = "it is left out" if _is_left_out(stack.blocks[path], row) else row.fixed(stack.blocks[path])
             if fixed is not None:
                 yield Fixed(joined(path, row.counted[0]), fixed)
@@ -217,6 +223,19 @@ def stack_axes(model: nn.Layer, stack: Stack) -> Iterator[Axis | Fixed]:
         return
     places = [(joined(stack.path, place), role) for place, role in family.depth]
     yield _axis(f"{stack.name}.depth", model, places[0], places, whole=True, task="depth")
+
+
+def stream_writers(stack: Stack) -> list[str]:
+    """The paths in the model of what writes into the residual stream, as far as a block has it."""
+    bypasses = [(path, row.bypass) for path, _, row in left_out(stack)]
+    remains = {joined(path, one.matrix): joined(path, one.output) for path, one in bypasses if one}
+    found = []
+    for path, block in stack.blocks.items():
+        for place, _ in stack.family.stream:
+            whole = joined(path, place)
+            if whole in remains or _has(block, place):
+                found.append(remains.get(whole, whole))
+    return found
 
 
 def left_out(stack: Stack) -> Iterator[tuple[str, str, BlockAxis]]:
