@@ -32,6 +32,7 @@ from ofa_slim.supernet.omit import above_zero, omitted, omitting
 from ofa_slim.supernet.space import SearchSpace
 from ofa_slim.supernet.spec import parameter_like, row_of, spec_of
 from ofa_slim.supernet.subnet_config import SubnetConfig
+from ofa_slim.supernet.tied import tie, ties
 
 Undo = Callable[[], None]
 
@@ -149,6 +150,7 @@ def cut(
     """
     # Every layer is looked up before any is cut: a shortened stack renumbers its layers.
     targets = [(layer_at(model, path), sizes) for path, sizes in space.layer_sizes(config).items()]
+    together = ties(model)
     omissions = [omitting(model, bypass) for bypass in omitted(space.axes, config)]
     undo: list[Undo] = []
     try:
@@ -160,6 +162,7 @@ def cut(
             undo.append(cut_layer(layer, above_zero(sizes)))
         for layer, value in special:
             undo.append(_set_weight(layer, value))
+        tie(together)
         for omit in omissions:
             undo.append(omit())
     except BaseException:

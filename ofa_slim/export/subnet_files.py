@@ -29,6 +29,7 @@ from ofa_slim.supernet.grow import grow
 from ofa_slim.supernet.handle import require_plain
 from ofa_slim.supernet.layers.kernels import centre, has_kernel, padding_of, set_padding
 from ofa_slim.supernet.spec import Extent, cut_plain, parameter_like, row_of, spec_of
+from ofa_slim.supernet.tied import tie, ties
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +139,7 @@ def _rebuilt(folder: Path, about: dict[str, Any], state: dict[str, paddle.Tensor
         if about["class"] is None:
             raise ExportError(f"{folder}: not a PaddleNLP model; give load_subnet(..., model=) a freshly built one")
         model = pretrained.build(about["class"], folder, about.get("built_with", {}))
+    together = ties(model)
     _shrink(model, about["axes"], folder)
     _factorise(model, about.get("factorised", {}), folder)
     _resize(model, about["layers"], state, folder)
@@ -145,6 +147,7 @@ def _rebuilt(folder: Path, about: dict[str, Any], state: dict[str, paddle.Tensor
     cut_to_shapes(model, state)
     set_numbers(model, about.get("numbers", {}), folder / SUBNET_FILE)
     _take_dtypes(model, state)
+    tie(together)
     own = model.state_dict()
     for key in {**own, **state}:
         if key not in own or key not in state or list(own[key].shape) != list(state[key].shape):

@@ -13,6 +13,7 @@ import yaml
 
 from ofa_slim.cli import main
 from own_data import FILLERS, TOPICS, model_folder, recipe_file, topic_rows, write_csv, write_lines
+from releases import PADDLENLP_3
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_models")]
 
@@ -305,7 +306,11 @@ def test_the_next_token_from_a_text_file_with_a_gpt(tmp_path: Path, capsys: Capt
     assert "next" in picked(tmp_path / "out", "the fine film", capsys)
 
 
-@pytest.mark.parametrize("name", ["Roberta", "Electra", "DistilBert", "MPNet", "ErnieM", "RoFormer", "Albert"])
+# A program of PaddleNLP 3's RoFormer takes texts of one length alone and is refused.
+OF_ALL = ["Roberta", "Electra", "DistilBert", "MPNet", "ErnieM", *([] if PADDLENLP_3 else ["RoFormer"]), "Albert"]
+
+
+@pytest.mark.parametrize("name", OF_ALL)
 def test_every_family_goes_through_a_job(name: str, tmp_path: Path) -> None:
     data = {"train": str(write_csv(tmp_path / "my.csv", topic_rows())), "text": "body", "label": "topic"}
     folder = model_folder(tmp_path / "model", name)
