@@ -1,6 +1,6 @@
 """Supernets: the table of layers, the search space, and converting a model."""
 
-from ofa_slim.supernet.axis import Axis, Slot
+from ofa_slim.supernet.axis import Axis, Bypass, Slot
 from ofa_slim.supernet.convert import Convert, set_state_dict, supernet
 from ofa_slim.supernet.families import BlockAxis, Family, register_family
 from ofa_slim.supernet.handle import Supernet
@@ -40,6 +40,7 @@ __all__ = [
     "Axis",
     "Block",
     "BlockAxis",
+    "Bypass",
     "Convert",
     "Family",
     "SearchSpace",
