@@ -73,6 +73,8 @@ def compress(
         raise ConfigError("compress needs a budget, such as budget={'latency_ratio': 0.5}")
     if training is not None and not isinstance(training, Training):
         raise ConfigError(f"training is {training!r}; it is None or ofa_slim.Training(...)")
+    if omit and eval_func is not None:
+        raise ConfigError("omit is for compression without training; with training give Training(widths=[..., 0])")
     if eval_func is None:
         if training is not None:
             raise ConfigError("training needs eval_func, a function of the model that returns its score")

@@ -58,7 +58,8 @@ class Training:
         epochs: passes over the loader.
         learning_rate: the highest, with warm-up and linear decay; by default 5e-5 for a model of a known family of
             transformers and 1e-3 for others.
-        widths: shares of heads, neurons and channels that sub-networks choose from; 1.0 is always one of them. By
+        widths: shares of heads, neurons and channels that sub-networks choose from; 1.0 is always one of them, and 0
+            lets whole parts of known blocks go. By
             default 0.75, 0.5 and 0.25, or what is nearest to them in whole heads.
         depths: shares of blocks likewise, for a model with one stack of blocks.
         random_subnets: how many random sub-networks each batch trains beside the largest and the smallest.
@@ -99,8 +100,11 @@ class Training:
             shares = getattr(self, name)
             if name == "widths" and shares is None:
                 continue
-            if not shares or not all(isinstance(share, (int, float)) and 0 < share <= 1 for share in shares):
-                raise ConfigError(f"{name} is {shares!r}; shares are above 0 and at most 1")
+            lowest = 0.0 if name == "widths" else 1e-9
+            if not shares or not all(isinstance(share, (int, float)) and lowest <= share <= 1 for share in shares):
+                raise ConfigError(
+                    f"{name} is {shares!r}; shares are {'at least' if not lowest else 'above'} 0 and at most 1"
+                )
         if self.loss is not None and not callable(self.loss):
             raise ConfigError(
                 f"loss is a {type(self.loss).__name__}, not a function of an output, the teacher's and a batch"

@@ -131,8 +131,8 @@ def _common(axes: Sequence[Axis], task: str) -> list[ChoiceIndices]:
 def rounded(space: SearchSpace, multiple: int) -> SearchSpace:
     """The same space with widths that are multiples of `multiple` channels, as hardware likes them.
 
-    Every choice is moved to the nearest multiple that the axis can have; the full size stays as it is, and so does an
-    axis where no multiple fits.
+    Every choice is moved to the nearest multiple that the axis can have; the full size and 0 stay as they are, and so
+    does an axis where no multiple fits.
 
     Args:
         space: the axes with their choices.
@@ -148,6 +148,6 @@ def rounded(space: SearchSpace, multiple: int) -> SearchSpace:
 def _nearest_multiple(axis: Axis, size: int, multiple: int) -> int:
     unit = axis.slots[0].unit if axis.slots else 1
     step = multiple // math.gcd(unit, multiple)
-    if size == axis.full or step > axis.full:
+    if not size or size == axis.full or step > axis.full:
         return size
     return min(max(step, step * round(size / step)), axis.full // step * step)

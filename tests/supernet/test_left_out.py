@@ -37,12 +37,13 @@ from ofa_slim.closed_form import (
     repair,
     statistics,
 )
-from ofa_slim.errors import CalibrationError, ConvertError, IllegalSubnetError
+from ofa_slim.errors import CalibrationError, ConfigError, ConvertError, IllegalSubnetError
 from ofa_slim.export.formats import FORMATS, Opened, write_formats
 from ofa_slim.importance import compute_neuron_head_importance, reorder_neuron_head
 from ofa_slim.measure import LatencyTable
 from ofa_slim.measure.cost import CostModel, measured_cost
 from ofa_slim.search import SearchConfig
+from ofa_slim.search.choices import rounded
 from ofa_slim.supernet.layers import BiasOnly
 
 OWN_ATTENTION = ("nezha", "mpnet", "albert", "ernie-layout", "gpt", "gpt-lm", "roformer")
@@ -325,6 +326,27 @@ def test_repair_makes_up_for_what_is_left_out() -> None:
         assert all(error.after <= error.before * (1 + 1e-6) + 1e-12 for error in errors)
         gone = [error for error in errors if "self_attn.out_proj" not in error.matrix and error.before > 1e-6]
         assert any(error.after < error.before for error in gone)
+
+
+def test_compress_with_training_may_leave_out() -> None:
+    loader = [{"input_ids": batch(16, seed=seed)[0], "labels": labels(16)} for seed in range(2)]
+    training = ofa_slim.Training(epochs=1, candidates=8, widths=[1.0, 0])
+    found = ofa_slim.compress(
+        bert(),
+        loader,
+        lambda model: -float(model(batch()[0]).abs().mean()),
+        budget={"flops_ratio": 0.5},
+        training=training,
+    )
+    assert 0 in found.report.config.values()
+    assert found.report.costs["flops_ratio"] <= 0.5
+    with pytest.raises(ConfigError, match=r"give Training\(widths="):
+        ofa_slim.compress(bert(), loader, lambda model: 0.0, budget={"flops_ratio": 0.5}, omit=True)
+
+
+def test_widths_that_are_multiples_keep_what_may_be_left_out() -> None:
+    space = rounded(ofa_of(bert(), ratios=[1.0, 0.5, 0.25, 0]).search_space, 8)
+    assert space["encoder.0.ffn"].choices == (0, 8, 16, 24)
 
 
 def test_compress_without_training_may_leave_out() -> None:
