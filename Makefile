@@ -77,6 +77,8 @@ bench: $(STAMP) ## run the benchmarks; those on SST-2 only where its files are
 	$(PY) benchmarks/time_to_accuracy.py --paddleslim
 	$(PY) benchmarks/closed_form.py
 	$(PY) benchmarks/closed_form_start.py
+	$(PY) benchmarks/closed_form_glue.py
+	OMP_NUM_THREADS=1 $(PY) examples/decoder_minitron.py
 	OMP_NUM_THREADS=1 $(PY) benchmarks/closed_form_digits.py
 	$(PY) benchmarks/search.py
 	OMP_NUM_THREADS=1 $(PY) benchmarks/optimisers.py

@@ -102,6 +102,9 @@ def train(model: nn.Layer, text: np.ndarray, loss: Loss, steps: int, rate: float
         optimizer.clear_grad()
         schedule.step()
     model.eval()
+    print(
+        f"{title}: {steps} steps, perplexity {perplexity(model, manual()[1]):.2f} on the held-out text", file=sys.stderr
+    )
 
 
 @paddle.no_grad()
