@@ -80,7 +80,7 @@ def outcomes(names: tuple[str, ...]) -> dict[str, str | None]:
     ("name", "process"), [pytest.param(name, process, id=name) for process in PROCESSES for name in process]
 )
 def test_the_bridge(name: str, process: tuple[str, ...]) -> None:
-    if name.startswith(("paddlenlp", "trainer_compress")):
+    if name.startswith(("paddlenlp", "trainer_compress", "other_families", "a_hidden_size")):
         importlib.util.find_spec("paddlenlp")  # skips the test where it is to do without
     if PADDLENLP_3 and name.startswith("trainer_compress"):
         pytest.skip("Trainer.compress of PaddleNLP 3.0.0b4 ends in an error of its own: layers lack _ori_forward")

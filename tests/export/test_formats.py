@@ -25,6 +25,7 @@ from ofa_slim.export.formats import FORMATS, Opened, predict, processes, time_mo
 from ofa_slim.export.formats import reader as reader_file
 
 pytest.importorskip("onnxruntime")
+pytest.importorskip("paddle2onnx")
 
 # But for the model of `written`, which is read in processes that are new.
 pytestmark = pytest.mark.usefixtures("forked_models")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import multiprocessing.process
 import signal
@@ -17,6 +18,12 @@ from forked import FORKED
 from postgres import PROGRAMS, server
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def needs_paddlenlp() -> None:
+    """Skips the tests where they are to do without: their processes search a BERT."""
+    importlib.util.find_spec("paddlenlp")
 
 
 def start(*arguments: object) -> multiprocessing.process.BaseProcess:
