@@ -43,7 +43,7 @@ def curve_sizes(axis: Axis, omit: bool = False) -> tuple[int, ...]:
         omit: whether 0 is among them, where the axis can have it.
     """
     sizes = {max(1, round(share * axis.size)) for share in SHARES}
-    return tuple(sorted(sizes | ({axis.least} if omit else set())))
+    return tuple(sorted(sizes | ({0} if omit and axis.least == 0 else set())))
 
 
 @dataclass(frozen=True)

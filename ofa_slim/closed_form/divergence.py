@@ -11,6 +11,7 @@ from paddle import nn
 
 from ofa_slim.base.nested import split
 from ofa_slim.closed_form.calibration import Calibration
+from ofa_slim.errors import CalibrationError
 from ofa_slim.train.parallel import mean_over_ranks
 
 Divergence = Callable[[paddle.Tensor, paddle.Tensor], paddle.Tensor]
@@ -33,10 +34,16 @@ def mean_divergence(
 ) -> float:
     """The mean over the rows of all batches and processes, summed over a model's outputs; see `outputs_of`.
 
-    Outputs that are narrower in the smaller model, as cached keys and values of fewer heads, do not count.
+    Further outputs that are narrower in the smaller model, as cached keys and values of fewer heads, do not count.
+
+    Raises: CalibrationError where the first outputs differ in shape.
     """
     total, rows = 0.0, 0
     for batch, ones, twos in zip(calibration, outputs, others, strict=True):
+        if ones[0].shape != twos[0].shape:
+            raise CalibrationError(
+                f"the models' outputs cannot be compared: shapes {list(ones[0].shape)} and {list(twos[0].shape)}"
+            )
         for one, two in zip(ones, twos, strict=True):
             if one.shape != two.shape:
                 continue

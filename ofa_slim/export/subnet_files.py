@@ -147,13 +147,13 @@ def _rebuilt(folder: Path, about: dict[str, Any], state: dict[str, paddle.Tensor
     cut_to_shapes(model, state)
     set_numbers(model, about.get("numbers", {}), folder / SUBNET_FILE)
     _take_dtypes(model, state)
-    tie(together)
     own = model.state_dict()
     for key in {**own, **state}:
         if key not in own or key not in state or list(own[key].shape) != list(state[key].shape):
             raise ExportError(f"{folder}: {WEIGHTS_FILE} does not fit the model at {key!r}")
     for key, value in own.items():
         value.set_value(state[key].astype(value.dtype))
+    tie(together)
     model.eval()
     return model
 

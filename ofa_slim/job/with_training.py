@@ -100,10 +100,11 @@ class Training:
             shares = getattr(self, name)
             if name == "widths" and shares is None:
                 continue
-            lowest = 0.0 if name == "widths" else 1e-9
-            if not shares or not all(isinstance(share, (int, float)) and lowest <= share <= 1 for share in shares):
+            may_go = name == "widths"
+            numbers = shares and all(isinstance(share, (int, float)) and 0 <= share <= 1 for share in shares)
+            if not numbers or (0 in shares and not may_go):
                 raise ConfigError(
-                    f"{name} is {shares!r}; shares are {'at least' if not lowest else 'above'} 0 and at most 1"
+                    f"{name} is {shares!r}; shares are {'at least' if may_go else 'above'} 0 and at most 1"
                 )
         if self.loss is not None and not callable(self.loss):
             raise ConfigError(

@@ -224,7 +224,9 @@ class BlockPart:
         self.path = path
         heads, ffn = family.heads.of_block(block), family.ffn.of_block(block)
         gone = {row.name for place, _, row in left_out(stack) if place == path}
-        self.num_heads, self.weights, self._biased = 0, list[paddle.Tensor](), list[bool]()
+        self.num_heads = 0
+        self.weights: list[paddle.Tensor] = []
+        self._biased: list[bool] = []
         if heads.name not in gone:
             attention = layer_at(block, heads.counted[0])
             sizes = max_sizes(attention)

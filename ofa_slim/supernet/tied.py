@@ -19,9 +19,11 @@ def ties(model: nn.Layer) -> Ties:
 
 
 def tie(groups: Ties) -> None:
-    """Makes the parameters of layers that were cut alike one again."""
+    """Makes the parameters of layers that hold the same numbers, as after they were cut alike, one again."""
     for (layer, name), *others in groups:
         first = getattr(layer, name)
         for other, its in others:
-            if getattr(other, its) is not first and list(getattr(other, its).shape) == list(first.shape):
+            second = getattr(other, its)
+            alike = second.shape == first.shape and second.dtype == first.dtype
+            if second is not first and alike and bool((second == first).all()):
                 setattr(other, its, first)

@@ -22,6 +22,8 @@ from ofa_slim.closed_form import (
     repair_if_better,
     statistics,
 )
+from ofa_slim.closed_form.allocation import _between
+from ofa_slim.closed_form.divergence import mean_divergence
 from ofa_slim.closed_form.moments import Moments, damped
 from ofa_slim.closed_form.obs import kept_rows, matrix_without, removal
 from ofa_slim.errors import CalibrationError
@@ -390,3 +392,28 @@ def test_a_part_of_the_rows_is_spread_over_the_loader():
     assert [batch.number for batch in judge] == [0, 4]
     assert [batch.number for batch in calibration.without(judge)] == [1, 2, 3, 5, 6, 7]
     assert calibration.part(1000).rows == calibration.rows
+
+
+@given(seed=SEEDS, power=st.floats(0.5, 2.0))
+def test_between_measured_sizes_a_loss_follows_the_error(seed, power):
+    rng = np.random.default_rng(seed)
+    errors = np.append(np.sort(rng.uniform(0.1, 5.0, 24))[::-1], 0.0)
+    law = 3.0 * errors**power
+    sizes, known = range(1, 24), [1, 4, 10, 16]
+    found = _between(list(sizes), {size: law[size] for size in known}, errors)
+    between = np.arange(16)
+    np.testing.assert_allclose(found[between], law[1:17], rtol=1e-9)
+    # Beyond the largest that was measured it goes to 0 in proportion.
+    np.testing.assert_allclose(found[16:], law[16] * errors[17:24] / errors[16], rtol=1e-9)
+    noisy = _between(list(sizes), {1: 2.0, 4: 2.5, 10: 0.5, 16: 0.1}, errors)
+    assert [noisy[size - 1] for size in known] == [2.0, 2.5, 0.5, 0.1]
+
+
+def test_outputs_that_cannot_be_compared_are_named():
+    model = FAMILIES["bert"]()
+    calibration = Calibration(model, loader("bert"))
+    two = [[paddle.zeros([8, 2])] for _ in calibration]
+    three = [[paddle.zeros([8, 3]), paddle.zeros([8, 2])] for _ in calibration]
+    with pytest.raises(CalibrationError, match=r"shapes \[8, 2\] and \[8, 3\]"):
+        mean_divergence(two, [one[:1] for one in three], calibration)
+    assert mean_divergence(three, [[one[0], paddle.ones([8, 5])] for one in three], calibration) == 0

@@ -21,6 +21,7 @@ from ofa_slim.measure import LatencyTable
 from ofa_slim.measure.cost import CostModel
 from ofa_slim.ordering.hidden import compute_hidden_importance, reorder_hidden
 from ofa_slim.search import SearchConfig
+from ofa_slim.supernet.tied import tie, ties
 
 CHOICES = (8, 12, HIDDEN)
 LAYERS = 2  # finding the axis traces the model, which takes a second per layer
@@ -71,6 +72,19 @@ def test_a_table_that_two_layers_share_stays_shared(tmp_path: Path) -> None:
     ofa.export(origin_model=(twin := TwoTables()), config=config, input_shapes=list(ids))
     assert twin.first.weight is twin.second.weight
     assert model.first.weight is model.second.weight
+
+
+def test_only_parameters_with_the_same_numbers_become_one() -> None:
+    model = nn.Sequential(nn.Linear(4, 4, bias_attr=False), nn.Linear(4, 4, bias_attr=False))
+    model[1].weight = model[0].weight
+    together = ties(model)
+    first, other = (paddle.create_parameter([4, 2], "float32") for _ in range(2))
+    model[0].weight, model[1].weight = first, other
+    tie(together)
+    assert model[1].weight is other
+    other.set_value(first)
+    tie(together)
+    assert model[1].weight is first
 
 
 @each_family(MOST)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -309,6 +310,8 @@ def test_a_curve_at_0_is_what_leaving_out_loses() -> None:
     assert curves[-1].losses[0] == pytest.approx(max(lost, curves[-1].losses[1]), rel=1e-3)
     assert [curve.sizes[0] for curve in measure_curves(model, calibration, found, removals)] == [1] * 2 * LAYERS
     assert curve_sizes(part.axis)[0] == 1
+    stays = replace(part.axis, size=1536, choices=(1536,), bypasses=(), original=0, one_share=0)
+    assert curve_sizes(stays, omit=True) == curve_sizes(stays)
 
 
 def test_repair_makes_up_for_what_is_left_out() -> None:

@@ -7,6 +7,7 @@ attention to the encoder; so the blocks of a stack keep the same heads, and the 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import reduce
 
 from ofa_slim.supernet.families.family import BlockAxis, Family, attention_heads_axis, ffn_axis
 from ofa_slim.supernet.layers.elastic import AttributeSized, register_elastic
@@ -36,10 +37,7 @@ def _ffn() -> BlockAxis:
     for place in _PLACES:
         slots = ((f"{place}.wi_0", "out"), (f"{place}.wi_1", "out"), (f"{place}.wo", "in"))
         rows.append(BlockAxis("ffn", (f"{place}.wo", "in"), slots))
-    first, *others = rows
-    for other in reversed(others[:-1]):
-        others[-1] = other.or_else(others[-1])
-    return first.or_else(others[-1])
+    return reduce(lambda others, row: row.or_else(others), reversed(rows))
 
 
 T5 = Family(
