@@ -40,11 +40,14 @@ def sub_layers(model: nn.Layer) -> list[SubLayer]:
 
     Raises: CalibrationError where there is no stack of a known family.
     """
-    return list(_with_matrix(model)) or _none(model)
+    found = list(_with_matrix(model))
+    if not found:
+        raise _no_stack(model)
+    return found
 
 
-def _none(model: nn.Layer) -> Any:
-    raise CalibrationError(
+def _no_stack(model: nn.Layer) -> CalibrationError:
+    return CalibrationError(
         f"this {type(model).__name__} has no stack of blocks of a known family; register_family takes a table"
     )
 
@@ -90,7 +93,9 @@ def writers(model: nn.Layer) -> list[Writer]:
                 found.append(Writer(block, joined(block, bypass.output), bypass.matrix))
             elif matrix is not None:
                 found.append(Writer(block, matrix, matrix[len(block) + 1 :]))
-    return found or _none(model)
+    if not found:
+        raise _no_stack(model)
+    return found
 
 
 class _Reached(Exception):

@@ -221,6 +221,8 @@ class OFATrainer(Trainer):
         split = [name for name in _SPLIT if (getattr(self.args, name, 1) or 1) > 1]
         stages = [str(stage.value) for stage in self.args.sharding if stage != ShardingOption.SHARD_OP]
         wrong = [name for name in _REFUSED if getattr(self.args, name, False)] + split
+        if self.args.use_hybrid_parallel and not self.args.sharding:
+            wrong.append("use_hybrid_parallel")
         if wrong or stages:
             named = wrong[0] if wrong else f"sharding {' '.join(stages)}"
             raise ConfigError(

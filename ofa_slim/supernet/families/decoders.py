@@ -9,6 +9,7 @@ head, and the gate beside what it multiplies.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import paddle
@@ -16,7 +17,7 @@ from paddle import nn
 
 from ofa_slim.supernet.families.family import BlockAxis, Family
 from ofa_slim.supernet.layers.elastic import AttributeSized, ElasticLayer, FollowingLayer, register_elastic
-from ofa_slim.supernet.spec import length, part_of
+from ofa_slim.supernet.spec import length, part_of, row_of
 
 
 class RootMeanSquareNorm(FollowingLayer):
@@ -65,18 +66,8 @@ class LanguageModelHead(ElasticLayer):
         extent = self.active_sizes.get("in", hidden_states.shape[-1])
         if length(extent) == self.max_sizes["in"]:
             return super().forward(hidden_states, tensor_parallel_output)
-        tied = is_table(self)
-        weight = part_of(self.weight, ("out", "in") if tied else ("in", "out"), {"in": extent})
-        return paddle.matmul(hidden_states, weight, transpose_y=tied)
-
-
-def is_table(head: nn.Layer) -> bool:
-    """Whether the weight of a projection onto the vocabulary is ``[vocabulary, width]``."""
-    own = getattr(head, "transpose_y", None)
-    if own is not None:
-        return bool(own)
-    # Gemma's has no attribute for it; LLaMA's of PaddleNLP 2.8 never is.
-    return type(head).__name__.endswith("GemmaLMHead") and bool(head.config.tie_word_embeddings)
+        is_table = row_of(self).roles(self, "weight")[0] == "out"
+        return paddle.matmul(hidden_states, self.part("weight", {"in": extent}), transpose_y=is_table)
 
 
 def _fixed_heads(block: nn.Layer) -> str | None:
@@ -126,7 +117,11 @@ def _ffn() -> BlockAxis:
 
 
 def decoder_family(
-    module: str, prefix: str, norm: type[RootMeanSquareNorm] = RootMeanSquareNorm, norm_knows_width: bool = True
+    module: str,
+    prefix: str,
+    norm: type[RootMeanSquareNorm] = RootMeanSquareNorm,
+    norm_knows_width: bool = True,
+    head_is_table: Callable[[nn.Layer], bool] = lambda head: getattr(head, "transpose_y", False),
 ) -> Family:
     """The family of a decoder of this layout.
 
@@ -135,6 +130,7 @@ def decoder_family(
         prefix: of their names.
         norm: mixin of its RMSNorm.
         norm_knows_width: whether the norm has its width as an attribute.
+        head_is_table: whether the weight of a projection onto the vocabulary is ``[vocabulary, width]``.
     """
     module = f"paddlenlp.transformers.{module}.modeling"
     register_elastic(
@@ -157,7 +153,7 @@ def decoder_family(
         f"{module}.{prefix}LMHead",
         LanguageModelHead,
         params={"weight": ("in", "out")},
-        role_override=lambda head, name, roles: ("out", "in") if is_table(head) else roles,
+        role_override=lambda head, name, roles: ("out", "in") if head_is_table(head) else roles,
         macs={"weight": 1},
     )
     return Family(
@@ -175,4 +171,6 @@ def decoder_family(
 LLAMA = decoder_family("llama", "Llama")
 QWEN2 = decoder_family("qwen2", "Qwen2")
 MISTRAL = decoder_family("mistral", "Mistral", norm_knows_width=False)
-GEMMA = decoder_family("gemma", "Gemma", RootMeanSquareNormFromOne)
+GEMMA = decoder_family(
+    "gemma", "Gemma", RootMeanSquareNormFromOne, head_is_table=lambda head: bool(head.config.tie_word_embeddings)
+)
