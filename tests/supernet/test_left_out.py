@@ -46,6 +46,7 @@ from ofa_slim.measure.cost import CostModel, measured_cost
 from ofa_slim.search import SearchConfig
 from ofa_slim.search.choices import rounded
 from ofa_slim.supernet.layers import BiasOnly
+from ofa_slim.train.strategies import Sandwich
 
 OWN_ATTENTION = ("nezha", "mpnet", "albert", "ernie-layout", "gpt", "gpt-lm", "roformer")
 
@@ -322,10 +323,17 @@ def test_repair_makes_up_for_what_is_left_out() -> None:
     whole = copy.deepcopy(model)
     reorder_by_obs(whole, found.removals(model))
     ofa = OFA(Convert(supernet(expand_ratio=[1.0])).convert(whole))
+    wanted = outputs_of(model, calibration)
     for names in (("encoder.0.heads",), tuple(axis.name for axis in ofa.search_space.axes if not axis.least)):
         small = ofa.export(config=without(ofa.search_space, *names))
+        before = {path: layer.bias.numpy() for path, layer in small.named_sublayers() if isinstance(layer, BiasOnly)}
+        lost = mean_divergence(wanted, outputs_of(small, calibration), calibration)
         errors = repair(small, model, calibration)
         assert len(errors) == 2 * LAYERS
+        assert mean_divergence(wanted, outputs_of(small, calibration), calibration) < lost
+        layers = dict(small.named_sublayers())
+        assert before
+        assert all(np.abs(layers[path].bias.numpy() - bias).max() > 1e-6 for path, bias in before.items())
         assert all(error.after <= error.before * (1 + 1e-6) + 1e-12 for error in errors)
         gone = [error for error in errors if "self_attn.out_proj" not in error.matrix and error.before > 1e-6]
         assert any(error.after < error.before for error in gone)
@@ -345,6 +353,12 @@ def test_compress_with_training_may_leave_out() -> None:
     assert found.report.costs["flops_ratio"] <= 0.5
     with pytest.raises(ConfigError, match=r"give Training\(widths="):
         ofa_slim.compress(bert(), loader, lambda model: 0.0, budget={"flops_ratio": 0.5}, omit=True)
+
+
+def test_the_smallest_of_the_sandwich_has_all_its_parts() -> None:
+    space = ofa_of(bert(), ratios=[1.0, 0.5, 0]).search_space
+    smallest = Sandwich(space, 0)(np.random.default_rng(0))[-1]
+    assert {smallest["encoder.0.heads"], smallest["encoder.1.ffn"]} == {2, 12}
 
 
 def test_widths_that_are_multiples_keep_what_may_be_left_out() -> None:
