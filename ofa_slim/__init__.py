@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ofa_slim.export.static import to_static
     from ofa_slim.export.subnet_files import load_subnet, save_subnet
     from ofa_slim.export.vocabulary import prune_vocabulary
+    from ofa_slim.job.distilling import Finish
     from ofa_slim.job.one_call import compress
     from ofa_slim.job.own_code import OwnJob
     from ofa_slim.job.with_training import Training
@@ -36,6 +37,7 @@ __all__ = [
     "CheckpointManager",
     "Convert",
     "DistillConfig",
+    "Finish",
     "OfaSlimError",
     "OwnJob",
     "RunConfig",
@@ -67,7 +69,7 @@ _HOMES = {
     "export.static": ("to_static",),
     "export.subnet_files": ("load_subnet", "save_subnet"),
     "export.vocabulary": ("prune_vocabulary",),
-    "job.one_call": ("Training", "compress"),
+    "job.one_call": ("Finish", "Training", "compress"),
     "job.own_code": ("OwnJob",),
     "ofa": ("OFA", "dynabert_config"),
     "supernet": ("Convert", "SearchSpace", "SubnetConfig", "set_state_dict", "supernet"),

@@ -1,7 +1,7 @@
 """Smaller models without training: orders, repair and sizes in closed form, from some unlabelled rows."""
 
 from ofa_slim.closed_form.allocation import Curve, allocate, check_budget, curve_sizes, measure_curves
-from ofa_slim.closed_form.calibration import Calibration
+from ofa_slim.closed_form.calibration import Calibration, without_labels
 from ofa_slim.closed_form.divergence import divergence, mean_divergence, outputs_of
 from ofa_slim.closed_form.layers import channel_removals, repair_layers
 from ofa_slim.closed_form.obs import Removal
@@ -29,4 +29,5 @@ __all__ = [
     "repair_if_better",
     "repair_layers",
     "statistics",
+    "without_labels",
 ]

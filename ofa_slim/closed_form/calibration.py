@@ -97,6 +97,13 @@ class Calibration:
         return _of([batch for batch in self if batch.number not in numbers])
 
 
+def without_labels(values: Any) -> Any:
+    """A batch without the labels, where it is a dictionary that has them."""
+    if isinstance(values, Mapping):
+        return {name: value for name, value in values.items() if name not in LABELS}
+    return values
+
+
 def _of(batches: list[Batch]) -> Calibration:
     found = object.__new__(Calibration)
     found.batches = batches
@@ -104,9 +111,7 @@ def _of(batches: list[Batch]) -> Calibration:
 
 
 def _batch(model: nn.Layer, number: int, values: Any, pad_token_id: int | None) -> Batch:
-    if isinstance(values, Mapping):
-        values = {name: value for name, value in values.items() if name not in LABELS}
-    example = Example.of(model, values)
+    example = Example.of(model, without_labels(values))
     if not example.tensors:
         raise CalibrationError(f"a calibration batch is a {type(values).__name__} without a tensor")
     names = list(inspect.signature(model.forward).parameters)

@@ -15,10 +15,11 @@ from ofa_slim.closed_form.calibration import Calibration
 from ofa_slim.closed_form.divergence import Divergence, divergence, mean_divergence, outputs_of
 from ofa_slim.closed_form.moments import RIDGE, Moments
 from ofa_slim.closed_form.sub_layers import BlockRunner, Stream, Writer, residual_sums, writers
-from ofa_slim.errors import CalibrationError
-from ofa_slim.supernet.families import find_stacks, layer_at
+from ofa_slim.errors import CalibrationError, ConfigError
+from ofa_slim.supernet.families import layer_at
 from ofa_slim.supernet.handle import full_size
-from ofa_slim.supernet.layers import BiasOnly, kept_layers
+from ofa_slim.supernet.layers import BiasOnly
+from ofa_slim.supernet.twin_blocks import twin_blocks
 
 logger = logging.getLogger(__name__)
 
@@ -213,18 +214,10 @@ def _add(parameter: paddle.Tensor, change: np.ndarray) -> None:
 
 
 def _twins(model: nn.Layer, original: nn.Layer) -> dict[str, str]:
-    """For the path of each block of the smaller model, that of the same block in the original."""
-    small, large = find_stacks(model), find_stacks(original)
-    if [stack.path for stack in small] != [stack.path for stack in large]:
-        raise CalibrationError("the smaller model and the original do not have the same stacks of blocks")
-    found = {}
-    for one, other in zip(small, large, strict=True):
-        paths = list(other.blocks)
-        if len(one.blocks) > len(paths):
-            raise CalibrationError(f"{one.path}: the smaller model has more blocks than the original")
-        for path, kept in zip(one.blocks, kept_layers(len(one.blocks), len(paths)), strict=True):
-            found[path] = paths[kept]
-    return found
+    try:
+        return twin_blocks(model, original)
+    except ConfigError as error:
+        raise CalibrationError(str(error)) from None
 
 
 def _spans(calls: list[str]) -> list[tuple[int, int]]:

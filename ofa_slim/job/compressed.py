@@ -22,6 +22,8 @@ from ofa_slim.supernet.subnet_config import SubnetConfig
 
 REPORT = "report.json"
 
+_STATES = ("cut", "repaired", "finished")
+
 
 @dataclass(frozen=True)
 class CompressionReport:
@@ -69,12 +71,13 @@ class ClosedFormReport(CompressionReport):
     Attributes:
         rows: how many calibration rows were used.
         divergence: of the outputs from the original's on the calibration rows, mean per row (Kullback-Leibler in
-            nats; of one output the squared difference): of the model as it was cut, and repaired.
+            nats; of one output the squared difference): of the model as it was cut, repaired, and where it then
+            trained alone also after that.
         errors: of the residual stream after every sub-layer, before and after its repair.
     """
 
     rows: int
-    divergence: tuple[float, float]
+    divergence: tuple[float, ...]
     errors: Sequence[SubLayerError]
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,17 +85,15 @@ class ClosedFormReport(CompressionReport):
         return {
             **super().to_dict(),
             "rows": self.rows,
-            "divergence": {"cut": self.divergence[0], "repaired": self.divergence[1]},
+            "divergence": dict(zip(_STATES, self.divergence, strict=False)),
             "errors": [{"matrix": one.matrix, "before": one.before, "after": one.after} for one in self.errors],
         }
 
     def __str__(self) -> str:
         """The report as lines of text."""
-        cut, repaired = self.divergence
-        return (
-            f"{super().__str__()}\n"
-            f"divergence of the outputs on {self.rows} rows: {cut:.4g} as cut, {repaired:.4g} repaired"
-        )
+        states = zip(("as cut", *_STATES[1:]), self.divergence, strict=False)
+        found = ", ".join(f"{value:.4g} {state}" for state, value in states)
+        return f"{super().__str__()}\ndivergence of the outputs on {self.rows} rows: {found}"
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ class TrainedReport(CompressionReport):
     Attributes:
         metric: the name of the score.
         original_score, score: of the original, and of the smaller model as it is returned.
+        cut_score: of the smaller model before it trained alone; None where it did not.
         front: the scored sub-networks within the budget that no other beats in both score and cost.
         latency_ms, original_latency_ms: measured in turns, milliseconds; None where the budget has no time.
     """
@@ -112,6 +114,7 @@ class TrainedReport(CompressionReport):
     front: Sequence[Point]
     latency_ms: float | None = None
     original_latency_ms: float | None = None
+    cut_score: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON has it."""
@@ -120,6 +123,7 @@ class TrainedReport(CompressionReport):
             "metric": self.metric,
             "original_score": self.original_score,
             "score": self.score,
+            "cut_score": self.cut_score,
             "latency_ms": self.latency_ms,
             "original_latency_ms": self.original_latency_ms,
             "front": [point.to_dict() for point in self.front],
@@ -127,7 +131,8 @@ class TrainedReport(CompressionReport):
 
     def __str__(self) -> str:
         """The report as lines of text."""
-        lines = [f"{self.metric}: {self.original_score:.4g} -> {self.score:.4g}"]
+        cut = "" if self.cut_score is None else f" ({self.cut_score:.4g} before it trained alone)"
+        lines = [f"{self.metric}: {self.original_score:.4g} -> {self.score:.4g}{cut}"]
         if self.latency_ms is not None and self.original_latency_ms is not None:
             lines.append(f"measured latency: {self.original_latency_ms:.3g} ms -> {self.latency_ms:.3g} ms")
         return "\n".join([*lines, super().__str__()])

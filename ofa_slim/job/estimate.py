@@ -53,7 +53,8 @@ def _planned(recipe: Recipe, stages: Sequence[str]) -> tuple[list[str], str]:
     phases = {"width": recipe.width_epochs * batches, "depth": recipe.depth_epochs * batches}
     trains = recipe.training != "none"
     share = float(np.mean(recipe.widths))  # a step of a sub-network takes about its width's share
-    seconds = step * (tuning + trains * share * sum(phases[name] * sizes[name] for name in phases))
+    finishing = recipe.finish_epochs * -(-len(train) // recipe.batch_size)
+    seconds = step * (tuning + finishing * share + trains * share * sum(phases[name] * sizes[name] for name in phases))
     forwards = len(recipe.widths) * len(recipe.depth_mults) * 2 * sum(map(len, dev.values()))
     searched = recipe.search_candidates * min(recipe.search_part, len(search)) + recipe.search_survivors * len(search)
     # Without training a calibration row runs some fifteen times, most of them in part.
@@ -74,6 +75,7 @@ def _planned(recipe: Recipe, stages: Sequence[str]) -> tuple[list[str], str]:
         f"model       {type(model).__name__}, {count_parameters(model) / 1e6:.2f} M parameters",
         f"fine-tuning {tuning} steps of {recipe.batch_size} rows",
         *supernet,
+        *([f"finish      {finishing} steps of the chosen sub-network alone"] if finishing else []),
         f"formats     {', '.join(recipe.formats)}",
         f"output      {folder}",
         "",

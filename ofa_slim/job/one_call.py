@@ -10,9 +10,11 @@ from paddle import nn
 
 from ofa_slim.errors import ConfigError
 from ofa_slim.job.compressed import Compressed
+from ofa_slim.job.distilling import Finish
 from ofa_slim.job.with_training import Evaluate, Training, compress_with_training
 from ofa_slim.job.without_training import compress_without_training
 from ofa_slim.measure import LatencyTable
+from ofa_slim.search.budget import Budget
 
 
 def compress(
@@ -28,7 +30,9 @@ def compress(
     input_shapes: Any = None,
     input_dtypes: Any = None,
     latency: LatencyTable | None = None,
+    engine: str = "inference",
     omit: bool = False,
+    finish: Finish | None = None,
 ) -> Compressed:
     """A smaller model within a budget.
 
@@ -47,15 +51,18 @@ def compress(
         budget: limits: ``{"latency_ratio": 0.5}``, ``{"latency_ms": 8.0}``, ``{"flops_ratio": 0.5}``,
             ``{"params_ratio": 0.5}`` or others of `search.budget.KEYS`; without training one of them.
         training: how to train and search; None: `Training()` where there is an `eval_func`, else no training.
-        directory: with training, keeps checkpoints and the search; the same call goes on where it was stopped.
+        directory: keeps measured times, checkpoints and the search; the same call goes on where it was stopped.
         rows: without training, how many rows to use at most.
         curve_rows: how many of them measure what each cut loses.
         input_shapes: of the call whose cost counts, as in `OFA.export`; by default one row as the first batch has it,
             or without training what `OFA.export` takes by default.
         input_dtypes: likewise.
         latency: times of this model's blocks; measured where a budget of time needs them and they are left out.
+        engine: that will serve, in which they are measured then: ``"inference"``, ``"onnx"`` or ``"onnx-int8"``.
         omit: without training, whether whole attentions and feed-forward parts may be left out, where the model's
             family can do without them.
+        finish: how the smaller model then trains alone, with the original as its teacher, over all of `loader`, which
+            has a length then; None: it does not.
 
     Returns: the smaller model, with a report and `save`.
 
@@ -73,17 +80,20 @@ def compress(
         raise ConfigError("compress needs a budget, such as budget={'latency_ratio': 0.5}")
     if training is not None and not isinstance(training, Training):
         raise ConfigError(f"training is {training!r}; it is None or ofa_slim.Training(...)")
+    if finish is not None and not isinstance(finish, Finish):
+        raise ConfigError(f"finish is {finish!r}; it is None or ofa_slim.Finish(...)")
     if omit and eval_func is not None:
         raise ConfigError("omit is for compression without training; with training give Training(widths=[..., 0])")
     if eval_func is None:
         if training is not None:
             raise ConfigError("training needs eval_func, a function of the model that returns its score")
-        if directory is not None:
-            raise ConfigError("directory keeps what a training does, but without eval_func there is none; use save")
+        if directory is not None and finish is None and not Budget.of(budget).needs_latency:
+            raise ConfigError("directory keeps measured times and trainings, and this call has none; use save")
         return compress_without_training(
-            model, loader, budget, rows, curve_rows, input_shapes, input_dtypes, latency, omit
-        )
+            model, loader, budget, rows, curve_rows, input_shapes, input_dtypes, latency, engine, omit, finish,
+            directory,
+        )  # fmt: skip
     chosen = Training() if training is None else training
     return compress_with_training(
-        model, loader, eval_func, budget, chosen, directory, input_shapes, input_dtypes, latency
+        model, loader, eval_func, budget, chosen, directory, input_shapes, input_dtypes, latency, engine, finish
     )

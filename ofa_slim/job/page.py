@@ -21,6 +21,7 @@ from ofa_slim.job.run import SCALARS, Run
 from ofa_slim.job.stage_folders import write_text
 from ofa_slim.job.writing_stages import ORIGINAL, SEARCHED
 from ofa_slim.search.cost_kinds import COSTS
+from ofa_slim.tasks.metrics import UNBOUNDED
 
 PAGE = "report.html"
 BAR = 90  # pixels of the longest bar
@@ -162,6 +163,18 @@ def lead(report: Mapping[str, Any]) -> str:
         f"({before['size']}), both in the format {after['format']}: in {times['median']} instead of {slow} ms for one "
         f"input, with {metric} {after['score']} % against {before['score']} %.{runtime}"
         f"{_embeddings(formats.get('embeddings'))}"
+        + (f" {finish_text(finish, metric)}" if (finish := formats.get("finish")) else "")
+    )
+
+
+def finish_text(finish: Mapping[str, Any], metric: str, name: str = SEARCHED) -> str:
+    """What training the chosen model alone has changed, in a sentence."""
+    before, after = (next(iter(finish[key].values()))[metric] for key in ("scores_before", "scores"))
+    scale = 1 if metric in UNBOUNDED else 100
+    epochs = f"{finish['epochs']} epoch{'s' if finish['epochs'] > 1 else ''}"
+    return (
+        f"The {name} model then trained alone for {epochs}, with the original as its teacher: {metric} "
+        f"{scale * before:.2f} before, {scale * after:.2f} after."
     )
 
 

@@ -39,13 +39,17 @@ TRAIN_KEYS = (
 )  # fmt: skip
 
 SEARCH_KEYS = (
-    "budget", "search_candidates", "search_part", "search_survivors", "multiple_of", "latency_length",
+    "budget", "search_candidates", "search_part", "search_survivors", "multiple_of", "latency_length", "latency_engine",
 )  # fmt: skip
+FINISH_KEYS = ("finish_epochs", "finish_learning_rate", "repair", "calibration_rows")
 FORMAT_KEYS = (
-    "formats", "format_widths", "embedding_rank", "repair", "calibration_rows", "tolerance", "latency_length",
-    "latency_rounds",
+    "finish_epochs", "formats", "format_widths", "embedding_rank", "repair", "calibration_rows", "tolerance",
+    "latency_length", "latency_rounds",
 )  # fmt: skip
-SHRINK_KEYS = ("budget", "calibration_rows", "omit", "formats", "tolerance", "latency_length", "latency_rounds")
+SHRINK_KEYS = (
+    "budget", "calibration_rows", "omit", "finish_epochs", "finish_learning_rate", "formats", "tolerance",
+    "latency_length", "latency_engine", "latency_rounds",
+)  # fmt: skip
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
@@ -56,7 +60,8 @@ STAGES: dict[str, Stage] = {
         Stage("train", ("reorder",), TRAIN_KEYS, shared=True),
         Stage("evaluate", ("train",), shared=True),
         Stage("search", ("train",), SEARCH_KEYS),
-        Stage("formats", ("finetune", "train", "search"), FORMAT_KEYS),
+        Stage("finish", ("finetune", "train", "search"), FINISH_KEYS, shared=True),
+        Stage("formats", ("finetune", "train", "search", "finish"), FORMAT_KEYS),
         Stage("shrink", ("finetune",), SHRINK_KEYS),
     )
 }
@@ -70,7 +75,12 @@ def stages_of(recipe: Recipe) -> list[str]:
     """The stages that a recipe runs where none are named."""
     if recipe.training == "none":
         return ["finetune", "shrink"]
-    return [name for name in STAGES if name != "shrink"]
+    return [name for name in STAGES if name != "shrink" and (name != "finish" or recipe.finish_epochs)]
+
+
+def needs(recipe: Recipe, stage: Stage) -> tuple[str, ...]:
+    """The stages whose folders a stage reads with a recipe."""
+    return tuple(name for name in stage.needs if name != "finish" or recipe.finish_epochs)
 
 
 def settings(recipe: Recipe, stage: Stage, files: Mapping[str, str] | None = None) -> dict[str, object]:
@@ -82,7 +92,7 @@ def settings(recipe: Recipe, stage: Stage, files: Mapping[str, str] | None = Non
         files: a fingerprint of each data file; None where the files are not there any more.
     """
     keys = list(DATA_KEYS)
-    for earlier in upstream(stage):
+    for earlier in upstream(recipe, stage):
         keys += earlier.keys
     keys += stage.keys
     values = {key: getattr(recipe, key) for key in dict.fromkeys(keys)}
@@ -91,9 +101,9 @@ def settings(recipe: Recipe, stage: Stage, files: Mapping[str, str] | None = Non
     return values if files is None else {**values, FILES: dict(files)}
 
 
-def upstream(stage: Stage) -> list[Stage]:
+def upstream(recipe: Recipe, stage: Stage) -> list[Stage]:
     """All stages that a stage depends on, in order."""
     found: set[str] = set()
-    for name in stage.needs:
-        found |= {name, *(earlier.name for earlier in upstream(STAGES[name]))}
+    for name in needs(recipe, stage):
+        found |= {name, *(earlier.name for earlier in upstream(recipe, STAGES[name]))}
     return [STAGES[name] for name in STAGES if name in found]

@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ofa_slim.errors import RecipeError, nearest
 from ofa_slim.export.formats import FORMATS
 from ofa_slim.job.data.keys import OWN_TASKS, DataKeys, OwnTask
+from ofa_slim.measure.programs import ENGINES
 from ofa_slim.search.cost_kinds import COSTS, KEYS
 
 TaskName = Literal["movie-polarity", "sst-2", "cola", "mrpc", "sts-b", "qnli", "rte", "qqp", "mnli", OwnTask]
@@ -35,8 +36,9 @@ Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 if typing.TYPE_CHECKING:
     CostKey: typing.TypeAlias = str
     FormatName: typing.TypeAlias = str
+    EngineName: typing.TypeAlias = str
 else:
-    CostKey, FormatName = Literal[KEYS], Literal[tuple(FORMATS)]
+    CostKey, FormatName, EngineName = Literal[KEYS], Literal[tuple(FORMATS)], Literal[tuple(ENGINES)]
 Share = Annotated[Real, Field(gt=0, le=1)]
 Rate = Annotated[Real, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -158,6 +160,13 @@ class Recipe(BaseModel):
     search_survivors: Count = Field(24, description="of those, how many it then scores on all of its rows")
     multiple_of: Count | None = Field(None, description="searched widths are multiples of so many neurons")
 
+    finish_epochs: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="epochs that the chosen sub-network then trains alone on all training rows, with the fine-tuned "
+        "model as its teacher; also with training: none",
+    )
+    finish_learning_rate: Rate = Field(1e-4, description="highest learning rate of these epochs")
+
     formats: Annotated[list[FormatName], Field(min_length=1)] = Field(
         ["plain", "inference", "onnx", "onnx-int8"],
         description="what the original and the searched sub-network are written as: plain (safetensors and JSON), "
@@ -178,6 +187,11 @@ class Recipe(BaseModel):
         0.015, description="how much of the metric an 8-bit format may lose, as a share"
     )
 
+    latency_engine: EngineName = Field(
+        "inference",
+        description="engine that will serve, in which a budget of time is measured: inference (Paddle Inference), onnx "
+        "or onnx-int8 (ONNX Runtime)",
+    )
     latency_length: Annotated[int, Field(ge=2)] = Field(64, description="tokens of the input that is timed")
     latency_rounds: Annotated[int, Field(ge=3)] = Field(
         40, description="rounds in which the models are timed, at most; each has a turn in every round"

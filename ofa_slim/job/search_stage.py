@@ -97,6 +97,7 @@ def _config(run: Run, ofa: OFA) -> SearchConfig:
         candidates=recipe.search_candidates, survivors=recipe.search_survivors, multiple_of=recipe.multiple_of,
         seed=recipe.seed, directory=run.checkpoints("search"), input_shapes=shapes,
         input_dtypes=["int64"] * len(shapes), winners=0, latency=_kept_times(run, ofa, shapes),
+        engine=recipe.latency_engine,
     )  # fmt: skip
 
 
@@ -109,6 +110,8 @@ def _kept_times(run: Run, ofa: OFA, shapes: Sequence[Sequence[int]]) -> LatencyT
     try:
         table = LatencyTable.load(file)
         table.check(ofa, shapes, ["int64"] * len(shapes))
+        if table.about.engine != run.recipe.latency_engine:
+            raise LatencyError(f"it is of engine {table.about.engine!r}")
     except LatencyError as error:
         LOG.info("search: %s is not used: %s", file, error)
         return None

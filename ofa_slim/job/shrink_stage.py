@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from ofa_slim.job.finish_stage import finish
 from ofa_slim.job.one_call import compress
-from ofa_slim.job.page import markdown_rows
+from ofa_slim.job.page import finish_text, markdown_rows
 from ofa_slim.job.plan import STAGES
 from ofa_slim.job.run import Run, random_tokens
 from ofa_slim.job.stage_folders import MARK, RESULTS, outdated, write_json, write_text
 from ofa_slim.job.writing_stages import ORIGINAL, ModelWriter, calibration_batches
+from ofa_slim.search.budget import Budget
 
 LOG = logging.getLogger(__name__)
 
@@ -25,19 +27,24 @@ def run_shrink(run: Run, folder: Path, rng: np.random.Generator) -> None:
     original, tokenizer = run.classifier("finetune")
     train, dev = run.examples(tokenizer)
     shape = [1, recipe.latency_length]
+    budget = {str(cost): most for cost, most in recipe.budget.items()}
     small = compress(
         original, calibration_batches(train, recipe, rng),
-        budget={str(cost): most for cost, most in recipe.budget.items()}, rows=None,
-        input_shapes=[shape, shape], input_dtypes=["int64", "int64"], omit=recipe.omit,
+        budget=budget, rows=None, input_shapes=[shape, shape], input_dtypes=["int64", "int64"], omit=recipe.omit,
+        engine=recipe.latency_engine, directory=run.checkpoints("shrink") if Budget.of(budget).needs_latency else None,
     )  # fmt: skip
     LOG.info("shrink: %s", small.report)
+    finished = finish(run, "shrink", small.model, original, tokenizer, rng) if recipe.finish_epochs else None
     writer = ModelWriter(run, folder, tokenizer, train, dev)
     writer.write(ORIGINAL, original, recipe.formats, original)
     writer.write(SMALLER, small.model, recipe.formats, small.model, small.report.config)
     writer.timed([random_tokens(original.config.vocab_size, recipe.latency_length, rng, rows) for rows in (1, 32)])
     results = {"metric": run.task.metrics[0], "rows": writer.rows([ORIGINAL, SMALLER])}
-    write_json(folder / RESULTS, {**results, "chosen": small.report.to_dict()})
-    write_text(folder / REPORT, f"{markdown_rows(results, run.task.metrics[0])}\n\n```\n{small.report}\n```\n")
+    write_json(folder / RESULTS, {**results, "chosen": small.report.to_dict(), "finish": finished})
+    text = f"{markdown_rows(results, run.task.metrics[0])}\n\n```\n{small.report}\n```\n"
+    if finished is not None:
+        text += f"\n{finish_text(finished, run.task.metrics[0], SMALLER)}\n"
+    write_text(folder / REPORT, text)
 
 
 def shrink_report(run: Run) -> str | None:

@@ -18,7 +18,8 @@ import paddle
 from ofa_slim.base.progress import duration
 from ofa_slim.job import training_stages as training
 from ofa_slim.job import writing_stages as writing
-from ofa_slim.job.plan import STAGES, Stage
+from ofa_slim.job.finish_stage import run_finish
+from ofa_slim.job.plan import STAGES, Stage, needs
 from ofa_slim.job.run import Run
 from ofa_slim.job.search_stage import run_search
 from ofa_slim.job.shrink_stage import run_shrink
@@ -34,6 +35,7 @@ RUNNERS: dict[str, Callable[[Run, Path, np.random.Generator], None]] = {
     "train": training.run_train,
     "evaluate": training.run_evaluate,
     "search": run_search,
+    "finish": run_finish,
     "formats": writing.run_formats,
     "shrink": run_shrink,
 }
@@ -61,7 +63,7 @@ def run_stages(run: Run, names: Sequence[str], overwrite: bool, resume: bool = T
     for number, name in enumerate(wanted, start=1):
         stage, place = STAGES[name], f"[{number}/{len(wanted)}]"
         target = run.folder / name
-        inputs = {earlier: _checked(run, STAGES[earlier], name) for earlier in stage.needs}
+        inputs = {earlier: _checked(run, STAGES[earlier], name) for earlier in needs(run.recipe, stage)}
         if not overwrite and _is_done(run, stage):
             LOG.info("%s %s: skipped, its output is in %s", place, name, target)
         else:

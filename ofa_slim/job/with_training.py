@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import inspect
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,19 @@ from ofa_slim.base.modes import forward_signature
 from ofa_slim.base.unwrap import unwrap
 from ofa_slim.closed_form import Calibration, reorder_by_obs, statistics
 from ofa_slim.closed_form.calibration import LABELS
-from ofa_slim.closed_form.divergence import divergence, floats
 from ofa_slim.closed_form.layers import channel_removals
 from ofa_slim.errors import BudgetError, ConfigError
 from ofa_slim.export.formats.proof import Sample
 from ofa_slim.job.compressed import Compressed, TrainedReport
+from ofa_slim.job.distilling import (
+    Finish,
+    Loss,
+    check_training,
+    check_whole,
+    distil,
+    finished,
+    learning_rate_of,
+)
 from ofa_slim.job.without_training import samples_of, timed_step
 from ofa_slim.measure import LatencyTable
 from ofa_slim.ofa import OFA
@@ -40,14 +48,11 @@ from ofa_slim.supernet.spec import classes_with_statistics
 from ofa_slim.train.builders import WIDTHS, Teaching, elastic_blocks
 from ofa_slim.train.distill_config import DistillConfig
 from ofa_slim.train.feeds import LoaderFeed
-from ofa_slim.train.loop import RuntimeOptions, Schedule, train
+from ofa_slim.train.loop import RuntimeOptions, Schedule
 from ofa_slim.train.strategies import Sandwich
 from ofa_slim.train.teacher.keys import teacher_key
 
 Evaluate = Callable[[nn.Layer], float | Mapping[str, float]]
-Loss = Callable[[Any, Any, Any], paddle.Tensor]
-
-_BLOCKS_RATE, _OTHER_RATE = 5e-5, 1e-3
 
 
 @dataclass(frozen=True)
@@ -89,13 +94,8 @@ class Training:
     def __post_init__(self) -> None:
         """Checks the numbers."""
         least = {"epochs": 0, "random_subnets": 0, "order_rows": 64, "candidates": 1, "checkpoint_every": 1, "seed": 0}
-        for name, smallest in least.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
-                raise ConfigError(f"{name} is {value!r}, not a whole number of at least {smallest}")
-        rate = self.learning_rate
-        if rate is not None and not (isinstance(rate, (int, float)) and math.isfinite(rate) and rate > 0):
-            raise ConfigError(f"learning_rate is {rate!r}, not a number above 0")
+        check_whole(self, least)
+        check_training(self.learning_rate, self.loss)
         for name in ("widths", "depths"):
             shares = getattr(self, name)
             if name == "widths" and shares is None:
@@ -106,26 +106,6 @@ class Training:
                 raise ConfigError(
                     f"{name} is {shares!r}; shares are {'at least' if may_go else 'above'} 0 and at most 1"
                 )
-        if self.loss is not None and not callable(self.loss):
-            raise ConfigError(
-                f"loss is a {type(self.loss).__name__}, not a function of an output, the teacher's and a batch"
-            )
-
-
-def soft_loss(output: Any, teacher_output: Any) -> paddle.Tensor:
-    """How far a model's outputs are from its teacher's: a scalar, summed over the float outputs that both have.
-
-    Logits are compared by their Kullback-Leibler divergence along the last axis, those of images [N, C, H, W] along C;
-    outputs of one channel by their squared difference. Each is the mean over all rows and positions.
-    """
-    pairs = zip(floats(output), floats(teacher_output), strict=False)
-    return sum((divergence(_rows(wanted), _rows(one)).mean() for one, wanted in pairs), paddle.zeros([]))
-
-
-def _rows(logits: paddle.Tensor) -> paddle.Tensor:
-    if logits.ndim == 4:
-        logits = logits.transpose([0, 2, 3, 1])
-    return logits.reshape([-1, logits.shape[-1]])
 
 
 def inputs_of(model: nn.Layer, batch: Any) -> Any:
@@ -161,6 +141,8 @@ def compress_with_training(
     input_shapes: Any,
     input_dtypes: Any,
     latency: LatencyTable | None,
+    engine: str,
+    finish: Finish | None,
 ) -> Compressed:
     """A smaller model by a supernet; see `ofa_slim.compress`."""
     begun = Begun.of(model, loader, training, directory, input_shapes, input_dtypes)
@@ -174,6 +156,7 @@ def compress_with_training(
         candidates=training.candidates,
         seed=training.seed,
         latency=latency,
+        engine=engine,
         input_shapes=begun.input_shapes,
         input_dtypes=begun.input_dtypes,
         calibration=begun.statistics,
@@ -193,6 +176,12 @@ def compress_with_training(
         found = search.run()
     best, whole = found.best, ofa.search_space.largest()
     small = begun.export(best.config)
+    cut_score = None
+    if finish is not None:
+        cut_score = scorer.score(scorer.exported(score, small))
+        with timed_step("finishing", seconds):
+            example = _as_batch(begun.calibration.batches[0].example)
+            finished(small, original, loader, partial(inputs_of, original), finish, folder, example)
     winner = found.winners[0] if found.winners else None
     report = TrainedReport(
         original_config=whole,
@@ -203,6 +192,7 @@ def compress_with_training(
         metric=found.metric,
         original_score=scorer.score(original_scores),
         score=scorer.score(scorer.exported(score, small)),
+        cut_score=cut_score,
         front=found.front,
         latency_ms=None if winner is None else winner.latency_ms,
         original_latency_ms=None if winner is None else winner.original_latency_ms,
@@ -335,29 +325,21 @@ def _put_in_order(ofa: OFA, calibration: Calibration) -> None:
 
 def _train(ofa: OFA, original: nn.Layer, feed: LoaderFeed, training: Training, folder: Path | None) -> None:
     """Trains the supernet, from its checkpoint where there is one."""
-    strategy = Sandwich(ofa.search_space, training.random_subnets)
-    draws = np.random.default_rng(training.seed)
-    rate = training.learning_rate
-    if rate is None:
-        rate = _BLOCKS_RATE if find_stacks(unwrap(ofa.model)) else _OTHER_RATE
-
-    def step(batch: Any, scale: float, scaler: paddle.amp.GradScaler | None) -> list[tuple[Any, paddle.Tensor]]:
-        def loss(output: Any, teacher_output: Any) -> paddle.Tensor:
-            return (
-                soft_loss(output, teacher_output)
-                if training.loss is None
-                else training.loss(output, teacher_output, batch)
-            )
-
-        configs = strategy(draws)
-        losses = ofa.train_step(inputs_of(original, batch), loss, configs, scale, scaler)
-        return list(zip(configs, losses, strict=True))
-
-    settings = {name: value for name, value in vars(training).items() if name not in ("loss", "candidates")}
+    settings = {name: value for name, value in vars(training).items() if name not in ("loss", "candidates", "finish")}
     options = RuntimeOptions(
         seed=training.seed,
         checkpoints=None if folder is None else folder / "checkpoints",
         recipe={**settings, "model": teacher_key(original).hex()},
         every=training.checkpoint_every,
     )
-    train(ofa, step, feed, Schedule(training.epochs, 0, rate), "supernet", options, draws)
+    distil(
+        ofa,
+        feed,
+        partial(inputs_of, original),
+        Sandwich(ofa.search_space, training.random_subnets),
+        training.loss,
+        Schedule(training.epochs, 0, learning_rate_of(ofa, training.learning_rate)),
+        "supernet",
+        options,
+        np.random.default_rng(training.seed),
+    )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,17 +28,20 @@ from ofa_slim.closed_form import (
     reorder_by_obs,
     repair,
     statistics,
+    without_labels,
 )
 from ofa_slim.errors import SearchError
 from ofa_slim.export.cut import export_subnet
 from ofa_slim.job.compressed import ClosedFormReport, Compressed
+from ofa_slim.job.distilling import Finish, finished
 from ofa_slim.measure import LatencyTable
 from ofa_slim.measure.cost import CostModel
 from ofa_slim.search.budget import Budget
-from ofa_slim.search.costs import Costs
+from ofa_slim.search.costs import Costs, times_of
 from ofa_slim.supernet.convert import Convert, supernet
 from ofa_slim.supernet.discover import full_space
 from ofa_slim.supernet.handle import Supernet, require_plain
+from ofa_slim.train.feeds import LoaderFeed
 
 logger = logging.getLogger(__name__)
 
@@ -52,13 +57,19 @@ def compress_without_training(
     input_shapes: Any,
     input_dtypes: Any,
     latency: LatencyTable | None,
+    engine: str,
     omit: bool,
+    finish: Finish | None,
+    directory: str | os.PathLike[str] | None,
 ) -> Compressed:
     """A smaller model by closed forms; see `ofa_slim.compress`."""
     key, most, timed = _limit(budget)
     original = unwrap(model)
     require_plain(original, "compress")
+    if finish is not None:
+        LoaderFeed(loader, finish.epochs)  # refuses one that cannot be gone through again
     seconds: dict[str, float] = {}
+    folder = None if directory is None else Path(directory)
     calibration = Calibration(original, loader, rows)
     with timed_step("statistics", seconds):
         found = statistics(original, calibration)
@@ -66,9 +77,8 @@ def compress_without_training(
     sizes = {part.axis.name: curve_sizes(part.axis, omit) for part in found.parts}
     if timed and latency is None:
         with timed_step("latency table", seconds):
-            latency = LatencyTable.build(
-                whole, input_shapes=input_shapes, input_dtypes=input_dtypes, choices=sizes, progress=False
-            )
+            space = whole.space.with_choices(sizes)
+            latency = times_of(whole, space, input_shapes, input_dtypes, engine, folder, progress=False)
     full = whole.space.largest()
     costs = Costs(CostModel.of(whole, input_shapes, input_dtypes), latency, full)
 
@@ -88,10 +98,14 @@ def compress_without_training(
     before = mean_divergence(wanted, outputs_of(small, calibration), calibration)
     with timed_step("repair", seconds):
         errors = repair(small, original, calibration)
-    after = mean_divergence(wanted, outputs_of(small, calibration), calibration)
+    divergences = [before, mean_divergence(wanted, outputs_of(small, calibration), calibration)]
+    if finish is not None:
+        with timed_step("finishing", seconds):
+            finished(small, original, loader, without_labels, finish, folder)
+        divergences.append(mean_divergence(wanted, outputs_of(small, calibration), calibration))
     small.eval()
     report = ClosedFormReport(
-        full, config, costs(full), costs(config), seconds, calibration.rows, (before, after), errors
+        full, config, costs(full), costs(config), seconds, calibration.rows, tuple(divergences), errors
     )
     return Compressed(small, report, samples_of(original, calibration))
 

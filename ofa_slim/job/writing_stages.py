@@ -15,6 +15,7 @@ from ofa_slim.export.factorise import factorise_embeddings
 from ofa_slim.export.formats import Opened, time_models, write_formats
 from ofa_slim.export.formats.pipeline import TextTask
 from ofa_slim.export.formats.processes import SERVED
+from ofa_slim.export.subnet_files import load_subnet
 from ofa_slim.job.recipe import Recipe
 from ofa_slim.job.run import Run, describe, random_tokens, score_arrays, subnet_name
 from ofa_slim.job.stage_folders import RESULTS, read_json, write_json
@@ -27,6 +28,7 @@ from ofa_slim.train.stack_layers import only_stack
 LOG = logging.getLogger(__name__)
 
 ORIGINAL, SEARCHED = "original", "searched"
+FINISHED_MODEL = "model"  # in the folder of the stage that trains the searched one alone
 INFERENCE = "inference"  # the format of the table of uniform sub-networks
 
 
@@ -49,12 +51,16 @@ def run_formats(run: Run, folder: Path, rng: np.random.Generator) -> None:
     repair = calibration_batches(train, recipe, rng) if recipe.repair else None
     layers: dict[str, int] = {}
     embeddings: dict[str, Any] | None = None
+    finish = read_json(run.folder / "finish" / RESULTS) if recipe.finish_epochs else None
     for name, config in {**configs, SEARCHED: searched}.items():
         LOG.info("formats: writing %s", name)
         with ofa.subnet(config):
-            plain, reference = ofa.export(config=config, repair=repair), ofa.model
-            if repair is not None:
-                reference = plain  # it no longer computes what the supernet does
+            if name == SEARCHED and finish is not None:
+                plain = reference = load_subnet(run.folder / "finish" / FINISHED_MODEL)
+            else:
+                plain = ofa.export(config=config, repair=repair)
+                # A repaired one no longer computes what the supernet does.
+                reference = ofa.model if repair is None else plain
             layers[name] = len(only_stack(plain).blocks)
             if name == SEARCHED and recipe.embedding_rank is not None:
                 # The written model no longer computes what the supernet does: it is scored as it is.
@@ -90,8 +96,8 @@ def run_formats(run: Run, folder: Path, rng: np.random.Generator) -> None:
     (original_ms, *_) = (time["median"] for time in times[ORIGINAL, INFERENCE].values())
     write_json(
         folder / RESULTS,
-        {"metric": run.task.metrics[0], "config": dict(searched), "embeddings": embeddings, "rows": rows,
-         "original_latency_ms": original_ms, "subnets": subnets},
+        {"metric": run.task.metrics[0], "config": dict(searched), "embeddings": embeddings, "finish": finish,
+         "rows": rows, "original_latency_ms": original_ms, "subnets": subnets},
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from optuna.storages import BaseStorage
 
 from ofa_slim.errors import SearchError
 from ofa_slim.measure import LatencyTable
+from ofa_slim.measure.programs import ENGINES
 from ofa_slim.search.proposals import ALGORITHMS
 
 EvalFunc = Callable[[Any], float | Mapping[str, float]]
@@ -35,6 +36,8 @@ class SearchConfig:
         choices: other sizes than those that training samples, ``{axis name: sizes}``.
         seed: of all randomness.
         latency: measured times; without them, a search whose budget limits time measures them first.
+        engine: that will serve, in which these are measured and winners timed; see `LatencyTable.build`. It is the
+            table's where `latency` is given.
         input_shapes: of one call, for costs and times; as in `OFA.export`.
         input_dtypes: as in `OFA.export`.
         calibration: batches of inputs to re-estimate batch-norm statistics with before each is scored.
@@ -59,6 +62,7 @@ class SearchConfig:
     choices: Mapping[str, Iterable[int]] | None = None
     seed: int = 0
     latency: LatencyTable | None = None
+    engine: str = "inference"
     input_shapes: Any = None
     input_dtypes: Any = None
     calibration: Iterable[Any] | None = None
@@ -85,6 +89,8 @@ class SearchConfig:
             raise SearchError(f"screen is a {type(self.screen).__name__}, not a function of the OFA model")
         if self.latency is not None and not isinstance(self.latency, LatencyTable):
             raise SearchError(f"latency is a {type(self.latency).__name__}, not a LatencyTable")
+        if self.engine not in ENGINES:
+            raise SearchError(f"engine {self.engine!r} is not one of {', '.join(ENGINES)}")
 
 
 def stratified(labels: Iterable[Any], count: int, seed: int = 0) -> np.ndarray:

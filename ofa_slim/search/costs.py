@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
+from ofa_slim.errors import LatencyError
 from ofa_slim.measure import CostModel, LatencyTable
 from ofa_slim.search.config import SearchConfig
 from ofa_slim.search.cost_kinds import COSTS, CostSources, with_ratios
@@ -61,26 +63,52 @@ def costs_of(
     if table is not None:
         table.check(supernet, config.input_shapes, config.input_dtypes)
     elif timed:
-        table = _kept_table(supernet, space, config, directory)
+        table = times_of(
+            supernet, space, config.input_shapes, config.input_dtypes, config.engine, directory, config.progress
+        )
     return Costs(counts, table, supernet.space.original())
 
 
-def _kept_table(supernet: Supernet, space: SearchSpace, config: SearchConfig, directory: Path | None) -> LatencyTable:
-    """The table in the directory; it is measured where there is none."""
+def times_of(
+    supernet: Supernet,
+    space: SearchSpace,
+    input_shapes: Any,
+    input_dtypes: Any,
+    engine: str,
+    directory: Path | None,
+    progress: bool = True,
+) -> LatencyTable:
+    """The table in a directory; it is measured where there is none.
+
+    Args:
+        supernet: the supernet.
+        space: its axes with the choices that are timed.
+        input_shapes: as in `OFA.export`.
+        input_dtypes: likewise.
+        engine: as in `LatencyTable.build`.
+        directory: where the table is kept; None for nowhere.
+        progress: whether to show a bar.
+
+    Raises: LatencyError for a table of other conditions.
+    """
     file = None if directory is None else directory / TABLE
     if file is not None and file.is_file():
         table = LatencyTable.load(file)
-        table.check(supernet, config.input_shapes, config.input_dtypes)
+        table.check(supernet, input_shapes, input_dtypes)
+        if table.about.engine != engine:
+            raise LatencyError(f"{file} is of engine {table.about.engine!r}, and engine {engine!r} is wanted")
         return table
     logger.info("measuring how long each block of the model takes")
     choices = {axis.name: axis.choices for axis in space.axes}
     table = LatencyTable.build(
         supernet,
-        input_shapes=config.input_shapes,
-        input_dtypes=config.input_dtypes,
+        input_shapes=input_shapes,
+        input_dtypes=input_dtypes,
+        engine=engine,
         choices=choices,
-        progress=config.progress,
+        progress=progress,
     )
     if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
         table.save(file)
     return table

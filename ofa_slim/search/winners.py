@@ -60,11 +60,14 @@ def export_winners(
         for number, model in enumerate(models):
             folders[number] = f"{_FOLDER}/{number + 1}"
             save_subnet(model, directory / _FOLDER / str(number + 1))
+    engine = config.engine if config.latency is None else config.latency.about.engine
     winners = []
     for point, model, score, folder in zip(points, models, scores, folders, strict=True):
         winner = Winner(point, score, directory=folder)
         if original is not None:
-            times = measure_latency({"original": original, "own": model}, config.input_shapes, config.input_dtypes)
+            times = measure_latency(
+                {"original": original, "own": model}, config.input_shapes, config.input_dtypes, engine
+            )
             milliseconds = {name: latency.median for name, latency in times.items()}
             winner = replace(winner, latency_ms=milliseconds["own"], original_latency_ms=milliseconds["original"])
         winners.append(winner)

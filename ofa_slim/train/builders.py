@@ -12,12 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 from paddle import nn
 
+from ofa_slim.base.unwrap import unwrap
 from ofa_slim.errors import ConfigError
 from ofa_slim.supernet import Convert, SearchSpace, SubnetConfig, supernet
 from ofa_slim.supernet.axis import WIDTH
 from ofa_slim.supernet.discover import full_space
+from ofa_slim.supernet.families import find_stacks
 from ofa_slim.supernet.handle import make_plain
 from ofa_slim.supernet.run_config import RunConfig
+from ofa_slim.supernet.twin_blocks import twin_blocks
 from ofa_slim.train.distill_config import DistillConfig, DistillFn
 from ofa_slim.train.stack_layers import hidden_layers, only_stack
 from ofa_slim.train.strategies import Sampled, Sandwich, Uniform
@@ -82,21 +85,35 @@ class Teaching:
     cache: TeacherCache | None = None
 
     def config(self, model: nn.Layer) -> DistillConfig:
-        """The configuration for a model that is not elastic yet.
+        """The configuration for a model that is not elastic yet; it may have fewer blocks than the teacher.
 
         Raises: ConfigError for a mapped layer that the model does not have.
         """
         teacher = self.teacher
         if teacher is None and not self.own:
             teacher = make_plain(copy.deepcopy(model))  # a supernet may have been left at any size
+        mapped = hidden_layers(model, self.mapped_layers) if self.lambda_distill else []
         return DistillConfig(
             lambda_distill=self.lambda_distill,
             teacher_model="self" if teacher is None else teacher,
-            mapping_layers=hidden_layers(model, self.mapped_layers) if self.lambda_distill else [],
+            mapping_layers=mapped if teacher is None else _in_teacher(mapped, model, unwrap(teacher)),
             distill_fn=self.distance,
             teacher_engine="auto" if teacher is None else self.engine,
             cache_teacher=self.cache,
         )
+
+
+def _in_teacher(paths: Sequence[str], model: nn.Layer, teacher: nn.Layer) -> dict[str, str]:
+    """For layers of a model, those of its teacher: of one with more blocks the same that a smaller depth keeps."""
+    small, large = (len(stacks[0].blocks) if len(stacks := find_stacks(one)) == 1 else 0 for one in (model, teacher))
+    twins = twin_blocks(model, teacher) if 0 < small < large else {}
+    return {path: twins.get(path, path) for path in paths}
+
+
+def only_subnet(model: nn.Layer) -> RunConfig:
+    """Makes a plain model a supernet, in place, whose only sub-network is the model: it trains like any other."""
+    Convert(supernet(expand_ratio=[1.0])).convert(model)
+    return RunConfig()
 
 
 def strategy_of(

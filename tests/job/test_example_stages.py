@@ -101,6 +101,30 @@ def test_heads_and_neurons_are_ranked_without_labels_where_asked(recipe: Path) -
 
 
 @pytest.mark.usefixtures("forked_models")
+def test_the_searched_sub_network_then_trains_alone_where_asked(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--finish_epochs", "2", "--finish_learning_rate", "0.01", "--formats", "plain,inference")
+    assert run(recipe, *arguments, "--dry-run") == 0
+    assert "steps of the chosen sub-network alone" in capsys.readouterr().out
+    assert run(recipe, *arguments) == 0
+    out = recipe.parent / "out"
+    found = json.loads((out / "finish" / "results.json").read_text(encoding="utf-8"))
+    trained, written = load_subnet(out / "finish" / "model"), load_subnet(out / "formats" / "searched" / "plain")
+    for key, value in trained.state_dict().items():
+        assert difference(value, written.state_dict()[key]) == 0, key
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    (plain,) = [row for row in report["formats"]["rows"] if (row["model"], row["format"]) == ("searched", "plain")]
+    assert plain["score"] == next(iter(found["scores"].values()))[report["metric"]]
+    assert "then trained alone for 2 epochs" in capsys.readouterr().out
+    assert "finish" in report["seconds"]
+    assert run(recipe, *arguments) == 0
+    assert capsys.readouterr().err.count("skipped, its output is in") == len(STAGES) + 1
+    assert run(recipe, *arguments, "--finish_epochs", "1") == 1
+    assert "finish_epochs (2 there, 1 now)" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("forked_models")
 def test_a_job_without_training_writes_the_original_and_a_smaller_model(
     recipe: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,3 +145,11 @@ def test_a_job_without_training_writes_the_original_and_a_smaller_model(
     assert smaller["parameters"] == sum(parameter.size for parameter in exported.parameters()) < original["parameters"]
     assert capsys.readouterr().out.strip() == (out / "report.md").read_text(encoding="utf-8").strip()
     assert not (recipe.parent / "out" / "train").exists()
+    alone = ("--finish_epochs", "2", "--finish_learning_rate", "0.01", "--output_dir", str(recipe.parent / "alone"))
+    assert run(recipe, *arguments, *alone) == 0
+    results = json.loads((recipe.parent / "alone" / "shrink" / "results.json").read_text(encoding="utf-8"))
+    assert results["chosen"]["config"] == found["chosen"]["config"]
+    assert "The smaller model then trained alone for 2 epochs" in capsys.readouterr().out
+    finished = load_subnet(recipe.parent / "alone" / "shrink" / "smaller" / "plain")
+    weight = "bert.encoder.layers.0.linear2.weight"
+    assert difference(finished.state_dict()[weight], exported.state_dict()[weight]) > 0

@@ -11,9 +11,10 @@ from paddle import nn
 import ofa_slim
 from families import FAMILIES, inputs
 from models import batch, bert
-from ofa_slim import OFA, Training, load_subnet
+from ofa_slim import OFA, Finish, Training, load_subnet
 from ofa_slim.errors import BudgetError, ConfigError, OfaSlimError, SearchError
-from ofa_slim.job.with_training import inputs_of, soft_loss
+from ofa_slim.job.distilling import soft_loss
+from ofa_slim.job.with_training import inputs_of
 from ofa_slim.train.builders import elastic_blocks
 from ofa_slim.train.feeds import LoaderFeed
 
@@ -91,6 +92,43 @@ def test_a_cnn_becomes_one_within_the_budget_and_the_same_call_goes_on(tmp_path:
     found.save(tmp_path / "small")
     assert same(weights(found.model), weights(load_subnet(tmp_path / "small", cnn())))
     assert json.loads((tmp_path / "small" / "report.json").read_text())["score"] == report.score
+
+
+def test_the_chosen_one_then_trains_alone_and_the_same_call_restores_it(tmp_path: Path, steps: list[int]) -> None:
+    budget, finish = {"params_ratio": 0.5}, Finish(epochs=3, learning_rate=1e-2)
+    found = ofa_slim.compress(cnn(), images(), like_the_original, budget, QUICK, directory=tmp_path, finish=finish)
+    assert steps == [4] * 6 + [1] * 9
+    report = found.report
+    assert report.cut_score is not None
+    assert report.cut_score < report.score == like_the_original(found.model)
+    assert f"({report.cut_score:.4g} before it trained alone)" in str(report)
+    assert [type(layer) for layer in found.model] == [type(layer) for layer in cnn()], "nothing elastic is left"
+    assert not found.model.training
+    again = ofa_slim.compress(cnn(), images(), like_the_original, budget, QUICK, directory=tmp_path, finish=finish)
+    assert len(steps) == 15
+    assert same(weights(found.model), weights(again.model))
+    with pytest.raises(OfaSlimError, match=r"epochs .*3 there, 4 now"):
+        other = Finish(epochs=4, learning_rate=1e-2)
+        ofa_slim.compress(cnn(), images(), like_the_original, budget, QUICK, directory=tmp_path, finish=other)
+
+
+def test_a_model_made_smaller_without_a_supernet_trains_alone(tmp_path: Path, steps: list[int]) -> None:
+    model = FAMILIES["bert"]()
+    before = weights(model)
+    batches = [{**inputs("bert", 8, 9, seed), "labels": paddle.zeros([8], "int64")} for seed in range(4)]
+    budget, finish = {"flops_ratio": 0.5}, Finish(epochs=4, learning_rate=1e-3)
+    found = ofa_slim.compress(model, batches, budget=budget, finish=finish, directory=tmp_path)
+    assert steps == [1] * 16
+    _, repaired, finished = found.report.divergence
+    assert finished < repaired, "the outputs come closer to the original's"
+    assert f"{finished:.4g} finished" in str(found.report)
+    assert found.report.to_dict()["divergence"]["finished"] == finished
+    assert same(before, weights(model))
+    found.save(tmp_path / "small")
+    assert same(weights(found.model), weights(load_subnet(tmp_path / "small")))
+    again = ofa_slim.compress(model, batches, budget=budget, finish=finish, directory=tmp_path)
+    assert len(steps) == 16
+    assert same(weights(found.model), weights(again.model))
 
 
 @pytest.mark.slow
@@ -185,7 +223,10 @@ def test_the_soft_loss_is_zero_at_the_teacher_and_compares_images_by_channel() -
         ({"budget": None}, "needs a budget"),
         ({"training": "yes"}, "training is 'yes'"),
         ({"eval_func": None, "training": QUICK}, "training needs eval_func"),
-        ({"eval_func": None, "directory": "runs"}, "directory keeps what a training does"),
+        ({"eval_func": None, "directory": "runs"}, "directory keeps measured times and trainings"),
+        ({"finish": 2}, "finish is 2; it is None or ofa_slim.Finish"),
+        ({"engine": "fast"}, "engine 'fast' is not one of inference, onnx, onnx-int8"),
+        ({"eval_func": None, "finish": Finish(), "loader": iter(images())}, "cannot be gone through again"),
         ({"budget": {"speed": 3}}, "no cost 'speed'"),
         ({"budget": {"params": 3}}, "params <= 3"),
         ({"loader": iter(images())}, "cannot be gone through again"),
@@ -198,6 +239,12 @@ def test_wrong_uses_are_named_before_training(given: dict[str, object], message:
     with pytest.raises(OfaSlimError, match=message):
         ofa_slim.compress(cnn(), **{**right, **given})  # type: ignore[arg-type]
     assert not steps
+
+
+@pytest.mark.parametrize("given", [{"epochs": 0}, {"learning_rate": -1}, {"loss": 3}, {"checkpoint_every": 0}])
+def test_a_finish_that_cannot_be_is_refused(given: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(given))):
+        Finish(**given)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

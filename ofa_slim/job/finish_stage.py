@@ -1,0 +1,70 @@
+"""The stage in which the chosen sub-network trains on alone, with the fine-tuned model as its teacher."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from paddle import nn
+
+from ofa_slim.export.subnet_files import save_subnet
+from ofa_slim.job.run import Run, describe
+from ofa_slim.job.stage_folders import RESULTS, read_json, write_json
+from ofa_slim.job.writing_stages import FINISHED_MODEL, calibration_batches
+from ofa_slim.ofa import OFA
+from ofa_slim.supernet import SubnetConfig
+from ofa_slim.supernet.handle import make_plain
+from ofa_slim.train import parallel
+from ofa_slim.train.builders import Teaching, only_subnet
+from ofa_slim.train.fitting import train_supernet
+
+LOG = logging.getLogger(__name__)
+
+
+def run_finish(run: Run, folder: Path, rng: np.random.Generator) -> None:
+    """Cuts the searched sub-network out, trains it alone, and saves it."""
+    ofa, _ = run.supernet()
+    teacher, tokenizer = run.classifier("finetune")
+    train, _ = run.examples(tokenizer)
+    config = SubnetConfig(read_json(run.folder / "search" / RESULTS)["config"])
+    repair = calibration_batches(train, run.recipe, rng) if run.recipe.repair else None
+    small = ofa.export(config=config, repair=repair)
+    results = finish(run, "finish", small, teacher, tokenizer, rng)
+    if parallel.is_writer():
+        save_subnet(small, folder / FINISHED_MODEL)
+        write_json(folder / RESULTS, results)
+
+
+def finish(
+    run: Run, stage: str, small: nn.Layer, teacher: nn.Layer, tokenizer: Any, rng: np.random.Generator
+) -> dict[str, Any]:
+    """Trains a plain model alone, in place, for the recipe's epochs, from its checkpoint where there is one.
+
+    Args:
+        run: the run.
+        stage: in whose name checkpoints are kept.
+        small: cut out of `teacher`; it is in eval mode afterwards.
+        teacher: stays as it is.
+        tokenizer: of both.
+        rng: orders the batches.
+
+    Returns: its scores on the rows of the report, before and after.
+    """
+    recipe = run.recipe
+    train, dev = run.examples(tokenizer)
+    before = run.scores(small, dev)
+    distill = Teaching(teacher, lambda_distill=recipe.lambda_rep).config(small)
+    ofa = OFA(small, only_subnet(small), distill)
+    whole = ofa.search_space.largest()
+    schedule = run.schedule(recipe.finish_epochs, recipe.finish_learning_rate)
+    with run.scalars() as scalars:
+        options = run.options(stage, "finish", scalars)
+        train_supernet(
+            ofa, train, run.task.kind, schedule, rng, lambda _: [whole], recipe.lambda_logit, options, "finishing"
+        )
+    make_plain(small)
+    after = run.scores(small, dev)
+    LOG.info("trained alone: %s; before: %s", describe(after), describe(before))
+    return {"epochs": recipe.finish_epochs, "scores_before": before, "scores": after}
