@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from paddle import nn
 
-from sst2 import BATCH, add_options, missing, prepare, reordered, scores  # isort: skip
+from sst2 import add_options, missing, prepare, reordered, scores  # isort: skip
 from ofa_slim.closed_form import (
     Calibration,
     Curve,
@@ -40,6 +40,7 @@ from ofa_slim.supernet.handle import Supernet
 from ofa_slim.supernet.subnet_config import SubnetConfig
 from ofa_slim.train.batches import LABELS, Batches, Examples
 
+ROWS_AT_ONCE = 128
 SHAPES = [[1, 64], [1, 64]]
 TIMED = {"input_shapes": [[32, 64], [32, 64]], "input_dtypes": ["int64", "int64"]}
 
@@ -65,7 +66,8 @@ class Clock:
 def inputs(examples: Examples, rows: int, rng: np.random.Generator) -> list[dict[str, Any]]:
     """Batches of rows without their labels."""
     chosen = examples.take(rng.permutation(len(examples))[:rows])
-    return [{name: value for name, value in batch.items() if name != LABELS} for batch in Batches(chosen, BATCH, rng)]
+    batches = Batches(chosen, ROWS_AT_ONCE, rng)
+    return [{name: value for name, value in batch.items() if name != LABELS} for batch in batches]
 
 
 def as_supernet(model: nn.Layer) -> Supernet:

@@ -73,17 +73,20 @@ def prepare(options: argparse.Namespace, rows: int = TRAIN) -> tuple[nn.Layer, E
 
 def read(data_dir: Path, tokenizer: object) -> tuple[Examples, dict[str, Examples]]:
     """The training rows and the two sets that score."""
+    train, _, sets = read_rows(data_dir)
+    scoring = {name: tokenise(tokenizer, rows, MAX_LENGTH) for name, rows in sets.items()}
+    return tokenise(tokenizer, train, MAX_LENGTH), scoring
+
+
+def read_rows(data_dir: Path) -> tuple[Rows, Rows, dict[str, Rows]]:
+    """The training rows, those that neither train nor score, and the two sets that score."""
     rows, dev = TASK.read(data_dir)
     order = np.random.RandomState(0).permutation(len(rows))
-
-    def part(chosen: np.ndarray) -> Rows:
-        return Rows([rows.first[row] for row in chosen], [], rows.labels[chosen])
-
-    train = tokenise(tokenizer, part(order[:TRAIN]), MAX_LENGTH)
-    return train, {
-        "dev": tokenise(tokenizer, dev["dev"], MAX_LENGTH),
-        "held-out": tokenise(tokenizer, part(order[TRAIN : TRAIN + JUDGE]), MAX_LENGTH),
-    }
+    train, judge, others = np.split(order, [TRAIN, TRAIN + JUDGE])
+    first, held_out, left = (
+        Rows([rows.first[row] for row in part], [], rows.labels[part]) for part in (train, judge, others)
+    )
+    return first, left, {"dev": dev["dev"], "held-out": held_out}
 
 
 def checkpoint(model: nn.Layer, train: Examples, folder: Path, kind: TaskKind = TASK.kind) -> nn.Layer:

@@ -35,15 +35,8 @@ def main() -> None:
         return
     model, _, _ = sst2.prepare(options)
     _, tokenizer = sst2.load_sequence_classifier(str(options.model), 2)
-    rows, dev = sst2.TASK.read(options.data_dir)
-    order = np.random.RandomState(0).permutation(len(rows))
-    first, last = sst2.TRAIN, sst2.TRAIN + sst2.JUDGE
-    sets = {
-        "dev": dev["dev"],
-        "held-out": Rows([rows.first[row] for row in order[first:last]], [], rows.labels[order[first:last]]),
-    }
-    few = [rows.first[row] for row in order[:first]]
-    many = few + [rows.first[row] for row in order[last:]]
+    train, others, sets = sst2.read_rows(options.data_dir)
+    few, many = list(train.first), [*train.first, *others.first]
     found: dict[str, Any] = {"original": measured(model, tokenizer, tokenizer, sets)}
     for name, texts, coverage, ideographs in (
         ("63,349 rows", many, 1.0, True),

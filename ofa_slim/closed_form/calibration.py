@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import paddle
@@ -41,9 +42,17 @@ class Batch:
 
     def flat(self, values: paddle.Tensor) -> paddle.Tensor:
         """The values at real positions, [positions, channels], of [batch, ..., channels]."""
-        if self.real is not None and list(values.shape[:2]) == list(self.real.shape) and values.ndim > 2:
-            values = values[self.real]
+        by_position = values.ndim > 2 and self.real is not None and list(values.shape[:2]) == list(self.real.shape)
+        if by_position and self._places is not None:
+            values = paddle.gather(values.reshape([-1, *values.shape[2:]]), self._places)
         return values.reshape([-1, values.shape[-1]])
+
+    @cached_property
+    def _places(self) -> paddle.Tensor | None:
+        """The numbers of the real positions, where some are not."""
+        if self.real is None or bool(self.real.all()):
+            return None
+        return paddle.nonzero(self.real.reshape([-1])).reshape([-1])
 
 
 class Calibration:

@@ -53,7 +53,8 @@ class Moments:
         with_errors = [waiting for _, waiting in self._waiting if waiting is not None]
         if with_errors:
             errors = paddle.concat(with_errors)
-            self.squared += float((errors.astype("float64") ** 2).sum())
+            exact = errors.astype("float64")
+            self.squared += float((exact * exact).sum())  # a power is some thirty times as slow
             self._cross += _product(inputs, errors)
             self._error += _sum(errors)
         self._waiting = []

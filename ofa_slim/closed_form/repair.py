@@ -157,8 +157,8 @@ class _Fit:
 
     def run(self) -> list[SubLayerError]:
         errors: list[SubLayerError] = []
-        streams = [(Stream(), Stream()) for _ in self.calibration]
-        at_large = 0
+        small, large = ([Stream() for _ in self.calibration] for _ in range(2))
+        at_small = at_large = 0
         for start, stop in _spans(self.small.calls):
             block = self.small.calls[start]
             parts = [part for part in self.parts if part.block == block]
@@ -167,28 +167,34 @@ class _Fit:
             wanted = list(dict.fromkeys(self.sums[part.layer] for part in parts))
             targets = []
             for number, batch in enumerate(self.calibration):
-                _, after, seen = self.large.run(batch, streams[number][1], at_large, end, wanted)
-                streams[number] = streams[number][0], after
+                _, large[number], seen = self.large.run(batch, large[number], at_large, end, wanted)
                 targets.append(seen)
-            for part in parts:
-                errors.append(self._fit(part, targets, streams, start, stop))
-            for number, batch in enumerate(self.calibration):
-                _, after, _ = self.small.run(batch, streams[number][0], start, stop)
-                streams[number] = after, streams[number][1]
             at_large = end
+            for part in parts:
+                # The first of a block also runs the rest of the block before it, which is repaired by now.
+                error, small = self._fit(part, targets, small, at_small, start, stop)
+                errors.append(error)
+                at_small = start
         return errors
 
     def _fit(
-        self, part: Writer, targets: list[Any], streams: list[tuple[Stream, Stream]], start: int, stop: int
-    ) -> SubLayerError:
+        self, part: Writer, targets: list[Any], streams: list[Stream], at: int, start: int, stop: int
+    ) -> tuple[SubLayerError, list[Stream]]:
+        """Fits one matrix in the calls from `start` to before `stop`; the streams are those before the call `at`.
+
+        Returns: its error, and the streams before `start`.
+        """
         layer = layer_at(self.small.model, part.layer)
         gone = isinstance(layer, BiasOnly)
         moments = Moments(1, layer.bias.shape[0]) if gone else Moments(*layer.weight.shape)
         place, side = self.sums[part.layer]
         own = f"{part.block}{place[len(self.twin_block[part.block]) :]}", side
         entering = (part.layer, "input")
-        for batch, target, (stream, _) in zip(self.calibration, targets, streams, strict=True):
-            _, _, seen = self.small.run(batch, stream, start, stop, [entering, own], own)
+        before = []
+        for batch, target, stream in zip(self.calibration, targets, streams, strict=True):
+            watched, until = [entering, own], (own, stop - start)
+            _, entered, seen = self.small.run(batch, stream, at, stop, watched, until, keep=start)
+            before.append(entered)
             for inputs, got, wanted in zip(seen[entering], seen[own], target[place, side], strict=True):
                 if wanted.shape != got.shape:
                     raise CalibrationError(
@@ -204,9 +210,8 @@ class _Fit:
             _add(layer.weight, change)
         if shift is not None:
             _add(layer.bias, shift)
-        return SubLayerError(
-            part.layer, moments.squared / moments.rows, moments.squared_after(change, shift) / moments.rows
-        )
+        squared = moments.squared / moments.rows, moments.squared_after(change, shift) / moments.rows
+        return SubLayerError(part.layer, *squared), before
 
 
 def _add(parameter: paddle.Tensor, change: np.ndarray) -> None:

@@ -150,7 +150,8 @@ class BlockRunner:
         start: int,
         stop: int | None,
         watched: Sequence[tuple[str, str]] = (),
-        until: tuple[str, str] | None = None,
+        until: tuple[tuple[str, str], int] | None = None,
+        keep: int | None = None,
     ) -> tuple[Any, Stream, dict[tuple[str, str], list[paddle.Tensor]]]:
         """Runs the calls from `start` to before `stop`.
 
@@ -160,16 +161,20 @@ class BlockRunner:
             start: number of the first call that runs.
             stop: number of the call to stop before; None: run to the end.
             watched: ``(path of a layer, "input" or "output")`` of what to return.
-            until: one of them, after which nothing more of the last call needs to run; only where `stop` is given.
+            until: one of them, and after how many times of it nothing more of the last call needs to run; only where
+                `stop` is given.
+            keep: number of the call before which the returned stream is; None: it is that after all calls.
 
-        Returns: the model's output, None where it stopped before; the stream after the calls; what was watched, one
-            entry for each time that the layer ran.
+        Returns: the model's output, None where it stopped before; the stream; what was watched, one entry for each time
+            that the layer ran.
         """
-        after, count = Stream(dict(stream.outputs)), 0
+        after, count, kept = Stream(dict(stream.outputs)), 0, stream
 
         def call(path: str, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            nonlocal count
+            nonlocal count, kept
             number, count = count, count + 1
+            if number == keep:
+                kept = Stream(dict(after.outputs))
             stack = self._blocks[path][0]
             if number < start:
                 return stream.outputs[stack]
@@ -181,13 +186,13 @@ class BlockRunner:
             return after.outputs[stack]
 
         output = None
-        enough = None if until is None or stop is None else (until, stop - start)
+        enough = None if stop is None else until
         with self._watching(watched, enough) as seen, self._forwards(call):
             try:
                 output = self._call(batch)
             except _Reached:
                 pass
-        return output, after, seen
+        return output, after if keep is None else kept, seen
 
     def _call(self, batch: Batch) -> Any:
         try:
