@@ -1,6 +1,6 @@
 """Three and four times as fast in the same engine: MiniLM on SST-2, both sides in 8 bits (see `sst2.py`).
 
-For each share of the original's latency in ONNX Runtime with 8 bits (one row of 64 tokens): sizes of every attention and
+For each share of the original's latency in ONNX Runtime with 8 bits (one row of 64 tokens) sizes of every attention and
 feed-forward part chosen without a supernet, matrices refitted, then trained alone on rows 1 to 8,000 with the original
 as teacher. All models are written as onnx-int8, scored as read back, and timed in turns, each in a process of its own.
 With --vocabulary the tokens that no training text has are dropped from copies of the first seed's models too.

@@ -157,7 +157,7 @@ def finished(
     key = teacher_key(model).hex()  # before anything trains
     blocks = len(find_stacks(model)) == 1
     distill = Teaching(teacher).config(model) if blocks else DistillConfig(teacher_model=teacher, mapping_layers=[])
-    ofa = OFA(model, only_subnet(model), distill, example_inputs=example)
+    ofa = OFA(model, only_subnet(model), distill, train_full=True, example_inputs=example)
     whole = ofa.search_space.largest()
     options = RuntimeOptions(
         seed=finish.seed,

@@ -14,7 +14,6 @@ from ofa_slim.supernet.axis import DEPTH
 from ofa_slim.supernet.layers import kept_layers
 
 _KINDS = ("searched", "uniform width and depth", "original")
-_WEIGHT_BYTES = 4
 
 
 def explorer_data(report: Mapping[str, Any], folder: str) -> dict[str, Any]:
@@ -72,13 +71,11 @@ def _searched(search: Mapping[str, Any], names: Sequence[str], folder: str) -> d
                 "command": f"ofa-slim pick {shlex.quote(folder)} {number}",
             }
         )
-    for row, point in zip(rows, points, strict=True):
-        row["costs"].append(_short(_WEIGHT_BYTES * point["costs"]["params"] / 1e6))
     return {
         "title": "all scored in the search",
         "kinds": list(_KINDS),
         "scores": metrics,
-        "costs": [*costs, {"title": "size of the weights (MB)", "limit": None}],
+        "costs": costs,
         "points": rows,
     }
 

@@ -56,7 +56,7 @@ def finish(
     train, dev = run.examples(tokenizer)
     before = run.scores(small, dev)
     distill = Teaching(teacher, lambda_distill=recipe.lambda_rep).config(small)
-    ofa = OFA(small, only_subnet(small), distill)
+    ofa = OFA(small, only_subnet(small), distill, train_full=True)
     whole = ofa.search_space.largest()
     schedule = run.schedule(recipe.finish_epochs, recipe.finish_learning_rate)
     with run.scalars() as scalars:

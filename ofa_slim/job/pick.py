@@ -20,8 +20,7 @@ from ofa_slim.supernet import SubnetConfig
 LOG = logging.getLogger(__name__)
 
 PICKS = "picks"
-SIZE = "size_mb"  # of the weights in 32 bits
-BYTES_PER_MB = 1e6
+SIZE = "size_mb"
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Wish:
     """One question to a finished run.
 
     Attributes:
-        budget: the most of each cost: those of a search's budget, and ``size_mb``.
+        budget: the most of each cost: those of a search's budget.
         at_least: the least of each metric; as a share, or in percent where it is above 1.
         minimise: the cost to make as small as possible; None: the score is made as high as possible.
         number: of the sub-network in the search, where one was named instead.
@@ -148,9 +147,9 @@ def _pick_of(run: Run, point: Mapping[str, Any], wish: Wish) -> Pick:
 
 
 def points_of(folder: Path) -> list[dict[str, Any]]:
-    """The sub-networks that the search of a run scored, with ``size_mb`` among their costs."""
+    """The sub-networks that the search of a run scored, with ``size_mb`` among their costs also of an older run."""
     points = read_json(folder / "search" / "report.json")["points"]
-    return [{**one, "costs": {**one["costs"], SIZE: 4 * one["costs"]["params"] / BYTES_PER_MB}} for one in points]
+    return [{**one, "costs": {SIZE: 4e-6 * one["costs"]["params"], **one["costs"]}} for one in points]
 
 
 def _fulfils(point: Mapping[str, Any], wish: Wish) -> bool:

@@ -39,7 +39,8 @@ TRAIN_KEYS = (
 )  # fmt: skip
 
 SEARCH_KEYS = (
-    "budget", "search_candidates", "search_part", "search_survivors", "multiple_of", "latency_length", "latency_engine",
+    "budget", "search_candidates", "search_part", "search_survivors", "multiple_of", "latency_rows", "latency_length",
+    "latency_engine",
 )  # fmt: skip
 FINISH_KEYS = ("finish_epochs", "finish_learning_rate", "repair", "calibration_rows")
 FORMAT_KEYS = (
@@ -48,7 +49,7 @@ FORMAT_KEYS = (
 )  # fmt: skip
 SHRINK_KEYS = (
     "budget", "calibration_rows", "omit", "finish_epochs", "finish_learning_rate", "formats", "tolerance",
-    "latency_length", "latency_engine", "latency_rounds",
+    "latency_rows", "latency_length", "latency_engine", "latency_rounds",
 )  # fmt: skip
 
 STAGES: dict[str, Stage] = {

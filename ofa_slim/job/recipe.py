@@ -192,6 +192,7 @@ class Recipe(BaseModel):
         description="engine that will serve, in which a budget of time is measured: inference (Paddle Inference), onnx "
         "or onnx-int8 (ONNX Runtime)",
     )
+    latency_rows: Count = Field(1, description="rows of the input whose latency and operations a budget limits")
     latency_length: Annotated[int, Field(ge=2)] = Field(64, description="tokens of the input that is timed")
     latency_rounds: Annotated[int, Field(ge=3)] = Field(
         40, description="rounds in which the models are timed, at most; each has a turn in every round"

@@ -226,6 +226,11 @@ def score_arrays(model: Callable[[Any], Any], examples: Examples, task: Task, ba
     return task.score(logits, labels)
 
 
+def timed_inputs(recipe: Recipe, vocabulary: int, rng: np.random.Generator) -> list[dict[str, np.ndarray]]:
+    """What written models are timed on: one row, 32 rows, and as many as the budget is about."""
+    return [random_tokens(vocabulary, recipe.latency_length, rng, n) for n in sorted({1, 32, recipe.latency_rows})]
+
+
 def random_tokens(vocabulary: int, length: int, rng: np.random.Generator, rows: int) -> dict[str, np.ndarray]:
     """Rows of random token ids without padding, int64 [rows, length], to time models on."""
     ids = rng.integers(min(1000, vocabulary // 2), vocabulary, size=(rows, length), dtype=np.int64)

@@ -92,7 +92,7 @@ def _budget(recipe: Recipe) -> dict[str, float]:
 def _config(run: Run, ofa: OFA) -> SearchConfig:
     """The settings of the search but for its scores."""
     recipe = run.recipe
-    shapes = [[1, recipe.latency_length]] * leading_inputs(ofa.model, run.inputs)
+    shapes = [[recipe.latency_rows, recipe.latency_length]] * leading_inputs(ofa.model, run.inputs)
     return SearchConfig(
         candidates=recipe.search_candidates, survivors=recipe.search_survivors, multiple_of=recipe.multiple_of,
         seed=recipe.seed, directory=run.checkpoints("search"), input_shapes=shapes,

@@ -11,7 +11,7 @@ from ofa_slim.job.finish_stage import finish
 from ofa_slim.job.one_call import compress
 from ofa_slim.job.page import finish_text, markdown_rows
 from ofa_slim.job.plan import STAGES
-from ofa_slim.job.run import Run, random_tokens
+from ofa_slim.job.run import Run, timed_inputs
 from ofa_slim.job.stage_folders import MARK, RESULTS, outdated, write_json, write_text
 from ofa_slim.job.writing_stages import ORIGINAL, ModelWriter, calibration_batches
 from ofa_slim.search.budget import Budget
@@ -26,7 +26,7 @@ def run_shrink(run: Run, folder: Path, rng: np.random.Generator) -> None:
     recipe = run.recipe
     original, tokenizer = run.classifier("finetune")
     train, dev = run.examples(tokenizer)
-    shape = [1, recipe.latency_length]
+    shape = [recipe.latency_rows, recipe.latency_length]
     budget = {str(cost): most for cost, most in recipe.budget.items()}
     small = compress(
         original, calibration_batches(train, recipe, rng),
@@ -38,7 +38,7 @@ def run_shrink(run: Run, folder: Path, rng: np.random.Generator) -> None:
     writer = ModelWriter(run, folder, tokenizer, train, dev)
     writer.write(ORIGINAL, original, recipe.formats, original)
     writer.write(SMALLER, small.model, recipe.formats, small.model, small.report.config)
-    writer.timed([random_tokens(original.config.vocab_size, recipe.latency_length, rng, rows) for rows in (1, 32)])
+    writer.timed(timed_inputs(recipe, original.config.vocab_size, rng))
     results = {"metric": run.task.metrics[0], "rows": writer.rows([ORIGINAL, SMALLER])}
     write_json(folder / RESULTS, {**results, "chosen": small.report.to_dict(), "finish": finished})
     text = f"{markdown_rows(results, run.task.metrics[0])}\n\n```\n{small.report}\n```\n"

@@ -17,7 +17,7 @@ from ofa_slim.export.formats.pipeline import TextTask
 from ofa_slim.export.formats.processes import SERVED
 from ofa_slim.export.subnet_files import load_subnet
 from ofa_slim.job.recipe import Recipe
-from ofa_slim.job.run import Run, describe, random_tokens, score_arrays, subnet_name
+from ofa_slim.job.run import Run, describe, score_arrays, subnet_name, timed_inputs
 from ofa_slim.job.stage_folders import RESULTS, read_json, write_json
 from ofa_slim.job.tokenised import token_counts
 from ofa_slim.ofa import dynabert_config
@@ -73,7 +73,7 @@ def run_formats(run: Run, folder: Path, rng: np.random.Generator) -> None:
             if name in also or name == SEARCHED:
                 forms = [*recipe.formats, *forms]
             writer.write(name, plain, forms, reference, config)
-    times = writer.timed([random_tokens(original.config.vocab_size, recipe.latency_length, rng, n) for n in (1, 32)])
+    times = writer.timed(timed_inputs(recipe, original.config.vocab_size, rng))
     subnets = []
     for name, (width, depth) in uniform.items():
         record = writer.records[name]

@@ -45,7 +45,7 @@ class CostKind:
     @property
     def ratio(self) -> str:
         """The name of this cost as a share of the original's."""
-        return self.name.removesuffix("_ms") + "_ratio"
+        return self.name.removesuffix("_ms").removesuffix("_mb") + "_ratio"
 
     def text(self, value: float) -> str:
         """A cost in words; counts below one unit as they are."""
@@ -63,6 +63,7 @@ COSTS: dict[str, CostKind] = {
     kind.name: kind
     for kind in (
         CostKind("params", lambda has, config: has.counted.params, "parameters (millions)", "M", 1e-6),
+        CostKind("size_mb", lambda has, config: 4e-6 * has.counted.params, "size of the weights in 32 bits (MB)", "MB"),
         CostKind("flops", lambda has, config: has.counted.flops, "multiply-accumulates (millions)", "M", 1e-6),
         CostKind(
             "activation_bytes", lambda has, config: has.counted.activation_bytes, "activations (MiB)", "MiB", 2**-20

@@ -84,7 +84,7 @@ class ElasticModel(nn.Layer):
         run = self.run_config
         model = unwrap(self.model)
         space = build_space(model, self._names, run, self._passes_depth, example)
-        if not any(axis.elastic for axis in space.axes):
+        if not self.train_full and not any(axis.elastic for axis in space.axes):
             logger.warning("nothing in this %s is elastic: %s", type(model).__name__, _reasons(space))
         sampler = Sampler(space, self._tasks(space.tasks()), run)
         self._known = _Known(Supernet(model, space, self._names), sampler, stem_layers(model, space))

@@ -107,12 +107,14 @@ def test_the_chosen_one_then_trains_alone_and_the_same_call_restores_it(tmp_path
     again = ofa_slim.compress(cnn(), images(), like_the_original, budget, QUICK, directory=tmp_path, finish=finish)
     assert len(steps) == 15
     assert same(weights(found.model), weights(again.model))
+    other = Finish(epochs=4, learning_rate=1e-2)
     with pytest.raises(OfaSlimError, match=r"epochs .*3 there, 4 now"):
-        other = Finish(epochs=4, learning_rate=1e-2)
         ofa_slim.compress(cnn(), images(), like_the_original, budget, QUICK, directory=tmp_path, finish=other)
 
 
-def test_a_model_made_smaller_without_a_supernet_trains_alone(tmp_path: Path, steps: list[int]) -> None:
+def test_a_model_made_smaller_without_a_supernet_trains_alone(
+    tmp_path: Path, steps: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
     model = FAMILIES["bert"]()
     before = weights(model)
     batches = [{**inputs("bert", 8, 9, seed), "labels": paddle.zeros([8], "int64")} for seed in range(4)]
@@ -124,6 +126,7 @@ def test_a_model_made_smaller_without_a_supernet_trains_alone(tmp_path: Path, st
     assert f"{finished:.4g} finished" in str(found.report)
     assert found.report.to_dict()["divergence"]["finished"] == finished
     assert same(before, weights(model))
+    assert "is elastic" not in caplog.text
     found.save(tmp_path / "small")
     assert same(weights(found.model), weights(load_subnet(tmp_path / "small")))
     again = ofa_slim.compress(model, batches, budget=budget, finish=finish, directory=tmp_path)

@@ -149,9 +149,13 @@ def test_the_published_two_arguments_are_enough(tmp_path: Path, monkeypatch: pyt
 
 
 def test_several_limits_hold_at_once() -> None:
-    limits = {"flops_ratio": 0.7, "params_ratio": 0.8}
-    result = found(encoder(), limits)
+    ofa = encoder()
+    whole = sum(parameter.size for parameter in ofa.export(config=ofa.search_space.original()).parameters())
+    limits = {"flops_ratio": 0.7, "size_mb": 0.8 * 4 * whole / 1e6}
+    result = found(ofa, limits)
     assert result.cost == "flops"
+    assert result.best.costs["size_ratio"] == pytest.approx(result.best.costs["params_ratio"])
+    assert result.best.costs["size_ratio"] <= 0.8
     for point in result.points:
         assert point.within == all(point.costs[key] <= most for key, most in limits.items())
     smaller = result.best_within({"flops_ratio": 0.5})
