@@ -15,8 +15,9 @@ import pytest
 from paddle import nn
 from paddle.vision import models as vision
 
+import ofa_slim
 from families import FAMILIES
-from models import bert, encoder, ofa_of
+from models import batch, bert, encoder, ofa_of
 from ofa_slim import OFA, Convert, RunConfig, supernet
 from ofa_slim.base.clock import Latency, Rule, in_turns, one_turn, over_loads, ratio, steady
 from ofa_slim.base.examples import Example
@@ -24,6 +25,7 @@ from ofa_slim.errors import LatencyError
 from ofa_slim.measure import LatencyTable, measure_latency, programs
 from ofa_slim.measure.block_times import Times
 from ofa_slim.measure.blocks import find_blocks, program_of
+from ofa_slim.search import SearchConfig
 
 SHAPES = [[1, 8], [1, 8]]
 
@@ -338,3 +340,24 @@ def test_exported_models_are_timed_by_the_engine(engine: str) -> None:
     assert table.predict(ofa.search_space.largest()) > 0
     assert ("ONNX Runtime" in table.about.version) == (engine != "inference")
     table.check(ofa, SHAPES)
+
+
+def test_a_search_and_a_call_without_training_measure_in_the_engine_that_will_serve(
+    machine: Machine, tmp_path: Path
+) -> None:
+    ofa = encoder_of()
+    config = SearchConfig(candidates=3, engine="counted", directory=tmp_path / "search", input_shapes=SHAPES, winners=1)
+    found = ofa.search(lambda one: 1.0, {"latency_ratio": 0.95}, config)
+    assert machine.saved
+    assert LatencyTable.load(tmp_path / "search" / "latency.json").about.engine == "counted"
+    (winner,) = found.winners
+    assert winner.latency_ms == pytest.approx(found.best.costs["latency_ms"], rel=0.2), "and so are the winners"
+    other = replace(config, engine="inference")
+    with pytest.raises(LatencyError, match=r"latency.json is of engine 'counted', and engine 'inference' is wanted"):
+        ofa.search(lambda one: 1.0, {"latency_ratio": 0.95}, other)
+    rows = [{"input_ids": batch(8, seed=seed)[0]} for seed in range(4)]
+    small = ofa_slim.compress(
+        bert(layers=2), rows, budget={"latency_ratio": 0.8}, engine="counted", input_shapes=SHAPES, directory=tmp_path
+    )
+    assert LatencyTable.load(tmp_path / "latency.json").about.engine == "counted"
+    assert small.report.costs["latency_ratio"] <= 0.8
