@@ -20,6 +20,7 @@ from ofa_slim.export.formats.opened import read_card
 from ofa_slim.export.formats.proof import Sample
 from ofa_slim.export.formats.write import RECORD_FILE
 from ofa_slim.job.compressed import Compressed
+from ofa_slim.job.distilling import Finish
 from ofa_slim.job.one_call import compress
 from ofa_slim.job.pick import PICKS, Wish, best_of, points_of
 from ofa_slim.job.stage_folders import OWN_RESULTS, StageError, read_json, write_json
@@ -39,6 +40,7 @@ class OwnJob:
         loader: batches, as `ofa_slim.compress` takes them.
         evaluate: ``evaluate(model)`` -> a score, or several by name of which the first counts; the higher the better.
         training: how the supernet trains and what the search scores.
+        finish: how the chosen sub-network then trains alone; None: it does not.
         build: a function at the top of a module that makes a model of the original sizes. It is needed for the format
             ``"plain"`` of a model that is not of PaddleNLP.
     """
@@ -48,6 +50,7 @@ class OwnJob:
     evaluate: Evaluate
     training: Training = field(default_factory=Training)
     build: Callable[[], nn.Layer] | None = None
+    finish: Finish | None = None
 
 
 def own_job(name: str) -> OwnJob:
@@ -94,7 +97,9 @@ def run_own(name: str, folder: Path, budget: Mapping[str, float], formats: Seque
     """
     job = own_job(name)
     folder.mkdir(parents=True, exist_ok=True)
-    small = compress(job.model, job.loader, job.evaluate, budget, job.training, directory=folder)
+    small = compress(
+        job.model, job.loader, job.evaluate, budget, job.training, directory=folder, finish=job.finish
+    )
     records = {
         title: _written(job, model, folder / title, formats, small.samples, config)
         for title, model, config in (

@@ -118,7 +118,7 @@ class BlockCall:
         block: the block.
         example: its first call at full size.
         calls: how many calls there are in one forward.
-        whole: one call of the model, where an axis of the block also cuts what comes into it.
+        whole: one call of the model, where an axis of the block may also cut what comes into it.
     """
 
     block: Block
@@ -148,7 +148,7 @@ def find_blocks(supernet: Supernet, example: Example) -> list[BlockCall]:
                 f"axis {axis.name!r} cuts blocks of a stack and layers outside it, so blocks cannot be timed alone; "
                 "give a budget of parameters or FLOPs instead"
             )
-        if outside:
+        if outside or len(inside) > 1:  # blocks of one axis may hand on what it cuts, as T5's biases for places
             fed |= inside
         for path in inside or outside:
             axes_at.setdefault(path, []).append(axis)

@@ -135,6 +135,17 @@ def test_a_model_made_smaller_without_a_supernet_trains_alone(
 
 
 @pytest.mark.slow
+def test_what_is_left_out_stays_out_while_the_rest_trains_alone() -> None:
+    batches = [inputs("bert", 8, 9, seed) for seed in range(4)]
+    budget, finish = {"flops_ratio": 0.12}, Finish(epochs=4, learning_rate=1e-3)
+    found = ofa_slim.compress(FAMILIES["bert"](), batches, budget=budget, omit=True, finish=finish)
+    assert 0 in dict(found.report.config).values()
+    assert found.report.costs["flops_ratio"] <= 0.12
+    assert sum(parameter.size for parameter in found.model.parameters()) == found.report.costs["params"]
+    assert found.report.divergence[2] < found.report.divergence[1]
+
+
+@pytest.mark.slow
 def test_formats_are_checked_by_the_rows_of_the_loader(tmp_path: Path) -> None:
     found = ofa_slim.compress(cnn(), images(), like_the_original, {"params_ratio": 0.5}, QUICK)
     found.save(tmp_path, formats=["inference"])

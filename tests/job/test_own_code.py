@@ -48,11 +48,14 @@ def test_a_cnn_of_a_function_from_compress_to_predict(
     code: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = (code / "my_cnn.py").read_text(encoding="utf-8")
-    (code / "my_cnn.py").write_text(text.replace("def build():", "def build():\n    paddle.seed(0)"), encoding="utf-8")
+    text = text.replace("def build():", "def build():\n    paddle.seed(0)")
+    text = text.replace("training, build)", "training, build, finish=ofa_slim.Finish())")
+    (code / "my_cnn.py").write_text(text, encoding="utf-8")
     assert main(["compress", "my_cnn:job", *RUN]) == 0
     assert "| smaller | inference |" in capsys.readouterr().out
     found = json.loads(Path("runs/cnn/results.json").read_text())
     assert found["costs"]["params_ratio"] <= 0.5
+    assert found["cut_score"] is not None, "it trained alone after the search"
     by_model = {row["model"]: row for row in found["rows"] if row["format"] == "inference"}
     assert by_model["smaller"]["parameters"] == found["costs"]["params"] < by_model["original"]["parameters"]
 

@@ -16,7 +16,7 @@ from paddle import nn
 from paddle.vision import models as vision
 
 import ofa_slim
-from families import FAMILIES
+from families import FAMILIES, bart, t5
 from models import batch, bert, encoder, ofa_of
 from ofa_slim import OFA, Convert, RunConfig, supernet
 from ofa_slim.base.clock import Latency, Rule, in_turns, one_turn, over_loads, ratio, steady
@@ -361,3 +361,22 @@ def test_a_search_and_a_call_without_training_measure_in_the_engine_that_will_se
     )
     assert LatencyTable.load(tmp_path / "latency.json").about.engine == "counted"
     assert small.report.costs["latency_ratio"] <= 0.8
+
+
+@pytest.mark.parametrize(
+    ("model", "shapes"),
+    [
+        (FAMILIES["llama"], {"input_ids": [1, 6]}),
+        (bart, {"input_ids": [1, 6], "decoder_input_ids": [1, 4]}),
+        (t5, {"input_ids": [1, 6], "decoder_input_ids": [1, 4]}),
+    ],
+)
+def test_reading_a_prompt_is_predicted_for_decoders(
+    model: Callable[[], nn.Layer], shapes: dict[str, list[int]], machine: Machine
+) -> None:
+    ofa = OFA(Convert(supernet(expand_ratio=[1.0, 0.5])).convert(model()))
+    table, rng = built(ofa, shapes), np.random.default_rng(0)
+    for config in [ofa.search_space.sample(rng) for _ in range(4)]:
+        plain = ofa.export(config=config, input_shapes=shapes)
+        weights = sum(int(parameter.size) for parameter in plain.parameters() if parameter.ndim > 1)
+        assert table.predict(config) == pytest.approx(1e3 * (1e-5 + 1e-6 * weights), rel=0.03)
