@@ -1,6 +1,6 @@
 """Smaller models without training: orders, repair and sizes in closed form, from some unlabelled rows."""
 
-from ofa_slim.closed_form.allocation import Curve, allocate, check_budget, curve_sizes, measure_curves
+from ofa_slim.closed_form.allocation import Curve, allocate, curve_sizes, measure_curves
 from ofa_slim.closed_form.calibration import Calibration, without_labels
 from ofa_slim.closed_form.divergence import divergence, mean_divergence, outputs_of
 from ofa_slim.closed_form.layers import channel_removals, repair_layers
@@ -17,7 +17,6 @@ __all__ = [
     "SubLayerError",
     "allocate",
     "channel_removals",
-    "check_budget",
     "curve_sizes",
     "divergence",
     "mean_divergence",

@@ -176,7 +176,8 @@ def allocate(curves: Sequence[Curve], cost_of: Callable[[Mapping[str, int]], flo
     """
     full = {curve.axis: curve.sizes[-1] for curve in curves}
     least = {curve.axis: curve.sizes[0] for curve in curves}
-    check_budget(least, cost_of, budget)
+    if cost_of(least) > budget:
+        raise CalibrationError(f"the smallest sizes cost {cost_of(least):g}, more than the budget of {budget:g}")
     limit = budget + 1e-9 * abs(budget)
     if cost_of(full) <= limit:
         return full
@@ -220,12 +221,6 @@ def _filled(
             return sizes
         _, axis, size = max(options)
         sizes = {**sizes, axis: size}
-
-
-def check_budget(least: Mapping[str, int], cost_of: Callable[[Mapping[str, int]], float], budget: float) -> None:
-    """Raises CalibrationError where the smallest sizes cost more than a budget; arguments as in `allocate`."""
-    if cost_of(least) > budget:
-        raise CalibrationError(f"the smallest sizes cost {cost_of(least):g}, more than the budget of {budget:g}")
 
 
 def _least_loss(costs: Sequence[np.ndarray], losses: Sequence[np.ndarray], budget: float) -> list[int]:

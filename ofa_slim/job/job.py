@@ -41,8 +41,6 @@ def compress(
     """
     names = stage_names(",".join(stages_of(recipe) if stages is None else stages))
     check_precision(recipe.amp)
-    if "shrink" in names and len(recipe.budget) != 1:
-        raise RecipeError(f"key 'budget' is {recipe.budget}; without training it should be one limit")
     require_paddlenlp("a job on text")
     parallel.start()
     folder = Path(recipe.output_dir)

@@ -49,7 +49,7 @@ def compress(
         eval_func: ``eval_func(model)`` -> its score, the higher the better, or several by name, of which the first
             counts. It gets the original, sub-networks and the result, in eval mode.
         budget: limits: ``{"latency_ratio": 0.5}``, ``{"latency_ms": 8.0}``, ``{"flops_ratio": 0.5}``,
-            ``{"params_ratio": 0.5}`` or others of `search.budget.KEYS`; without training one of them.
+            ``{"params_ratio": 0.5}`` or others of `search.budget.KEYS`.
         training: how to train and search; None: `Training()` where there is an `eval_func`, else no training.
         directory: keeps measured times, checkpoints and the search; the same call goes on where it was stopped.
         rows: without training, how many rows to use at most.

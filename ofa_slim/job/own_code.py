@@ -97,9 +97,7 @@ def run_own(name: str, folder: Path, budget: Mapping[str, float], formats: Seque
     """
     job = own_job(name)
     folder.mkdir(parents=True, exist_ok=True)
-    small = compress(
-        job.model, job.loader, job.evaluate, budget, job.training, directory=folder, finish=job.finish
-    )
+    small = compress(job.model, job.loader, job.evaluate, budget, job.training, directory=folder, finish=job.finish)
     records = {
         title: _written(job, model, folder / title, formats, small.samples, config)
         for title, model, config in (

@@ -111,8 +111,8 @@ class Recipe(BaseModel):
 
     training: Literal["supernet", "none"] = Field(
         "supernet",
-        description="supernet: train one and search it; none: choose sizes within the budget, which is one limit, and "
-        "refit matrices, from calibration_rows without labels",
+        description="supernet: train one and search it; none: choose sizes within the budget and refit matrices, from "
+        "calibration_rows without labels",
     )
     calibration_rows: Annotated[int, Field(ge=32)] = Field(
         2048, description="training rows, without labels, for training: none and for repair"

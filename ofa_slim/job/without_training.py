@@ -20,7 +20,6 @@ from ofa_slim.base.unwrap import unwrap
 from ofa_slim.closed_form import (
     Calibration,
     allocate,
-    check_budget,
     curve_sizes,
     mean_divergence,
     measure_curves,
@@ -30,7 +29,7 @@ from ofa_slim.closed_form import (
     statistics,
     without_labels,
 )
-from ofa_slim.errors import SearchError
+from ofa_slim.errors import CalibrationError, SearchError
 from ofa_slim.export.cut import export_subnet
 from ofa_slim.job.compressed import ClosedFormReport, Compressed
 from ofa_slim.job.distilling import Finish, finished
@@ -63,7 +62,7 @@ def compress_without_training(
     directory: str | os.PathLike[str] | None,
 ) -> Compressed:
     """A smaller model by closed forms; see `ofa_slim.compress`."""
-    key, most, timed = _limit(budget)
+    limits = _limits(budget)
     original = unwrap(model)
     require_plain(original, "compress")
     if finish is not None:
@@ -75,24 +74,30 @@ def compress_without_training(
         found = statistics(original, calibration)
     whole = Supernet(Convert(supernet(expand_ratio=[1.0])).convert(copy.deepcopy(original)), full_space(original))
     sizes = {part.axis.name: curve_sizes(part.axis, omit) for part in found.parts}
-    if timed and latency is None:
+    if limits.needs_latency and latency is None:
         with timed_step("latency table", seconds):
             space = whole.space.with_choices(sizes)
             latency = times_of(whole, space, input_shapes, input_dtypes, engine, folder, progress=False)
     full = whole.space.largest()
     costs = Costs(CostModel.of(whole, input_shapes, input_dtypes), latency, full)
 
-    def cost_of(sizes: Mapping[str, int]) -> float:
-        return costs(whole.space.complete(sizes))[key]
+    def share_of(sizes: Mapping[str, int]) -> float:
+        """How much of the budget sizes use, of the limit that they use most of."""
+        config = whole.space.complete(sizes)
+        return 1 + limits.violation(config, costs(config))
 
-    check_budget({name: choices[0] for name, choices in sizes.items()}, cost_of, most)
+    smallest = {name: choices[0] for name, choices in sizes.items()}
+    if share_of(smallest) > 1:
+        has = costs(whole.space.complete(smallest))
+        words = ", ".join(f"{key} {has[key]:.4g}" for key in limits.limits)
+        raise CalibrationError(f"budget: the smallest sizes have {words}, more than the budget of {limits.describe()}")
     with timed_step("order", seconds):
         removals = found.removals(original)
         reorder_by_obs(whole.model, removals)
     with timed_step("curves", seconds):
         curves = measure_curves(original, calibration.part(curve_rows), found, removals, omit=omit)
     with timed_step("allocation", seconds):
-        config = whole.space.complete(allocate(curves, cost_of, most))
+        config = whole.space.complete(allocate(curves, share_of, 1.0))
     small = export_subnet(whole, config, input_shapes=input_shapes, input_dtypes=input_dtypes)
     wanted = outputs_of(original, calibration)
     before = mean_divergence(wanted, outputs_of(small, calibration), calibration)
@@ -110,13 +115,10 @@ def compress_without_training(
     return Compressed(small, report, samples_of(original, calibration))
 
 
-def _limit(budget: Mapping[str, float]) -> tuple[str, float, bool]:
-    """The one limit of a budget, and whether it needs measured times."""
-    if not isinstance(budget, Mapping) or len(budget) != 1:
-        raise SearchError(f"budget: one limit is needed, such as {{'latency_ratio': 0.5}}; it is {budget!r}")
-    allowed = Budget.of(budget)
-    ((key, most),) = allowed.limits.items()
-    return key, most, allowed.needs_latency
+def _limits(budget: Mapping[str, float]) -> Budget:
+    if not isinstance(budget, Mapping) or not budget:
+        raise SearchError(f"budget: limits are needed, such as {{'latency_ratio': 0.5}}; it is {budget!r}")
+    return Budget.of(budget)
 
 
 def samples_of(model: nn.Layer, calibration: Calibration) -> list[dict[str, np.ndarray]]:

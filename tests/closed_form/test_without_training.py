@@ -49,15 +49,24 @@ def test_the_smaller_model_keeps_the_budget_and_the_original_stays(tmp_path):
     assert json.loads((tmp_path / "small" / "report.json").read_text())["config"] == dict(report.config)
 
 
-def test_a_budget_is_one_limit_that_can_be_kept():
+def test_all_limits_of_a_budget_are_kept_and_no_size_is_given_away():
+    model, both = FAMILIES["bert"](), {"flops_ratio": 0.6, "params_ratio": 0.8}
+    found = ofa_slim.compress(model, loader(), budget=both, input_shapes=SHAPES)
+    assert all(found.report.costs[key] <= most for key, most in both.items())
+    alone = [ofa_slim.compress(model, loader(), budget={key: both[key]}, input_shapes=SHAPES) for key in both]
+    within = [one for one in alone if all(one.report.costs[key] <= most for key, most in both.items())]
+    assert [one.report.config for one in within] == [found.report.config], "the looser limit changes nothing"
+
+
+def test_a_budget_is_limits_that_can_be_kept():
     model = FAMILIES["bert"]()
-    for budget in ({}, {"params": 1000, "flops": 1000}, 0.5):
-        with pytest.raises(SearchError, match="one limit"):
+    for budget in ({}, 0.5):
+        with pytest.raises(SearchError, match="limits are needed"):
             ofa_slim.compress(model, loader(), budget=budget)
     with pytest.raises(SearchError, match="no cost 'milliseconds'"):
         ofa_slim.compress(model, loader(), budget={"milliseconds": 3})
-    with pytest.raises(CalibrationError, match="more than the budget"):
-        ofa_slim.compress(model, loader(), budget={"params": 10}, input_shapes=SHAPES)
+    with pytest.raises(CalibrationError, match=r"have params \d+, flops_ratio 0.*, more than the budget"):
+        ofa_slim.compress(model, loader(), budget={"params": 10, "flops_ratio": 0.9}, input_shapes=SHAPES)
 
 
 @pytest.mark.parametrize(
