@@ -10,9 +10,10 @@ import numpy as np
 from paddle import nn
 
 from ofa_slim.export.subnet_files import save_subnet
+from ofa_slim.job.chosen import FINISHED_MODEL, Chosen, fewer_tokens
 from ofa_slim.job.run import Run, describe
 from ofa_slim.job.stage_folders import RESULTS, read_json, write_json
-from ofa_slim.job.writing_stages import FINISHED_MODEL, calibration_batches
+from ofa_slim.job.writing_stages import calibration_batches
 from ofa_slim.ofa import OFA
 from ofa_slim.supernet import SubnetConfig
 from ofa_slim.supernet.handle import make_plain
@@ -30,29 +31,32 @@ def run_finish(run: Run, folder: Path, rng: np.random.Generator) -> None:
     train, _ = run.examples(tokenizer)
     config = SubnetConfig(read_json(run.folder / "search" / RESULTS)["config"])
     repair = calibration_batches(train, run.recipe, rng) if run.recipe.repair else None
-    small = ofa.export(config=config, repair=repair)
-    results = finish(run, "finish", small, teacher, tokenizer, rng)
+    chosen = finish(run, "finish", ofa.export(config=config, repair=repair), teacher, tokenizer, rng)
     if parallel.is_writer():
-        save_subnet(small, folder / FINISHED_MODEL)
-        write_json(folder / RESULTS, results)
+        save_subnet(chosen.model, folder / FINISHED_MODEL)
+        write_json(folder / RESULTS, dict(chosen.about))
 
 
 def finish(
     run: Run, stage: str, small: nn.Layer, teacher: nn.Layer, tokenizer: Any, rng: np.random.Generator
-) -> dict[str, Any]:
-    """Trains a plain model alone, in place, for the recipe's epochs, from its checkpoint where there is one.
+) -> Chosen:
+    """Trains a plain model alone for the recipe's epochs, from its checkpoint where there is one.
+
+    Where the recipe asks for fewer tokens, they go first, so that it gets used to how words are spelled then.
 
     Args:
         run: the run.
         stage: in whose name checkpoints are kept.
-        small: cut out of `teacher`; it is in eval mode afterwards.
+        small: cut out of `teacher`; trained in place.
         teacher: stays as it is.
         tokenizer: of both.
         rng: orders the batches.
-
-    Returns: its scores on the rows of the report, before and after.
     """
-    recipe = run.recipe
+    recipe, about = run.recipe, {}
+    if recipe.vocabulary_coverage is not None:
+        teacher, _, _ = fewer_tokens(run, teacher, tokenizer)
+        small, tokenizer, report = fewer_tokens(run, small, tokenizer)
+        about["vocabulary"] = report.to_dict()
     train, dev = run.examples(tokenizer)
     before = run.scores(small, dev)
     distill = Teaching(teacher, lambda_distill=recipe.lambda_rep).config(small)
@@ -67,4 +71,5 @@ def finish(
     make_plain(small)
     after = run.scores(small, dev)
     LOG.info("trained alone: %s; before: %s", describe(after), describe(before))
-    return {"epochs": recipe.finish_epochs, "scores_before": before, "scores": after}
+    about["finish"] = {"epochs": recipe.finish_epochs, "scores_before": before, "scores": after}
+    return Chosen(small, small, tokenizer, about)

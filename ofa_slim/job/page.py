@@ -162,31 +162,36 @@ def lead(report: Mapping[str, Any]) -> str:
         f"The searched model ({after['size']}) answers {times['speed_up']} times as fast as the original "
         f"({before['size']}), both in the format {after['format']}: in {times['median']} instead of {slow} ms for one "
         f"input, with {metric} {after['score']} % against {before['score']} %.{runtime}"
-        f"{_embeddings(formats.get('embeddings'))}"
-        + (f" {finish_text(finish, metric)}" if (finish := formats.get("finish")) else "")
-    )
+        f" {about_text(formats, metric)}"
+    ).rstrip()
 
 
-def finish_text(finish: Mapping[str, Any], metric: str, name: str = SEARCHED) -> str:
-    """What training the chosen model alone has changed, in a sentence."""
-    before, after = (next(iter(finish[key].values()))[metric] for key in ("scores_before", "scores"))
-    scale = 1 if metric in UNBOUNDED else 100
-    epochs = f"{finish['epochs']} epoch{'s' if finish['epochs'] > 1 else ''}"
-    return (
-        f"The {name} model then trained alone for {epochs}, with the original as its teacher: {metric} "
-        f"{scale * before:.2f} before, {scale * after:.2f} after."
-    )
-
-
-def _embeddings(factorised: Mapping[str, Any] | None) -> str:
-    if factorised is None:
-        return ""
-    before, after = (factorised[f"parameters_{when}"] / 1e6 for when in ("before", "after"))
-    return (
-        f" Its word embeddings are a product of rank {factorised['rank']}, with {after:.2f} instead of {before:.2f} "
-        "million parameters; its relative error, rows weighted by how often the training text has them, is "
-        f"{100 * factorised['weighted_error']:.1f} %."
-    )
+def about_text(about: Mapping[str, Any], metric: str, name: str = SEARCHED) -> str:
+    """What was done to the chosen model beside cutting, in a sentence each; see `Chosen.about`."""
+    found = []
+    if vocabulary := about.get("vocabulary"):
+        before, after = (vocabulary[f"parameters_{when}"] / 1e6 for when in ("before", "after"))
+        found.append(
+            f"Of {vocabulary['rows']:,} tokens the {name} model has {vocabulary['kept']:,}, which are "
+            f"{100 * vocabulary['coverage']:.1f} % of those in the training texts: {after:.2f} instead of {before:.2f} "
+            "million parameters."
+        )
+    if finish := about.get("finish"):
+        before, after = (next(iter(finish[key].values()))[metric] for key in ("scores_before", "scores"))
+        scale = 1 if metric in UNBOUNDED else 100
+        epochs = f"{finish['epochs']} epoch{'s' if finish['epochs'] > 1 else ''}"
+        found.append(
+            f"The {name} model then trained alone for {epochs}, with the original as its teacher: {metric} "
+            f"{scale * before:.2f} before, {scale * after:.2f} after."
+        )
+    if factorised := about.get("embeddings"):
+        before, after = (factorised[f"parameters_{when}"] / 1e6 for when in ("before", "after"))
+        found.append(
+            f"Its word embeddings are a product of rank {factorised['rank']}, with {after:.2f} instead of {before:.2f} "
+            "million parameters; its relative error, rows weighted by how often the training text has them, is "
+            f"{100 * factorised['weighted_error']:.1f} %."
+        )
+    return " ".join(found)
 
 
 def markdown_rows(formats: Mapping[str, Any], metric: str) -> str:

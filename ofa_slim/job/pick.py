@@ -173,7 +173,7 @@ def share(value: float) -> float:
 def write_picks(run: Run, chosen: Sequence[Pick], formats: Sequence[str]) -> list[dict[str, Any]]:
     """Writes each choice in the formats, proven against the supernet; returns what ``export.json`` says of each."""
     ofa, tokenizer = run.supernet()
-    writer = ModelWriter(run, run.folder / PICKS, tokenizer, *run.examples(tokenizer), formats)
+    writer = ModelWriter(run, run.folder / PICKS, tokenizer, formats)
     for pick in chosen:
         LOG.info("writing %s", pick.wish.name)
         with ofa.subnet(pick.config):

@@ -42,13 +42,14 @@ SEARCH_KEYS = (
     "budget", "search_candidates", "search_part", "search_survivors", "multiple_of", "latency_rows", "latency_length",
     "latency_engine",
 )  # fmt: skip
-FINISH_KEYS = ("finish_epochs", "finish_learning_rate", "repair", "calibration_rows")
+FINISH_KEYS = ("finish_epochs", "finish_learning_rate", "repair", "calibration_rows", "vocabulary_coverage")
 FORMAT_KEYS = (
-    "finish_epochs", "formats", "format_widths", "embedding_rank", "repair", "calibration_rows", "tolerance",
-    "latency_length", "latency_rounds",
+    "finish_epochs", "formats", "format_widths", "embedding_rank", "vocabulary_coverage", "repair", "calibration_rows",
+    "tolerance", "latency_length", "latency_rounds",
 )  # fmt: skip
 SHRINK_KEYS = (
-    "budget", "calibration_rows", "omit", "finish_epochs", "finish_learning_rate", "formats", "tolerance",
+    "budget", "calibration_rows", "omit", "finish_epochs", "finish_learning_rate", "vocabulary_coverage",
+    "embedding_rank", "formats", "tolerance",
     "latency_rows", "latency_length", "latency_engine", "latency_rounds",
 )  # fmt: skip
 

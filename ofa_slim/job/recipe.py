@@ -178,6 +178,11 @@ class Recipe(BaseModel):
         description="rank of the product that replaces the word embeddings of the searched sub-network in these "
         "formats; none: they stay whole",
     )
+    vocabulary_coverage: Share | None = Field(
+        None,
+        description="share of the training texts' tokens that the vocabulary of the chosen sub-network keeps, 1.0 for "
+        "all that occur; none: the whole vocabulary",
+    )
     repair: bool = Field(
         False,
         description="whether the output matrices of written sub-networks are refitted to the whole supernet by least "

@@ -48,7 +48,7 @@ class Run:
         self.stages = stages
         self.folder = Path(recipe.output_dir)
         self.inputs: tuple[str, ...] = ()  # of the model that was loaded last
-        self._examples: tuple[Examples, Examples, dict[str, Examples]] | None = None
+        self._examples: dict[int, tuple[Examples, Examples, dict[str, Examples]]] = {}
 
     @cached_property
     def task(self) -> Task:
@@ -92,19 +92,20 @@ class Run:
         return self._tokenised(tokenizer)[1]
 
     def _tokenised(self, tokenizer: Any) -> tuple[Examples, Examples, dict[str, Examples]]:
-        """All rows, tokenised once: all stages share a tokenizer."""
-        if self._examples is None:
+        """All rows, tokenised once by each size of a tokenizer: all stages share one, or its part with fewer tokens."""
+        size = len(tokenizer)
+        if size not in self._examples:
             train, search, dev = self.rows()
             counts = {"training": train, "search": search, **dev}
             sizes = ", ".join(f"{len(rows)} {name} rows" for name, rows in counts.items())
             LOG.info("%s: tokenising %s", self.task.name, sizes)
             cut, form = self.recipe.max_length, self.task.form
-            self._examples = (
+            self._examples[size] = (
                 tokenise(tokenizer, train, cut, self.inputs, form),
                 tokenise(tokenizer, search, cut, self.inputs, form, scored=True),
                 {name: tokenise(tokenizer, rows, cut, self.inputs, form, scored=True) for name, rows in dev.items()},
             )
-        return self._examples
+        return self._examples[size]
 
     def original(self) -> tuple[paddle.nn.Layer, Any]:
         """The model that the recipe names, in eval mode, and its tokenizer."""

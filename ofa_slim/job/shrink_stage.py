@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ofa_slim.job.chosen import Chosen, smaller_tables
 from ofa_slim.job.finish_stage import finish
 from ofa_slim.job.one_call import compress
-from ofa_slim.job.page import finish_text, markdown_rows
+from ofa_slim.job.page import about_text, markdown_rows
 from ofa_slim.job.plan import STAGES
 from ofa_slim.job.run import Run, timed_inputs
 from ofa_slim.job.stage_folders import MARK, RESULTS, outdated, write_json, write_text
@@ -25,7 +26,7 @@ def run_shrink(run: Run, folder: Path, rng: np.random.Generator) -> None:
     """Makes the fine-tuned model smaller; writes it and the original in every format, scored and timed in turns."""
     recipe = run.recipe
     original, tokenizer = run.classifier("finetune")
-    train, dev = run.examples(tokenizer)
+    train, _ = run.examples(tokenizer)
     shape = [recipe.latency_rows, recipe.latency_length]
     budget = {str(cost): most for cost, most in recipe.budget.items()}
     small = compress(
@@ -34,16 +35,19 @@ def run_shrink(run: Run, folder: Path, rng: np.random.Generator) -> None:
         engine=recipe.latency_engine, directory=run.checkpoints("shrink") if Budget.of(budget).needs_latency else None,
     )  # fmt: skip
     LOG.info("shrink: %s", small.report)
-    finished = finish(run, "shrink", small.model, original, tokenizer, rng) if recipe.finish_epochs else None
-    writer = ModelWriter(run, folder, tokenizer, train, dev)
+    chosen = Chosen(small.model, small.model, tokenizer, {})
+    if recipe.finish_epochs:
+        chosen = finish(run, "shrink", small.model, original, tokenizer, rng)
+    chosen = smaller_tables(run, chosen)
+    writer = ModelWriter(run, folder, tokenizer)
     writer.write(ORIGINAL, original, recipe.formats, original)
-    writer.write(SMALLER, small.model, recipe.formats, small.model, small.report.config)
-    writer.timed(timed_inputs(recipe, original.config.vocab_size, rng))
+    writer.write(SMALLER, chosen.model, recipe.formats, chosen.reference, small.report.config, chosen.tokenizer)
+    writer.timed(timed_inputs(recipe, chosen.model.config.vocab_size, rng))
     results = {"metric": run.task.metrics[0], "rows": writer.rows([ORIGINAL, SMALLER])}
-    write_json(folder / RESULTS, {**results, "chosen": small.report.to_dict(), "finish": finished})
+    write_json(folder / RESULTS, {**results, "chosen": small.report.to_dict(), **chosen.about})
     text = f"{markdown_rows(results, run.task.metrics[0])}\n\n```\n{small.report}\n```\n"
-    if finished is not None:
-        text += f"\n{finish_text(finished, run.task.metrics[0], SMALLER)}\n"
+    if chosen.about:
+        text += f"\n{about_text(chosen.about, run.task.metrics[0], SMALLER)}\n"
     write_text(folder / REPORT, text)
 
 

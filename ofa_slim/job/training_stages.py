@@ -14,6 +14,7 @@ from ofa_slim.base.progress import counted
 from ofa_slim.closed_form import obs_importance
 from ofa_slim.errors import RecipeError
 from ofa_slim.export.factorise import largest_rank
+from ofa_slim.job.chosen import check_vocabulary
 from ofa_slim.job.recipe import Recipe
 from ofa_slim.job.run import Run, count_parameters, describe, subnet_name
 from ofa_slim.job.search_stage import check_budget
@@ -39,6 +40,7 @@ def run_finetune(run: Run, folder: Path, rng: np.random.Generator) -> None:
     recipe = run.recipe
     model, tokenizer = run.original()
     check_model(recipe, model)
+    check_vocabulary(run, model, tokenizer)
     train, dev = run.examples(tokenizer)
     if "search" in run.stages and parallel.is_writer():
         with parallel.alone():

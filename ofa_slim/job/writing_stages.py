@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,13 @@ from typing import Any
 import numpy as np
 from paddle import nn
 
-from ofa_slim.export.factorise import factorise_embeddings
 from ofa_slim.export.formats import Opened, time_models, write_formats
 from ofa_slim.export.formats.pipeline import TextTask
 from ofa_slim.export.formats.processes import SERVED
-from ofa_slim.export.subnet_files import load_subnet
+from ofa_slim.job.chosen import searched
 from ofa_slim.job.recipe import Recipe
 from ofa_slim.job.run import Run, describe, score_arrays, subnet_name, timed_inputs
 from ofa_slim.job.stage_folders import RESULTS, read_json, write_json
-from ofa_slim.job.tokenised import token_counts
 from ofa_slim.ofa import dynabert_config
 from ofa_slim.supernet import SubnetConfig
 from ofa_slim.train.batches import Batch, Batches, Examples, arrays, inputs_of
@@ -28,7 +26,6 @@ from ofa_slim.train.stack_layers import only_stack
 LOG = logging.getLogger(__name__)
 
 ORIGINAL, SEARCHED = "original", "searched"
-FINISHED_MODEL = "model"  # in the folder of the stage that trains the searched one alone
 INFERENCE = "inference"  # the format of the table of uniform sub-networks
 
 
@@ -41,39 +38,27 @@ def run_formats(run: Run, folder: Path, rng: np.random.Generator) -> None:
     recipe = run.recipe
     original, tokenizer = run.classifier("finetune")
     train, dev = run.examples(tokenizer)
-    writer = ModelWriter(run, folder, tokenizer, train, dev)
+    writer = ModelWriter(run, folder, tokenizer)
     writer.write(ORIGINAL, original, [*recipe.formats, INFERENCE], original)
     ofa, _ = run.supernet()
-    searched = SubnetConfig(read_json(run.folder / "search" / RESULTS)["config"])
+    best = SubnetConfig(read_json(run.folder / "search" / RESULTS)["config"])
     uniform = {subnet_name(width, depth): (width, depth) for width, depth in run.subnets()}
     also = {subnet_name(width, 1.0): (width, 1.0) for width in recipe.format_widths}
     configs = {name: ofa.subnet_config(dynabert_config(ofa, *sizes)) for name, sizes in {**uniform, **also}.items()}
     repair = calibration_batches(train, recipe, rng) if recipe.repair else None
     layers: dict[str, int] = {}
-    embeddings: dict[str, Any] | None = None
-    finish = read_json(run.folder / "finish" / RESULTS) if recipe.finish_epochs else None
-    for name, config in {**configs, SEARCHED: searched}.items():
+    for name, config in configs.items():
         LOG.info("formats: writing %s", name)
         with ofa.subnet(config):
-            if name == SEARCHED and finish is not None:
-                plain = reference = load_subnet(run.folder / "finish" / FINISHED_MODEL)
-            else:
-                plain = ofa.export(config=config, repair=repair)
-                # A repaired one no longer computes what the supernet does.
-                reference = ofa.model if repair is None else plain
+            plain = ofa.export(config=config, repair=repair)
             layers[name] = len(only_stack(plain).blocks)
-            if name == SEARCHED and recipe.embedding_rank is not None:
-                # The written model no longer computes what the supernet does: it is scored as it is.
-                counts = token_counts(train, original.config.vocab_size) + 1
-                (factorised,) = factorise_embeddings(plain, recipe.embedding_rank, frequencies=counts)
-                LOG.info("formats: %s", factorised)
-                embeddings = factorised.to_dict()
-                reference = plain
-            forms = ["plain", INFERENCE] if name in uniform else []
-            if name in also or name == SEARCHED:
-                forms = [*recipe.formats, *forms]
-            writer.write(name, plain, forms, reference, config)
-    times = writer.timed(timed_inputs(recipe, original.config.vocab_size, rng))
+            forms = [*(recipe.formats if name in also else ()), *(("plain", INFERENCE) if name in uniform else ())]
+            writer.write(name, plain, forms, ofa.model if repair is None else plain, config)
+    LOG.info("formats: writing %s", SEARCHED)
+    with ofa.subnet(best):
+        chosen = searched(run, ofa, best, tokenizer, repair)
+        writer.write(SEARCHED, chosen.model, recipe.formats, chosen.reference, best, chosen.tokenizer)
+    times = writer.timed(timed_inputs(recipe, chosen.model.config.vocab_size, rng))
     subnets = []
     for name, (width, depth) in uniform.items():
         record = writer.records[name]
@@ -96,8 +81,8 @@ def run_formats(run: Run, folder: Path, rng: np.random.Generator) -> None:
     (original_ms, *_) = (time["median"] for time in times[ORIGINAL, INFERENCE].values())
     write_json(
         folder / RESULTS,
-        {"metric": run.task.metrics[0], "config": dict(searched), "embeddings": embeddings, "finish": finish,
-         "rows": rows, "original_latency_ms": original_ms, "subnets": subnets},
+        {"metric": run.task.metrics[0], "config": dict(best), **chosen.about, "rows": rows,
+         "original_latency_ms": original_ms, "subnets": subnets},
     )  # fmt: skip
 
 
@@ -107,9 +92,7 @@ class ModelWriter:
     Args:
         run: the run.
         folder: of the stage.
-        tokenizer: its files are put beside every model.
-        train: rows that static quantisation measures ranges on.
-        dev: the rows to score on, by the name of the set.
+        tokenizer: its files are put beside every model that comes without one of its own.
         scored: the formats of models that are scored; None: those of the recipe.
 
     Attributes:
@@ -121,20 +104,12 @@ class ModelWriter:
         run: Run,
         folder: Path,
         tokenizer: Any,
-        train: Examples,
-        dev: Mapping[str, Examples],
         scored: Sequence[str] | None = None,
     ) -> None:
         self._scored = set(run.recipe.formats if scored is None else scored)
         self._run = run
         self._folder = folder
-        self._examples = next(iter(dev.values()))
-        self._calibration = _spread(train)
-        task = TextTask(run.task.name, run.task.labels, run.recipe.max_length, run.task.pairs, run.task.form)
-        self._shared = {
-            "samples": _spread(self._examples) + self._calibration, "calibration": self._calibration,
-            "tolerance": run.recipe.tolerance, "tokenizer": tokenizer, "task": task.to_dict(),
-        }  # fmt: skip
+        self._tokenizer = tokenizer
         self.records: dict[str, dict[str, Any]] = {}
 
     def write(
@@ -144,12 +119,25 @@ class ModelWriter:
         formats: Sequence[str],
         reference: nn.Layer,
         config: SubnetConfig | None = None,
+        tokenizer: Any = None,
     ) -> None:
-        """Writes a model; it is scored in each format if it is written in all of `scored`."""
-        every = self._scored <= set(formats)
+        """Writes a model; it is scored in each format if it is written in all of `scored`.
+
+        The rows that compare, calibrate and score it are those of its tokenizer.
+        """
+        run = self._run
+        tokenizer = self._tokenizer if tokenizer is None else tokenizer
+        train, dev = run.examples(tokenizer)
+        scoring, calibration = next(iter(dev.values())), _spread(train)
+        task = TextTask(run.task.name, run.task.labels, run.recipe.max_length, run.task.pairs, run.task.form)
+
+        def score(opened: Any) -> float:
+            return score_arrays(opened, scoring, run.task, run.recipe.eval_batch_size)[run.task.metrics[0]]
+
         self.records[name] = write_formats(
             model, self._folder / name, formats=list(dict.fromkeys(formats)), reference=reference, config=config,
-            score=self._score if every else None, **self._shared,
+            score=score if self._scored <= set(formats) else None, samples=_spread(scoring) + calibration,
+            calibration=calibration, tolerance=run.recipe.tolerance, tokenizer=tokenizer, task=task.to_dict(),
         )  # fmt: skip
 
     def rows(self, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -160,10 +148,6 @@ class ModelWriter:
             for name in names
             for form in self._run.recipe.formats
         ]
-
-    def _score(self, model: Any) -> float:
-        task = self._run.task
-        return score_arrays(model, self._examples, task, self._run.recipe.eval_batch_size)[task.metrics[0]]
 
     def timed(self, inputs: Sequence[dict[str, np.ndarray]]) -> dict[tuple[str, str], dict[str, dict[str, Any]]]:
         """The times of all models in all their formats, in turns; they are put into the records too.

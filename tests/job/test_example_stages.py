@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from safetensors.numpy import load_file
 
 from example_runs import run
 from models import batch, difference
-from ofa_slim import load_subnet
+from ofa_slim import load_subnet, pipeline
 
 STAGES = ("finetune", "importance", "reorder", "train", "evaluate", "search", "formats")
 
@@ -105,18 +106,37 @@ def test_the_searched_sub_network_then_trains_alone_where_asked(
     recipe: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ("--finish_epochs", "2", "--finish_learning_rate", "0.01", "--formats", "plain,inference")
+    arguments += ("--vocabulary_coverage", "0.9", "--embedding_rank", "2")
     assert run(recipe, *arguments, "--dry-run") == 0
     assert "steps of the chosen sub-network alone" in capsys.readouterr().out
-    assert run(recipe, *arguments) == 0
+    assert run(recipe, *arguments, "--embedding_rank", "7") == 1
+    assert re.search(
+        r"'embedding_rank' is 7, which saves nothing in a table of the \d+ tokens that 'vocabulary_coverage' 0.9 leaves",
+        capsys.readouterr().err,
+    )
     out = recipe.parent / "out"
+    assert not (out / "finetune").exists(), "nothing is trained for it"
+    assert run(recipe, *arguments) == 0
     found = json.loads((out / "finish" / "results.json").read_text(encoding="utf-8"))
     trained, written = load_subnet(out / "finish" / "model"), load_subnet(out / "formats" / "searched" / "plain")
     for key, value in trained.state_dict().items():
-        assert difference(value, written.state_dict()[key]) == 0, key
+        if "word_embeddings" not in key:
+            assert difference(value, written.state_dict()[key]) == 0, key
+    kept, rows = found["vocabulary"]["kept"], found["vocabulary"]["rows"]
+    assert trained.config.vocab_size == kept < rows
+    assert trained.bert.embeddings.word_embeddings.weight.shape[0] == kept
+    names = (out / "formats" / "searched" / "plain" / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    assert len(names) == kept
+    for form in ("plain", "inference"):
+        (answer,) = pipeline(out / "formats" / "searched" / form)(["good film"])
+        assert answer["label"]
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     (plain,) = [row for row in report["formats"]["rows"] if (row["model"], row["format"]) == ("searched", "plain")]
-    assert plain["score"] == next(iter(found["scores"].values()))[report["metric"]]
-    assert "then trained alone for 2 epochs" in capsys.readouterr().out
+    assert 0 <= plain["score"] <= 1
+    said = capsys.readouterr().out
+    assert "then trained alone for 2 epochs" in said
+    assert f"Of {rows} tokens the searched model has {kept}" in said
+    assert "a product of rank 2" in said
     assert "finish" in report["seconds"]
     assert run(recipe, *arguments) == 0
     assert capsys.readouterr().err.count("skipped, its output is in") == len(STAGES) + 1
@@ -145,6 +165,13 @@ def test_a_job_without_training_writes_the_original_and_a_smaller_model(
     assert smaller["parameters"] == sum(parameter.size for parameter in exported.parameters()) < original["parameters"]
     assert capsys.readouterr().out.strip() == (out / "report.md").read_text(encoding="utf-8").strip()
     assert not (recipe.parent / "out" / "train").exists()
+    assert run(recipe, *arguments, "--vocabulary_coverage", "2.0") == 2
+    assert "key 'vocabulary_coverage' is 2.0" in capsys.readouterr().err
+    fewer = ("--vocabulary_coverage", "1.0", "--output_dir", str(recipe.parent / "fewer"))
+    assert run(recipe, *arguments, *fewer) == 0
+    results = json.loads((recipe.parent / "fewer" / "shrink" / "results.json").read_text(encoding="utf-8"))
+    assert results["vocabulary"]["coverage"] == 1
+    assert results["rows"][2]["parameters"] < smaller["parameters"]
     alone = ("--finish_epochs", "2", "--finish_learning_rate", "0.01", "--output_dir", str(recipe.parent / "alone"))
     assert run(recipe, *arguments, *alone) == 0
     results = json.loads((recipe.parent / "alone" / "shrink" / "results.json").read_text(encoding="utf-8"))
