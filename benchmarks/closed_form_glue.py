@@ -2,7 +2,8 @@
 
 MiniLM is fine-tuned on each task's training file for three epochs. Calibration rows are drawn from that file, without
 labels; the dev file scores. By width, in OBS order and repaired: sizes that are the same in every layer, and sizes
-allocated at the same multiply-accumulates.
+allocated at the same multiply-accumulates. With --finish_epochs the latter then train alone, on all rows of that file
+without labels, the fine-tuned model as their teacher.
 """
 
 from __future__ import annotations
@@ -24,16 +25,18 @@ from ofa_slim.closed_form import (
     reorder_by_obs,
     repair,
     statistics,
+    without_labels,
 )
 from ofa_slim.export.cut import export_subnet
 from ofa_slim.integrations.paddlenlp import load_sequence_classifier
+from ofa_slim.job.distilling import Finish, finished
 from ofa_slim.job.glue import TASKS
 from ofa_slim.job.tokenised import tokenise
 from ofa_slim.measure.cost import CostModel
 from ofa_slim.tasks.task_kind import TaskKind
 from ofa_slim.train.batches import Batches, Examples
 from ofa_slim.train.fitting import evaluate
-from sst2 import add_options, checkpoint
+from sst2 import BATCH, add_options, checkpoint
 
 LENGTHS = {"cola": 48, "mrpc": 96, "sts-b": 64}
 
@@ -62,6 +65,10 @@ def small_scores(
             small = export_subnet(whole, config)
             repair(small, model, calibration)
             found[f"{name} {width}"] = evaluate(small, Batches(dev, 64), kind)
+            if name == "allocated" and options.finish_epochs:
+                finish = Finish(options.finish_epochs, options.finish_rate, seed=seed)
+                finished(small, model, Batches(train, BATCH, np.random.default_rng(seed)), without_labels, finish, None)
+                found[f"finished {width}"] = evaluate(small, Batches(dev, 64), kind)
     return found
 
 
@@ -71,6 +78,8 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=list(LENGTHS), choices=list(LENGTHS))
     parser.add_argument("--widths", type=float, nargs="+", default=[0.75, 0.5, 0.25])
     parser.add_argument("--rows", type=int, default=2048, help="of the calibration")
+    parser.add_argument("--finish_epochs", type=int, default=0)
+    parser.add_argument("--finish_rate", type=float, default=2e-4, help="highest learning rate of these")
     parser.add_argument("--curve_rows", type=int, default=256, help="of them, for the curves of the allocation")
     options = parser.parse_args()
     found = {}

@@ -28,7 +28,7 @@ from ofa_slim.train.teacher.keys import teacher_key
 Loss = Callable[[Any, Any, Any], paddle.Tensor]
 InputsOf = Callable[[Any], Any]
 
-_BLOCKS_RATE, _OTHER_RATE = 5e-5, 1e-3
+BLOCKS_RATE, FINISH_RATE, OTHER_RATE = 5e-5, 1e-4, 1e-3
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,11 @@ def _rows(logits: paddle.Tensor) -> paddle.Tensor:
     return logits.reshape([-1, logits.shape[-1]])
 
 
-def learning_rate_of(ofa: OFA, given: float | None) -> float:
-    """The learning rate that was given, or what suits the model."""
+def learning_rate_of(ofa: OFA, given: float | None, blocks: float = BLOCKS_RATE) -> float:
+    """The learning rate that was given; else `blocks` for a model of a known family, and `OTHER_RATE` for others."""
     if given is not None:
         return given
-    return _BLOCKS_RATE if find_stacks(unwrap(ofa.model)) else _OTHER_RATE
+    return blocks if find_stacks(unwrap(ofa.model)) else OTHER_RATE
 
 
 def distil(
@@ -165,7 +165,7 @@ def finished(
         recipe={"epochs": finish.epochs, "learning_rate": finish.learning_rate, "seed": finish.seed, "model": key},
         every=finish.checkpoint_every,
     )
-    schedule = Schedule(finish.epochs, 0, learning_rate_of(ofa, finish.learning_rate))
+    schedule = Schedule(finish.epochs, 0, learning_rate_of(ofa, finish.learning_rate, FINISH_RATE))
     feed = LoaderFeed(loader, finish.epochs)
     distil(ofa, feed, inputs, lambda _: [whole], finish.loss, schedule, "finishing", options, np.random.default_rng(0))
     return make_plain(model)
