@@ -35,7 +35,7 @@ PROCESSES, FLEET, WORKER = blocks("docs/several-machines.md")
 (SEARCH,) = blocks("docs/search.md")
 OTHER, ORDER, NARROW = blocks("docs/other-models.md")
 FORMATS, _, *SERVED = blocks("docs/formats.md")
-ONE_CALL, TRAINING, OWN_CODE = blocks("docs/one-call.md")
+ONE_CALL, TRAINING, FINISHING, OWN_CODE = blocks("docs/one-call.md")
 WITHOUT_TRAINING, OMITTING = blocks("docs/without-training.md")
 STARTED = blocks("docs/getting-started.md")
 TUNED, EXPLAINED = blocks("docs/faq.md")
@@ -78,6 +78,8 @@ def test_the_ten_lines_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert load_subnet("small").bert.encoder.layers[0].linear1.weight.shape[1] < 8
     exec(TRAINING, names)
     assert names["found"].report.costs["flops_ratio"] <= 0.7
+    exec(FINISHING.replace('"latency_ratio": 0.33', '"flops_ratio": 0.6'), names)
+    assert len(names["found"].report.divergence) == 3, "as cut, repaired, and trained alone"
 
 
 def test_the_page_on_compression_without_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
