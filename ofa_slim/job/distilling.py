@@ -161,7 +161,8 @@ def finished(
     whole = ofa.search_space.largest()
     options = RuntimeOptions(
         seed=finish.seed,
-        checkpoints=None if folder is None else folder / "finish",
+        # Another search may choose another sub-network, which then begins anew.
+        checkpoints=None if folder is None else folder / "finish" / key[:12],
         recipe={"epochs": finish.epochs, "learning_rate": finish.learning_rate, "seed": finish.seed, "model": key},
         every=finish.checkpoint_every,
     )
