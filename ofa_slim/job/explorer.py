@@ -9,7 +9,7 @@ from typing import Any
 
 from ofa_slim.job.run import subnet_name
 from ofa_slim.job.writing_stages import INFERENCE, ORIGINAL, SEARCHED
-from ofa_slim.search.cost_kinds import COSTS, kind_of
+from ofa_slim.search.cost_kinds import COSTS, kind_of, with_size
 from ofa_slim.supernet.axis import DEPTH
 from ofa_slim.supernet.layers import kept_layers
 
@@ -51,7 +51,7 @@ def _whole(report: Mapping[str, Any]) -> dict[str, int]:
 
 def _searched(search: Mapping[str, Any], names: Sequence[str], folder: str) -> dict[str, Any]:
     """The points of the search, in its order."""
-    points = search["points"]
+    points = [{**point, "costs": with_size(point["costs"])} for point in search["points"]]
     kinds = [kind for kind in COSTS.values() if points and kind.name in points[0]["costs"]]
     kinds.sort(key=lambda kind: kind.name != search["cost"])
     metrics = [search["metric"], *(name for name in (points[0]["metrics"] if points else ()))]

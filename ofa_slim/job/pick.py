@@ -15,6 +15,7 @@ from ofa_slim.job.plan import STAGES
 from ofa_slim.job.run import Run
 from ofa_slim.job.stage_folders import check_mark, read_json
 from ofa_slim.job.writing_stages import ModelWriter
+from ofa_slim.search.cost_kinds import with_size
 from ofa_slim.supernet import SubnetConfig
 
 LOG = logging.getLogger(__name__)
@@ -149,7 +150,7 @@ def _pick_of(run: Run, point: Mapping[str, Any], wish: Wish) -> Pick:
 def points_of(folder: Path) -> list[dict[str, Any]]:
     """The sub-networks that the search of a run scored, with ``size_mb`` among their costs also of an older run."""
     points = read_json(folder / "search" / "report.json")["points"]
-    return [{**one, "costs": {SIZE: 4e-6 * one["costs"]["params"], **one["costs"]}} for one in points]
+    return [{**one, "costs": with_size(one["costs"])} for one in points]
 
 
 def _fulfils(point: Mapping[str, Any], wish: Wish) -> bool:

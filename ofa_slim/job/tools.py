@@ -19,7 +19,7 @@ from ofa_slim.job.run import random_tokens, score_arrays
 from ofa_slim.job.tokenised import tokenise
 from ofa_slim.measure import CostModel
 from ofa_slim.ofa import OFA, dynabert_config
-from ofa_slim.search.cost_kinds import COSTS
+from ofa_slim.search.cost_kinds import COSTS, CostSources
 from ofa_slim.supernet import SubnetConfig
 from ofa_slim.train.builders import elastic_blocks
 
@@ -70,9 +70,10 @@ def inspected(
     costs = CostModel.of(ofa, [[1, length], [1, length]], ["int64", "int64"])
     whole, part = costs(space.largest()), costs(chosen)
     lines.append(f"cost of one input of {length} tokens     the whole   the sub-network   share")
-    for name in (kind.name for kind in COSTS.values() if not kind.measured):
-        before, after = getattr(whole, name), getattr(part, name)
-        lines.append(f"  {name:<34} {before:>13,} {after:>17,}   {after / before:.3f}")
+    for kind in (kind for kind in COSTS.values() if not kind.measured):
+        before, after = kind.value(CostSources(whole), space.largest()), kind.value(CostSources(part), chosen)
+        digits = ",.2f" if isinstance(before, float) else ","
+        lines.append(f"  {kind.name:<34} {before:>13{digits}} {after:>17{digits}}   {after / before:.3f}")
     return "\n".join(lines)
 
 

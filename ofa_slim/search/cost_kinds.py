@@ -63,7 +63,7 @@ COSTS: dict[str, CostKind] = {
     kind.name: kind
     for kind in (
         CostKind("params", lambda has, config: has.counted.params, "parameters (millions)", "M", 1e-6),
-        CostKind("size_mb", lambda has, config: 4e-6 * has.counted.params, "size of the weights in 32 bits (MB)", "MB"),
+        CostKind("size_mb", lambda has, config: 4e-6 * has.counted.params, "size of the weights (MB)", "MB"),
         CostKind("flops", lambda has, config: has.counted.flops, "multiply-accumulates (millions)", "M", 1e-6),
         CostKind(
             "activation_bytes", lambda has, config: has.counted.activation_bytes, "activations (MiB)", "MiB", 2**-20
@@ -80,6 +80,11 @@ _BY_KEY = {key: kind for kind in COSTS.values() for key in (kind.name, kind.rati
 def kind_of(key: str) -> CostKind:
     """The cost that a key of a budget limits: ``latency_ms`` for ``latency_ratio``."""
     return _BY_KEY[key]
+
+
+def with_size(costs: Mapping[str, float]) -> dict[str, float]:
+    """Costs as reports have them, with ``size_mb`` also where the report is of an earlier version."""
+    return {"size_mb": 4e-6 * costs["params"], **costs}
 
 
 def with_ratios(costs: Mapping[str, float], original: Mapping[str, float]) -> dict[str, float]:

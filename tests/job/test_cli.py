@@ -121,7 +121,7 @@ class TestRightUses:
         for row, whole in zip(found["rows"], before["rows"], strict=True):
             assert whole["parameters"] - row["parameters"] == (saved if row["model"] == "searched" else 0)
         factorised = found["embeddings"]
-        assert before["embeddings"] is None
+        assert "embeddings" not in before
         assert (factorised["rank"], factorised["parameters_after"]) == (3, 3 * (50 + 16))
         # The texts have few words, so the weighted product loses less of them than of all.
         assert factorised["weighted_error"] < factorised["error"]

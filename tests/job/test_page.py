@@ -121,7 +121,7 @@ def test_scores_costs_scales_and_points_can_be_chosen(tab: Tab, page: Path) -> N
     tab.open(page)
     titles = tab.value("[...cost.options].map(one => one.textContent)")
     assert titles == [
-        "latency (ms)", "parameters (millions)", "multiply-accumulates (millions)", "size of the weights (MB)",
+        "latency (ms)", "parameters (millions)", "size of the weights (MB)", "multiply-accumulates (millions)",
     ]  # fmt: skip
     places = []
     for log in ("false", "true"):
