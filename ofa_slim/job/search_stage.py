@@ -109,9 +109,7 @@ def _kept_times(run: Run, ofa: OFA, shapes: Sequence[Sequence[int]]) -> LatencyT
         return None
     try:
         table = LatencyTable.load(file)
-        table.check(ofa, shapes, ["int64"] * len(shapes))
-        if table.about.engine != run.recipe.latency_engine:
-            raise LatencyError(f"it is of engine {table.about.engine!r}")
+        table.check(ofa, shapes, ["int64"] * len(shapes), run.recipe.latency_engine)
     except LatencyError as error:
         LOG.info("search: %s is not used: %s", file, error)
         return None

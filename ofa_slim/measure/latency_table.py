@@ -113,14 +113,14 @@ class LatencyTable:
         """A hash of all times."""
         return blake2b(self._to_json().encode(), digest_size=8).hexdigest()
 
-    def check(self, ofa: Any, input_shapes: Any = None, input_dtypes: Any = None) -> None:
-        """Checks that the times hold here, for this supernet and these inputs.
+    def check(self, ofa: Any, input_shapes: Any = None, input_dtypes: Any = None, engine: str | None = None) -> None:
+        """Checks that the times hold here, for this supernet and these inputs; with `engine` also that they are of it.
 
         Raises: LatencyError that names what differs.
         """
         supernet = Supernet.of(ofa)
         tensors = supernet.example(input_shapes, input_dtypes).tensors
-        here = Conditions.here(supernet.model, tensors, self.about.engine)
+        here = Conditions.here(supernet.model, tensors, engine or self.about.engine)
         for name, there in asdict(self.about).items():
             now = asdict(here)[name]
             if name != "measured" and there != now:

@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from ofa_slim.errors import LatencyError
 from ofa_slim.measure import CostModel, LatencyTable
 from ofa_slim.search.config import SearchConfig
 from ofa_slim.search.cost_kinds import COSTS, CostSources, with_ratios
@@ -94,9 +93,7 @@ def times_of(
     file = None if directory is None else directory / TABLE
     if file is not None and file.is_file():
         table = LatencyTable.load(file)
-        table.check(supernet, input_shapes, input_dtypes)
-        if table.about.engine != engine:
-            raise LatencyError(f"{file} is of engine {table.about.engine!r}, and engine {engine!r} is wanted")
+        table.check(supernet, input_shapes, input_dtypes, engine)
         return table
     logger.info("measuring how long each block of the model takes")
     choices = {axis.name: axis.choices for axis in space.axes}
