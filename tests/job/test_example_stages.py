@@ -7,11 +7,14 @@ import re
 from pathlib import Path
 
 import pytest
+from paddle import nn
 from safetensors.numpy import load_file
 
 from example_runs import run
 from models import batch, difference
 from ofa_slim import load_subnet, pipeline
+from ofa_slim.job import finish_stage
+from ofa_slim.train.builders import Teaching
 
 STAGES = ("finetune", "importance", "reorder", "train", "evaluate", "search", "formats")
 
@@ -103,8 +106,15 @@ def test_heads_and_neurons_are_ranked_without_labels_where_asked(recipe: Path) -
 
 @pytest.mark.usefixtures("forked_models")
 def test_the_searched_sub_network_then_trains_alone_where_asked(
-    recipe: Path, capsys: pytest.CaptureFixture[str]
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    teachers: list[int] = []
+
+    def teaching(teacher: nn.Layer, **settings: float) -> Teaching:
+        teachers.append(teacher.config.vocab_size)
+        return Teaching(teacher, **settings)
+
+    monkeypatch.setattr(finish_stage, "Teaching", teaching)
     arguments = ("--finish_epochs", "2", "--finish_learning_rate", "0.01", "--formats", "plain,inference")
     arguments += ("--vocabulary_coverage", "0.9", "--embedding_rank", "2")
     assert run(recipe, *arguments, "--dry-run") == 0
@@ -124,6 +134,7 @@ def test_the_searched_sub_network_then_trains_alone_where_asked(
             assert difference(value, written.state_dict()[key]) == 0, key
     kept, rows = found["vocabulary"]["kept"], found["vocabulary"]["rows"]
     assert trained.config.vocab_size == kept < rows
+    assert teachers == [kept], "the teacher reads the same ids"
     assert trained.bert.embeddings.word_embeddings.weight.shape[0] == kept
     names = (out / "formats" / "searched" / "plain" / "vocab.txt").read_text(encoding="utf-8").splitlines()
     assert len(names) == kept
