@@ -21,4 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    from ofa_slim import parallel  # not before: the command line imports Paddle without its warnings
+
+    parallel.leave(status)

@@ -142,9 +142,10 @@ def test_two_processes_train_what_one_trains(recipe: Path) -> None:
     launch = ["-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--backend", "gloo"]
     launch += ["--log_dir", str(recipe.parent / "logs"), str(ROOT / "examples" / "bert_glue.py")]
     command = [sys.executable, "-W", "ignore", *launch, str(recipe), *options, "--output_dir", str(two)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    logs = "\n".join(path.read_text()[-3000:] for path in sorted((recipe.parent / "logs").glob("workerlog.*")))
+    assert done.returncode == 0, f"{logs}\n{done.stderr[-2000:]}"
     expected, found = weights(one), weights(two)
     assert max(np.abs(expected[key] - found[key]).max() for key in expected if "k_proj.bias" not in key) < 1e-3
     results = [json.loads((folder / "evaluate" / "results.json").read_text(encoding="utf-8")) for folder in (one, two)]

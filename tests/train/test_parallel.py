@@ -224,6 +224,27 @@ def test_the_launchers_of_two_machines_meet(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("processes", "said"), [("1", "atexit, taken apart, "), ("2", "atexit, ")])
+def test_a_process_among_several_leaves_before_it_is_taken_apart(processes: str, said: str) -> None:
+    script = """
+import atexit
+from ofa_slim import parallel
+
+class Thing:
+    def __del__(self):
+        print("taken apart", end=", ")
+
+thing = Thing()
+atexit.register(print, "atexit", end=", ")
+parallel.leave(3)
+"""
+    environment = {**os.environ, "PADDLE_TRAINERS_NUM": processes}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    assert done.stdout == said
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("main", [fleet_training.data_parallel, fleet_training.sharded])
 def test_fleet_trains_as_one_process_does(main: Callable[[Path], None], tmp_path: Path) -> None:
     one, two = launched(main, tmp_path)
