@@ -21,7 +21,6 @@ from paddle import nn
 
 import ofa_slim
 from closed_form import SHAPES, as_supernet
-from formats import accuracy
 from ofa_slim import Finish, prune_vocabulary
 from ofa_slim.closed_form import curve_sizes
 from ofa_slim.closed_form.calibration import without_labels
@@ -31,7 +30,7 @@ from ofa_slim.job.run import random_tokens
 from ofa_slim.job.tokenised import tokenise
 from ofa_slim.measure import LatencyTable
 from ofa_slim.supernet.axis import WIDTH
-from ofa_slim.train.batches import Batches, Examples, arrays
+from ofa_slim.train.batches import LABELS, Batches, Examples, arrays
 from sst2 import BATCH, MAX_LENGTH, add_options, load_sequence_classifier, missing, prepare, read_rows, scores
 
 FORMAT = "onnx-int8"
@@ -46,17 +45,28 @@ def table_of(model: nn.Layer, file: Path) -> LatencyTable:
     return LatencyTable.load(file)
 
 
+def right(examples: Examples, run: Opened) -> np.ndarray:
+    """[rows], bool: which rows a written model classifies rightly."""
+    found = [run(arrays(batch))[0].argmax(-1) == batch[LABELS].numpy() for batch in Batches(examples, 64)]
+    return np.concatenate(found)
+
+
 class Written:
     """Models in 8 bits, each scored as read back.
 
     Args:
         folder: receives them.
         sets: what scores.
+
+    Attributes:
+        rows: by model, per cent that are right by set, size and times.
+        right: by model and set, which rows are right.
     """
 
     def __init__(self, folder: Path, sets: dict[str, Examples]) -> None:
         self.folder, self.sets = folder, sets
         self.rows: dict[str, dict[str, Any]] = {}
+        self.right: dict[str, dict[str, np.ndarray]] = {}
 
     def add(self, name: str, model: nn.Layer, sets: dict[str, Examples] | None = None) -> None:
         """Writes and scores a model; `sets` where its tokens are others."""
@@ -65,8 +75,9 @@ class Written:
         samples = [arrays(batch) for batch in Batches(some, 16)]
         record = write_formats(model, self.folder / name, samples, [FORMAT])
         opened = Opened(self.folder / name / FORMAT)
+        self.right[name] = {key: right(examples, opened) for key, examples in sets.items()}
         self.rows[name] = {
-            **{key: 100 * accuracy(examples)(opened) for key, examples in sets.items()},
+            **{key: 100 * float(rows.mean()) for key, rows in self.right[name].items()},
             "megabytes": max(file["bytes"] for file in record["formats"][FORMAT]["files"].values()) / 1e6,
         }
         print(name, self.rows[name], flush=True)
