@@ -70,8 +70,7 @@ class Times:
     def check(self) -> None:
         """Raises ValueError where there is not one time for each size, or the sizes do not ascend."""
         for sizes in self.grid:
-            if not sizes or any(type(size) is not int or size < 0 for size in sizes) or sorted(set(sizes)) != [*sizes]:
-                raise ValueError(f"the sizes {sizes} do not ascend")
+            _check_ascending(sizes)
         counts = [len(sizes) for sizes in self.grid]
         wanted = counts if self.additive else [math.prod(counts)]
         if [len(row) for row in self.values] != wanted:
@@ -95,6 +94,32 @@ class Times:
         return float(table)
 
 
+@dataclass(frozen=True)
+class TimesAcross:
+    """The milliseconds of one kind of block whose hidden size is elastic.
+
+    Attributes:
+        grid: the hidden sizes at which it was measured, ascending.
+        each: the times at each of them.
+    """
+
+    grid: tuple[int, ...]
+    each: tuple[Times, ...]
+
+    def check(self) -> None:
+        """Raises ValueError where there are not times for each size, or the sizes do not ascend."""
+        _check_ascending(self.grid)
+        if len(self.each) != len(self.grid):
+            raise ValueError(f"there are {len(self.each)} times for {len(self.grid)} hidden sizes")
+        for times in self.each:
+            times.check()
+
+    def __call__(self, sizes: Sequence[int]) -> float:
+        """Milliseconds at some sizes, the hidden size first; those between measured ones on the straight line."""
+        hidden, *others = sizes
+        return float(np.interp(hidden, self.grid, [times(others) for times in self.each]))
+
+
 class BlockTimes:
     """The milliseconds of all blocks of a sub-network.
 
@@ -103,7 +128,7 @@ class BlockTimes:
         times: by kind of block.
     """
 
-    def __init__(self, blocks: Iterable[Block], times: Mapping[str, Times]) -> None:
+    def __init__(self, blocks: Iterable[Block], times: Mapping[str, Times | TimesAcross]) -> None:
         self.blocks = tuple(blocks)
         self.times = dict(times)
         self._known: dict[tuple[str, tuple[int, ...]], float] = {}
@@ -118,6 +143,11 @@ class BlockTimes:
         if key not in self._known:
             self._known[key] = self.times[block.kind](sizes)
         return self._known[key]
+
+
+def _check_ascending(sizes: Sequence[int]) -> None:
+    if not sizes or any(type(size) is not int or size < 0 for size in sizes) or sorted(set(sizes)) != [*sizes]:
+        raise ValueError(f"the sizes {sizes} do not ascend")
 
 
 def _dtype(tensor: paddle.Tensor) -> str:

@@ -93,6 +93,8 @@ class Block:
         additive: whether the dimensions' times add up (the parts of a transformer block), or depend on each other (the
             inputs and outputs of a convolution).
         depth: for a block of a stack that gets shorter, what that does to it.
+        across: the hidden size, which every part of the block has, where it is elastic: the times of the dimensions are
+            others at each of its sizes.
     """
 
     path: str
@@ -100,10 +102,12 @@ class Block:
     dimensions: tuple[Dimension, ...]
     additive: bool
     depth: Dropped | Repeated | None = None
+    across: Dimension | None = None
 
     def sizes(self, config: Mapping[str, int]) -> tuple[int, ...]:
-        """The size of each dimension under a config."""
-        return tuple(dimension.size(config) for dimension in self.dimensions)
+        """The size of each dimension under a config, that of `across` first."""
+        first = () if self.across is None else (self.across,)
+        return tuple(dimension.size(config) for dimension in (*first, *self.dimensions))
 
     def share(self, config: Mapping[str, int]) -> float:
         """How many of its calls at full depth are left in a sub-network, as a share."""
@@ -143,14 +147,14 @@ def find_blocks(supernet: Supernet, example: Example) -> list[BlockCall]:
             continue
         inside = {path for path in stacks for slot in axis.slots if slot.layer.startswith(f"{path}.")}
         outside = {slot.layer for slot in axis.slots if not any(slot.layer.startswith(f"{path}.") for path in inside)}
-        if axis.task == HIDDEN or (inside and any(_works(layer_at(model, path)) for path in outside)):
+        if axis.task != HIDDEN and inside and any(_works(layer_at(model, path)) for path in outside):
             raise LatencyError(
                 f"axis {axis.name!r} cuts blocks of a stack and layers outside it, so blocks cannot be timed alone; "
                 "give a budget of parameters or FLOPs instead"
             )
         if outside or len(inside) > 1:  # blocks of one axis may hand on what it cuts, as T5's biases for places
             fed |= inside
-        for path in inside or outside:
+        for path in inside | outside if axis.task == HIDDEN else inside or outside:
             axes_at.setdefault(path, []).append(axis)
     for path, depth in stacks.items():
         if depth is not None:
@@ -191,16 +195,19 @@ def _block_call(
     whole: Example | None,
 ) -> BlockCall:
     layer, example = layer_at(model, path), calls[0]
+    across = None
     if stacked:
-        dimensions = [Dimension({axis.name: 1}) for axis in axes]
+        dimensions = [Dimension({axis.name: 1}) for axis in axes if axis.task != HIDDEN]
+        across = next((Dimension({axis.name: 1}) for axis in axes if axis.task == HIDDEN), None)
     else:
         dimensions = _dimensions_of_layer(path, axes)
     arguments = (*example.args, *example.kwargs.values())
     shapes = [list(value.shape) for value in arguments if isinstance(value, paddle.Tensor)]
     state = {key: list(value.shape) for key, value in layer.state_dict().items()}
     sizes = [[axis.choices for axis in axes if axis.name in dimension.axes] for dimension in dimensions]
+    sizes += [[axis.choices for axis in axes if across is not None and axis.name in across.axes]]
     kind = repr((type(layer).__name__, layer.extra_repr(), state, shapes, sizes, len(calls)))
-    return BlockCall(Block(path, kind, tuple(dimensions), stacked, depth), example, len(calls), whole)
+    return BlockCall(Block(path, kind, tuple(dimensions), stacked, depth, across), example, len(calls), whole)
 
 
 def _dimensions_of_layer(path: str, axes: Sequence[Axis]) -> list[Dimension]:

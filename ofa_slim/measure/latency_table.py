@@ -15,7 +15,7 @@ from ofa_slim.base.clock import Rule
 from ofa_slim.base.files import atomic_file
 from ofa_slim.base.json_files import read_json
 from ofa_slim.errors import LatencyError
-from ofa_slim.measure.block_times import BlockTimes, Conditions, Times
+from ofa_slim.measure.block_times import BlockTimes, Conditions, Times, TimesAcross
 from ofa_slim.measure.blocks import Block, Dimension, Dropped, Repeated
 from ofa_slim.measure.table_builder import measure_blocks
 from ofa_slim.supernet.handle import Supernet
@@ -46,7 +46,7 @@ class LatencyTable:
         self,
         about: Conditions,
         blocks: Sequence[Block],
-        times: Mapping[str, Times],
+        times: Mapping[str, Times | TimesAcross],
         fixed: float,
         scale: float,
         measured_subnets: Mapping[SubnetConfig, float] | None = None,
@@ -63,7 +63,7 @@ class LatencyTable:
         return self._block_times.blocks
 
     @property
-    def times(self) -> dict[str, Times]:
+    def times(self) -> dict[str, Times | TimesAcross]:
         """The times of each kind of block."""
         return self._block_times.times
 
@@ -82,8 +82,8 @@ class LatencyTable:
         """Measures the blocks of a supernet on this machine.
 
         Each distinct block is timed alone, in turns with others and with the whole model, until the medians are steady;
-        blocks of a stack at up to 12 choices of each axis, other layers at up to 3 of each dimension. What lies between
-        is interpolated.
+        blocks of a stack at up to 12 choices of each axis, all of these at up to 4 hidden sizes where that is elastic,
+        other layers at up to 3 of each dimension. What lies between is interpolated.
 
         Args:
             ofa: an `OFA`, or a `Supernet`.
@@ -165,13 +165,7 @@ class LatencyTable:
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
             raise LatencyError(f"{path} is not a latency table of format {_FORMAT}")
         try:
-            kinds = [
-                (
-                    entry["kind"],
-                    Times(_tuples(entry["grid"]), _tuples(entry["values"]), float(entry["base"]), entry["additive"]),
-                )
-                for entry in content["kinds"]
-            ]
+            kinds = [(entry["kind"], _times(entry)) for entry in content["kinds"]]
             blocks = [_block(entry, kinds[entry["kind"]][0]) for entry in content["blocks"]]
             for _, times in kinds:
                 times.check()
@@ -192,7 +186,20 @@ def _block(entry: Mapping[str, Any], kind: str) -> Block:
     dimensions = tuple(Dimension(dict(dimension["axes"])) for dimension in entry["dimensions"])
     said = entry["depth"]
     depth = None if said is None else (Dropped if "number" in said else Repeated)(**said)
-    return Block(entry["path"], kind, dimensions, entry["additive"], depth)
+    across = entry.get("across")
+    hidden = None if across is None else Dimension(dict(across["axes"]))
+    return Block(entry["path"], kind, dimensions, entry["additive"], depth, hidden)
+
+
+def _times(entry: Mapping[str, Any]) -> Times | TimesAcross:
+    if "each" in entry:
+        each = [_times_at(times) for times in entry["each"]]
+        return TimesAcross(tuple(entry["grid"]), tuple(each))
+    return _times_at(entry)
+
+
+def _times_at(entry: Mapping[str, Any]) -> Times:
+    return Times(_tuples(entry["grid"]), _tuples(entry["values"]), float(entry["base"]), entry["additive"])
 
 
 def _tuples(rows: Iterable[Iterable[Any]]) -> tuple[tuple[Any, ...], ...]:

@@ -16,8 +16,8 @@ from ofa_slim.base.examples import Example
 from ofa_slim.base.progress import progress as progress_bar
 from ofa_slim.base.threads import threads_kept
 from ofa_slim.export.cut import cut, transformed_weights
-from ofa_slim.measure.block_times import BlockTimes, Conditions, Times
-from ofa_slim.measure.blocks import COPIES, Block, BlockCall, empty_program, find_blocks, program_of
+from ofa_slim.measure.block_times import BlockTimes, Conditions, Times, TimesAcross
+from ofa_slim.measure.blocks import COPIES, Block, BlockCall, Dimension, empty_program, find_blocks, program_of
 from ofa_slim.measure.programs import OpenProgram, SaveProgram, engine_of, written_once
 from ofa_slim.supernet.handle import Supernet, make_plain
 from ofa_slim.supernet.space import SearchSpace
@@ -28,9 +28,10 @@ _AT_ONCE = 24  # programs that take turns; each is in memory
 _EMPTY = "empty"  # a program that does next to nothing: what every run costs beside its work
 _MOST_ADDITIVE = 12
 _MOST_COMBINED = 3
+_MOST_ACROSS = 4
 
 
-Measured = tuple[Conditions, Sequence[Block], dict[str, Times], float, float, dict[SubnetConfig, float]]
+Measured = tuple[Conditions, Sequence[Block], dict[str, Times | TimesAcross], float, float, dict[SubnetConfig, float]]
 """The arguments of `LatencyTable`."""
 
 
@@ -156,38 +157,46 @@ def _whole(save_program: SaveProgram, supernet: Supernet, config: SubnetConfig, 
 def _levels(space: SearchSpace, block: Block) -> list[list[dict[str, int]]]:
     """For each dimension of a block, the sizes of its axes at which it is measured, the smallest first."""
     most = _MOST_ADDITIVE if block.additive else _MOST_COMBINED
-    found = []
-    for dimension in block.dimensions:
-        axes = [space[name] for name in dimension.axes]
-        count = min(most, max(len(axis.choices) for axis in axes))
-        shares = np.linspace(0, 1, count) if count > 1 else [1.0]
-        levels = [
-            {axis.name: axis.choices[round(float(share) * (len(axis.choices) - 1))] for axis in axes}
-            for share in shares
-        ]
-        found.append(list({dimension.size(level): level for level in levels}.values()))
-    return found
+    return [_levels_of(space, dimension, most) for dimension in block.dimensions]
+
+
+def _levels_of(space: SearchSpace, dimension: Dimension, most: int) -> list[dict[str, int]]:
+    axes = [space[name] for name in dimension.axes]
+    count = min(most, max(len(axis.choices) for axis in axes))
+    shares = np.linspace(0, 1, count) if count > 1 else [1.0]
+    levels = [
+        {axis.name: axis.choices[round(float(share) * (len(axis.choices) - 1))] for axis in axes} for share in shares
+    ]
+    return list({dimension.size(level): level for level in levels}.values())
 
 
 def _configs(space: SearchSpace, block: Block) -> Iterator[SubnetConfig]:
-    """The configs at which a block is measured: one dimension after the other, or all their combinations."""
+    """The configs at which a block is measured: at each hidden size, what `_within` says."""
+    across = [{}] if block.across is None else _levels_of(space, block.across, _MOST_ACROSS)
+    for level in across:
+        for sizes in _within(space, block):
+            yield SubnetConfig({**sizes, **level})
+
+
+def _within(space: SearchSpace, block: Block) -> Iterator[dict[str, int]]:
+    """The sizes at which a block is measured: one dimension after the other, or all their combinations."""
     levels = _levels(space, block)
     if block.additive:
         middle = _middle(space, block)
         yield middle
         for dimension in levels:
             for level in dimension:
-                yield SubnetConfig({**middle, **level})
+                yield {**middle, **level}
     else:
         for combination in itertools.product(*levels):
             sizes = dict(space.largest())
             for level in combination:
                 sizes.update(level)
-            yield SubnetConfig(sizes)
+            yield sizes
 
 
-def _middle(space: SearchSpace, block: Block) -> SubnetConfig:
-    """The config with each dimension of a block in the middle.
+def _middle(space: SearchSpace, block: Block) -> dict[str, int]:
+    """The sizes with each dimension of a block in the middle.
 
     The effects of two dimensions are added, and add up best around the middle: at full size a cache may be too small
     for a block, which any cut mends, so that two cuts would count it twice.
@@ -195,12 +204,22 @@ def _middle(space: SearchSpace, block: Block) -> SubnetConfig:
     sizes = dict(space.largest())
     for levels in _levels(space, block):
         sizes.update(levels[len(levels) // 2])
-    return SubnetConfig(sizes)
+    return sizes
 
 
-def _times(space: SearchSpace, block: Block, measured: Mapping[tuple[str, tuple[int, ...]], float]) -> Times:
+def _times(
+    space: SearchSpace, block: Block, measured: Mapping[tuple[str, tuple[int, ...]], float]
+) -> Times | TimesAcross:
     found = {block.sizes(config): measured[block.kind, block.sizes(config)] for config in _configs(space, block)}
-    middle = block.sizes(_middle(space, block))
+    if block.across is None:
+        return _times_at(space, block, found)
+    grid = sorted({sizes[0] for sizes in found})
+    at = {hidden: {sizes[1:]: ms for sizes, ms in found.items() if sizes[0] == hidden} for hidden in grid}
+    return TimesAcross(tuple(grid), tuple(_times_at(space, block, at[hidden]) for hidden in grid))
+
+
+def _times_at(space: SearchSpace, block: Block, found: Mapping[tuple[int, ...], float]) -> Times:
+    """The times of a block by the sizes of its dimensions."""
     levels = _levels(space, block)
     grid = tuple(
         tuple(sorted(dimension.size(level) for level in own))
@@ -208,6 +227,7 @@ def _times(space: SearchSpace, block: Block, measured: Mapping[tuple[str, tuple[
     )
     if not block.additive:
         return Times(grid, (tuple(found[sizes] for sizes in itertools.product(*grid)),), 0.0, additive=False)
+    middle = tuple(dimension.size(_middle(space, block)) for dimension in block.dimensions)
     rows = [
         tuple(found[(*middle[:number], size, *middle[number + 1 :])] for size in sizes)
         for number, sizes in enumerate(grid)

@@ -36,15 +36,21 @@ class Machine:
     def __init__(self) -> None:
         self.now = 0.0
         self.saved = 0
+        self.counted: tuple[type[nn.Layer], ...] = (nn.Layer,)
 
     def clock(self) -> float:
         return self.now
 
+    def weights(self, layer: nn.Layer) -> int:
+        """How many weights the layers that are counted have."""
+        owners = [owner for owner in layer.sublayers(include_self=True) if isinstance(owner, self.counted)]
+        found = {id(one): one for owner in owners for one in owner.parameters(include_sublayers=False) if one.ndim > 1}
+        return sum(int(parameter.size) for parameter in found.values())
+
     def save(self, layer: nn.Layer, example: Example) -> Callable[[], Callable[[], None]]:
         example.call(layer)  # it has to run
         self.saved += 1
-        weights = [parameter for parameter in layer.parameters() if parameter.ndim > 1]
-        seconds = 1e-5 + 1e-6 * sum(int(weight.size) for weight in weights)
+        seconds = 1e-5 + 1e-6 * self.weights(layer)
 
         def run() -> None:
             self.now += seconds
@@ -226,6 +232,21 @@ def test_blocks_that_are_fed_what_their_axis_cuts_are_predicted(machine: Machine
         weights = sum(int(parameter.size) for parameter in plain.parameters() if parameter.ndim > 1)
         # The table of the biases is no block: its columns are part of the fixed time.
         assert table.predict(config) == pytest.approx(1e3 * (1e-5 + 1e-6 * weights), rel=0.03)
+
+
+def test_blocks_of_every_hidden_size_are_predicted(machine: Machine, tmp_path: Path) -> None:
+    elastic = supernet(expand_ratio=[1.0, 0.5, 0.25], hidden_size=[16, 8, 4])
+    ofa = OFA(Convert(elastic).convert(bert(layers=3)), RunConfig(elastic_depth=[2, 3]))
+    machine.counted = (nn.Linear,)  # looking up a token takes as long whatever the table holds
+    table, rng = built(ofa), np.random.default_rng(0)
+    assert len(table.times) == 3, "the blocks, the pooler, and the classifier"
+    configs = [ofa.search_space.sample(rng) for _ in range(12)]
+    for config in configs:
+        plain = ofa.export(config=config)
+        assert table.predict(config) == pytest.approx(1e3 * (1e-5 + 1e-6 * machine.weights(plain)), rel=1e-6)
+    assert len({config["hidden_size"] for config in configs}) == 3
+    table.save(tmp_path / "table.json")
+    assert LatencyTable.load(tmp_path / "table.json").key == table.key
 
 
 def test_a_block_that_is_called_again_and_again_takes_time_by_its_calls(machine: Machine) -> None:
