@@ -3,16 +3,18 @@
 Both keep within the same share of the original's latency (the table of `harder.py`: one row of 64 tokens). Of the same
 width, every depth is tried with the largest width that fits. All are in the same order, refitted on the same rows,
 trained alone for as long (see `harder.py`), and scored in 8 bits as read back. Differences are paired: over the same
-rows, with an interval of 95 % from their standard error.
+rows, with an interval of 95 % from their standard error. With --ablate the chosen sizes of a share also do
+without each of the steps: leaving whole parts out, the order (|parameter * gradient| in its place), the refitting.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from paddle import nn
 from closed_form import as_supernet, inputs
 from harder import FORMAT, Written, table_of
 from ofa_slim import Finish
-from ofa_slim.closed_form import Calibration, allocate, measure_curves, reorder_by_obs, repair, statistics
+from ofa_slim.closed_form import Calibration, Curve, allocate, measure_curves, reorder_by_obs, repair, statistics
 from ofa_slim.closed_form.calibration import without_labels
 from ofa_slim.export.cut import export_subnet
 from ofa_slim.job.distilling import finished
@@ -32,7 +34,7 @@ from ofa_slim.supernet.axis import WIDTH
 from ofa_slim.supernet.handle import Supernet
 from ofa_slim.supernet.subnet_config import SubnetConfig
 from ofa_slim.train.batches import Batches, Examples
-from sst2 import BATCH, add_options, missing, prepare
+from sst2 import BATCH, add_options, missing, prepare, reordered
 
 Cost = Callable[[Mapping[str, int]], float]
 
@@ -58,52 +60,96 @@ def difference(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
     return {"points": 100 * paired.mean(), "interval": 196 * paired.std(ddof=1) / len(paired) ** 0.5}
 
 
-def one_seed(
-    model: nn.Layer, train: Examples, table: LatencyTable, written: Written, options: argparse.Namespace, seed: int
-) -> list[dict[str, Any]]:
-    """Adds the networks of one seed; returns their sizes and by how much the chosen one is better."""
-    calibration = Calibration(model, inputs(train, options.rows, np.random.default_rng(seed)))
-    moments = statistics(model, calibration)
-    removals = moments.removals(model)
-    ordered = copy.deepcopy(model)
-    reorder_by_obs(ordered, removals)
-    whole = as_supernet(ordered)
-    curves = measure_curves(model, calibration.part(256), moments, removals, omit=True)
+class Seed:
+    """The networks of one seed, as they are made.
 
-    def time_of(sizes: Mapping[str, int]) -> float:
-        return table.predict(whole.space.complete(sizes))
+    Args:
+        model: the fine-tuned model.
+        train: its training rows.
+        table: predicts times.
+        written: receives the networks.
+        options: of the command line.
+        seed: draws the calibration rows, and the order of training.
+    """
 
-    largest = time_of(whole.space.largest())
-    results = []
-    for share in options.shares:
-        chosen = f"{share:g}-chosen-seed-{seed}"
-        configs = {chosen: whole.space.complete(allocate(curves, time_of, share * largest))}
-        for blocks in range(2, 7):
-            config = same_width(whole, blocks, time_of, share * largest)
+    def __init__(
+        self,
+        model: nn.Layer,
+        train: Examples,
+        table: LatencyTable,
+        written: Written,
+        options: argparse.Namespace,
+        seed: int,
+    ) -> None:
+        self.model, self.train, self.table, self.written = model, train, table, written
+        self.options, self.seed = options, seed
+        self.calibration = Calibration(model, inputs(train, options.rows, np.random.default_rng(seed)))
+        moments = statistics(model, self.calibration)
+        removals = moments.removals(model)
+        ordered = copy.deepcopy(model)
+        reorder_by_obs(ordered, removals)
+        self.whole = as_supernet(ordered)
+        self.curves = measure_curves(model, self.calibration.part(256), moments, removals, omit=True)
+        self.largest = self.time_of(self.whole.space.largest())
+
+    def time_of(self, sizes: Mapping[str, int]) -> float:
+        """The predicted milliseconds of sizes."""
+        return self.table.predict(self.whole.space.complete(sizes))
+
+    def chosen(self, share: float, curves: Sequence[Curve]) -> SubnetConfig:
+        """The sizes with the smallest loss within a share of the original's time."""
+        return self.whole.space.complete(allocate(curves, self.time_of, share * self.largest))
+
+    def add(self, name: str, config: SubnetConfig, whole: Supernet | None = None, refit: bool = True) -> dict[str, Any]:
+        """Cuts, refits, trains and writes a network; returns what it is."""
+        paddle.seed(self.seed)
+        small = export_subnet(whole or self.whole, config)
+        if refit:
+            repair(small, self.model, self.calibration)
+        loader = Batches(self.train, BATCH, np.random.default_rng(self.seed))
+        finish = Finish(self.options.epochs, self.options.finish_rate, seed=self.seed)
+        finished(small, self.model, loader, without_labels, finish, None)
+        self.written.add(f"{name}-seed-{self.seed}", small)
+        return {"model": name, "seed": self.seed, "share": self.time_of(config) / self.largest, "config": dict(config)}
+
+    def better(self, first: str, second: str) -> dict[str, float]:
+        """By how much one network is better than another."""
+        first_right, second_right = (self.written.right[f"{name}-seed-{self.seed}"] for name in (first, second))
+        return difference(first_right["held-out"], second_right["held-out"])
+
+    def against_uniform(self, share: float) -> Iterator[dict[str, Any]]:
+        """The chosen network of a share, and those of the same width at every depth."""
+        chosen = f"{share:g}-chosen"
+        yield self.add(chosen, self.chosen(share, self.curves))
+        for blocks in self.options.blocks:
+            config = same_width(self.whole, blocks, self.time_of, share * self.largest)
             if config is not None:
-                configs[f"{share:g}-{blocks}-blocks-seed-{seed}"] = config
-        for name, config in configs.items():
-            paddle.seed(seed)
-            small = export_subnet(whole, config)
-            repair(small, model, calibration)
-            loader = Batches(train, BATCH, np.random.default_rng(seed))
-            finish = Finish(options.epochs, options.finish_rate, seed=seed)
-            finished(small, model, loader, without_labels, finish, None)
-            written.add(name, small)
-            result: dict[str, Any] = {"model": name, "share": time_of(config) / largest, "config": dict(config)}
-            if name != chosen:
-                right = written.right
-                result["chosen is better by"] = difference(right[chosen]["held-out"], right[name]["held-out"])
-            print(json.dumps(result), flush=True)
-            results.append(result)
-    return results
+                name = f"{share:g}-{blocks}-blocks"
+                yield {**self.add(name, config), "chosen is better by": self.better(chosen, name)}
+
+    def ablations(self, share: float) -> Iterator[dict[str, Any]]:
+        """The chosen network of a share, and what it is without one of the steps."""
+        config = self.chosen(share, self.curves)
+        yield self.add("all steps", config)
+        some = [Curve(curve.axis, curve.sizes[1:], curve.losses[1:]) for curve in self.curves]
+        by_gradient = as_supernet(
+            reordered(self.model, self.train, self.options.importance_batches, np.random.default_rng(self.seed))
+        )
+        for name, result in (
+            ("all parts stay", lambda name: self.add(name, self.chosen(share, some))),
+            ("order of |parameter * gradient|", lambda name: self.add(name, config, by_gradient)),
+            ("not refitted", lambda name: self.add(name, config, refit=False)),
+        ):
+            yield {**result(name), "all steps are better by": self.better("all steps", name)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
     parser.set_defaults(seeds=[1])
-    parser.add_argument("--shares", type=float, nargs="+", default=[0.35, 0.25])
+    parser.add_argument("--shares", type=float, nargs="*", default=[0.35, 0.25])
+    parser.add_argument("--blocks", type=int, nargs="+", default=[1, 2, 3, 4, 5, 6], help="depths of the same width")
+    parser.add_argument("--ablate", type=float, nargs="*", default=[], metavar="SHARE")
     parser.add_argument("--epochs", type=int, default=3, help="of training alone")
     parser.add_argument("--finish_rate", type=float, default=2e-4, help="highest learning rate of these")
     parser.add_argument("--rows", type=int, default=2048, help="of the calibration")
@@ -116,7 +162,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         written = Written(Path(name), sets)
         written.add("original", model)
-        results = [result for seed in options.seeds for result in one_seed(model, train, table, written, options, seed)]
+        results = []
+        for number in options.seeds:
+            seed = Seed(model, train, table, written, options, number)
+            asked = [seed.against_uniform(share) for share in options.shares]
+            asked += [seed.ablations(share) for share in options.ablate]
+            for result in itertools.chain.from_iterable(asked):
+                print(json.dumps(result), flush=True)
+                results.append(result)
         written.timed(5000)
     print(json.dumps({"benchmark": "uniform", "results": results, "written": written.rows}))
 
