@@ -60,6 +60,15 @@ class Curve:
     sizes: tuple[int, ...]
     losses: tuple[float, ...]
 
+    def among(self, choices: Sequence[int]) -> Curve:
+        """The same at those choices that are nearest to its sizes; between two sizes losses are on the straight line.
+
+        Args:
+            choices: ascending; the last is taken as full, with what it loses.
+        """
+        nearest = sorted({min(choices, key=lambda choice: abs(choice - size)) for size in self.sizes} | {choices[-1]})
+        return Curve(self.axis, tuple(nearest), tuple(map(float, np.interp(nearest, self.sizes, self.losses))))
+
 
 def measure_curves(
     model: nn.Layer,

@@ -89,19 +89,31 @@ def obs_importance(
     network = unwrap(model)
     with full_size(network):
         found = statistics(network, Calibration(network, loader, rows))
-        removals = found.removals(network, ridge)
-        heads: dict[str, paddle.Tensor] = {}
-        neurons: dict[str, paddle.Tensor] = {}
-        stacks = find_stacks(network)
-        kinds = {stack.family.heads.name for stack in stacks}
-        further = {row.name for stack in stacks for row in stack.family.further}
-        for part in found.parts:
-            if part.axis.name.rpartition(".")[2] in further:  # `reorder_by_obs` orders these too
-                continue
-            order = removals[part.axis.name].order
-            scores = np.empty(len(order), dtype=np.float32)
-            scores[order] = np.arange(len(order), 0, -1)
-            (heads if part.axis.name.rpartition(".")[2] in kinds else neurons)[part.block] = paddle.to_tensor(scores)
+        return importance_of(network, found, found.removals(network, ridge))
+
+
+def importance_of(
+    model: nn.Layer, found: Statistics, removals: Mapping[str, Removal]
+) -> tuple[paddle.Tensor, list[paddle.Tensor]]:
+    """The scores that `obs_importance` gives, of removals that are known.
+
+    Args:
+        model: the model that `found` is of.
+        found: its statistics.
+        removals: by axis; `Statistics.removals`.
+    """
+    stacks = find_stacks(model)
+    kinds = {stack.family.heads.name for stack in stacks}
+    further = {row.name for stack in stacks for row in stack.family.further}
+    heads: dict[str, paddle.Tensor] = {}
+    neurons: dict[str, paddle.Tensor] = {}
+    for part in found.parts:
+        if part.axis.name.rpartition(".")[2] in further:  # `reorder_by_obs` orders these too
+            continue
+        order = removals[part.axis.name].order
+        scores = np.empty(len(order), dtype=np.float32)
+        scores[order] = np.arange(len(order), 0, -1)
+        (heads if part.axis.name.rpartition(".")[2] in kinds else neurons)[part.block] = paddle.to_tensor(scores)
     return paddle.stack(list(heads.values())), list(neurons.values())
 
 

@@ -106,7 +106,8 @@ class Recipe(BaseModel):
     importance_rows: Count = Field(1000, description="training rows that heads and neurons are ranked on")
     order: Literal["gradient", "obs"] = Field(
         "gradient",
-        description="what ranks heads and neurons: |parameter x gradient|, or Optimal Brain Surgeon, without labels",
+        description="what ranks heads and neurons: |parameter x gradient|, or Optimal Brain Surgeon, without labels, "
+        "which also gives the search sizes to begin with",
     )
 
     training: Literal["supernet", "none"] = Field(

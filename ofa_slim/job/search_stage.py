@@ -15,11 +15,12 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from ofa_slim.closed_form import Curve
 from ofa_slim.errors import BudgetError, LatencyError, StoppedError
 from ofa_slim.job.data.own import strata
 from ofa_slim.job.recipe import Recipe
 from ofa_slim.job.run import Run
-from ofa_slim.job.stage_folders import RESULTS, write_json
+from ofa_slim.job.stage_folders import RESULTS, read_json, write_json
 from ofa_slim.job.tokenised import leading_inputs
 from ofa_slim.measure import LatencyTable
 from ofa_slim.ofa import OFA
@@ -31,6 +32,8 @@ from ofa_slim.tasks import IGNORED
 from ofa_slim.train.batches import Batches, Examples
 from ofa_slim.train.builders import elastic_blocks
 from ofa_slim.train.fitting import predicted
+
+CURVES = "curves.json"  # in the folder of the stage that scores heads and neurons
 
 LOG = logging.getLogger(__name__)
 
@@ -97,8 +100,16 @@ def _config(run: Run, ofa: OFA) -> SearchConfig:
         candidates=recipe.search_candidates, survivors=recipe.search_survivors, multiple_of=recipe.multiple_of,
         seed=recipe.seed, directory=run.checkpoints("search"), input_shapes=shapes,
         input_dtypes=["int64"] * len(shapes), winners=0, latency=_kept_times(run, ofa, shapes),
-        engine=recipe.latency_engine,
+        engine=recipe.latency_engine, curves=_curves(run),
     )  # fmt: skip
+
+
+def _curves(run: Run) -> list[Curve]:
+    """What the fine-tuned model loses when one axis is cut, where the order of the recipe has measured it."""
+    file = run.folder / "importance" / CURVES
+    if not file.is_file():
+        return []
+    return [Curve(one["axis"], tuple(one["sizes"]), tuple(one["losses"])) for one in read_json(file)]
 
 
 def _kept_times(run: Run, ofa: OFA, shapes: Sequence[Sequence[int]]) -> LatencyTable | None:

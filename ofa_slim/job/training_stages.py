@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import paddle
 from safetensors.numpy import load_file, save_file
 
 from ofa_slim.base.progress import counted
-from ofa_slim.closed_form import obs_importance
+from ofa_slim.closed_form import Calibration, measure_curves, statistics
+from ofa_slim.closed_form.order import importance_of
 from ofa_slim.errors import RecipeError
 from ofa_slim.export.factorise import largest_rank
 from ofa_slim.job.chosen import check_vocabulary
 from ofa_slim.job.recipe import Recipe
 from ofa_slim.job.run import Run, count_parameters, describe, subnet_name
-from ofa_slim.job.search_stage import check_budget
+from ofa_slim.job.search_stage import CURVES, check_budget
 from ofa_slim.job.stage_folders import RESULTS, write_json
 from ofa_slim.ofa import OFA
 from ofa_slim.ordering.scores import reorder_neuron_head
@@ -30,6 +32,8 @@ from ofa_slim.train.task_losses import TaskLosses
 from ofa_slim.train.teacher import TeacherCache
 
 LOG = logging.getLogger(__name__)
+
+CURVE_ROWS = 256
 
 UNTRACEABLE = {"RobertaForTokenClassification": "ERNIE, BERT and ELECTRA can", "LlamaForCausalLM": "GPT can"}
 """Models whose forward Paddle 3.3.1 cannot convert, and those of the same task that it can."""
@@ -103,7 +107,12 @@ def run_importance(run: Run, folder: Path, rng: np.random.Generator) -> None:
     batches = Batches(train.take(rows), run.recipe.batch_size)
     heads: paddle.Tensor | list[paddle.Tensor]
     if run.recipe.order == "obs":
-        heads, neurons = obs_importance(model, map(inputs_of, batches), rows=None)
+        calibration = Calibration(model, map(inputs_of, batches), rows=None)
+        found = statistics(model, calibration)
+        removals = found.removals(model)
+        heads, neurons = importance_of(model, found, removals)
+        curves = measure_curves(model, calibration.part(CURVE_ROWS), found, removals)
+        write_json(folder / CURVES, [asdict(curve) for curve in curves])
     else:
         heads, neurons = block_importance(model, TaskLosses(run.task.kind, (LABELS,)), batches, run.task.name)
     kinds: dict[str, paddle.Tensor | list[paddle.Tensor]] = {"heads": heads, "neurons": neurons}

@@ -93,12 +93,15 @@ class Choices:
         """What a regressor learns from: the share of its full size that each axis keeps, float64 [configs, axes]."""
         return np.array([[config[axis.name] / axis.full for axis in self.axes] for config in configs], dtype=float)
 
+    def depths(self) -> list[dict[str, int]]:
+        """The sizes of the depths at one share for all of them, the largest first; no sizes where none is elastic."""
+        return _common(self.axes, DEPTH)
+
     def uniform(self) -> Iterator[SubnetConfig]:
         """Every sub-network of one share for all widths at one share for all depths, the largest first."""
         widths = _common(self.axes, WIDTH)
-        depths = _common(self.axes, DEPTH)
         kept = dict(self.space.largest())
-        for depth in depths:
+        for depth in self.depths():
             for width in widths:
                 yield self.config(self.numbers({**kept, **depth, **width}))
 

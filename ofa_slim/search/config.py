@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from optuna.storages import BaseStorage
 
+from ofa_slim.closed_form import Curve
 from ofa_slim.errors import SearchError
 from ofa_slim.measure import LatencyTable
 from ofa_slim.measure.programs import ENGINES
@@ -27,13 +28,15 @@ class SearchConfig:
         candidates: how many sub-networks are scored, the uniform ones among them.
         screen: a cheaper function of the kind of `eval_func`, such as the same on a fixed part of the rows (see
             `stratified`). Where it is given it scores the candidates, and `eval_func` only the `survivors`.
-        survivors: how many candidates `eval_func` scores then: those nearest the front, beside the uniform ones.
+        survivors: how many candidates `eval_func` scores then: those nearest the front, beside the first ones.
         metric: which of several scores counts; the first by default.
         algorithm: Optuna's ``"nsga2"``, ``"tpe"`` or ``"random"``.
         regressor: whether scores are also predicted, by a Gaussian process on the sizes, to propose candidates.
         warm_up: how many are scored before it proposes; by default twice the number of elastic axes, at least 30.
         multiple_of: widths are multiples of so many channels.
         choices: other sizes than those that training samples, ``{axis name: sizes}``.
+        curves: what the model loses when one axis is cut, of `closed_form.measure_curves`: the sizes that these give
+            within the budget are scored before the uniform ones.
         seed: of all randomness.
         latency: measured times; without them, a search whose budget limits time measures them first.
         engine: that will serve, in which these are measured and winners timed; see `LatencyTable.build`. It is the
@@ -60,6 +63,7 @@ class SearchConfig:
     warm_up: int | None = None
     multiple_of: int | None = None
     choices: Mapping[str, Iterable[int]] | None = None
+    curves: Sequence[Curve] = ()
     seed: int = 0
     latency: LatencyTable | None = None
     engine: str = "inference"
@@ -89,6 +93,8 @@ class SearchConfig:
             raise SearchError(f"screen is a {type(self.screen).__name__}, not a function of the OFA model")
         if self.latency is not None and not isinstance(self.latency, LatencyTable):
             raise SearchError(f"latency is a {type(self.latency).__name__}, not a LatencyTable")
+        if not isinstance(self.curves, Sequence) or not all(isinstance(one, Curve) for one in self.curves):
+            raise SearchError(f"curves is a {type(self.curves).__name__}, not a list of closed_form.Curve")
         if self.engine not in ENGINES:
             raise SearchError(f"engine {self.engine!r} is not one of {', '.join(ENGINES)}")
 

@@ -76,7 +76,7 @@ class Proposal:
 
     Attributes:
         config: its sizes.
-        kind: what proposes it: ``"uniform"``, ``"optimiser"`` or ``"regressor"``.
+        kind: what proposes it: ``"allocated"``, ``"uniform"``, ``"optimiser"`` or ``"regressor"``.
         expected: the score that the regressor predicts; None from the others.
     """
 
@@ -101,7 +101,7 @@ class Scored:
 class Proposer:
     """Proposes sub-networks that were not scored yet, within the budget as far as possible.
 
-    The uniform ones come first, whatever they cost. Then an optimiser proposes. Once `warm_up` are scored, three of
+    Given ones come first, whatever they cost. Then an optimiser proposes. Once `warm_up` are scored, three of
     four come from a regressor: an inner search finds the front of its predictions, and the best of that front and some
     spread over its costs are proposed. A proposal depends on the scored ones and the seed alone, so a search that was
     killed continues as if it had not been.
@@ -126,7 +126,7 @@ class Proposer:
         algorithm: str,
         seed: int,
         warm_up: int | None,
-        first: Sequence[SubnetConfig] = (),
+        first: Sequence[Proposal] = (),
     ) -> None:
         sampler_of(algorithm, seed)
         self._choices = choices
@@ -142,9 +142,9 @@ class Proposer:
 
     def __call__(self, scored: Scored) -> Proposal | None:
         """The next sub-network to score; None where all of the space has been."""
-        for config in self._first:
-            if config not in scored.configs:
-                return Proposal(config, "uniform")
+        for proposal in self._first:
+            if proposal.config not in scored.configs:
+                return proposal
         position = len(scored.trials)
         if self._warm_up is not None and position >= self._warm_up and position % _EXPLORE_EVERY:
             start = self._warm_up + (position - self._warm_up) // _REFIT_EVERY * _REFIT_EVERY

@@ -21,7 +21,7 @@ class Point:
         config: its sizes.
         score: from `eval_func`, or from `screen` where `final` is False.
         costs: by name, shares of the original's included.
-        kind: ``"original"``, ``"uniform"``, ``"optimiser"`` or ``"regressor"``: what proposed it.
+        kind: ``"original"``, ``"allocated"``, ``"uniform"``, ``"optimiser"`` or ``"regressor"``: what proposed it.
         within: whether it is within the budget.
         metrics: every score by name.
         final: whether `eval_func` scored it.

@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial
 
 from ofa_slim.base.progress import progress
 from ofa_slim.errors import SearchError
+from ofa_slim.search.allocated import allocated
 from ofa_slim.search.budget import Budget, Condition, cheapest
 from ofa_slim.search.choices import Choices, rounded
 from ofa_slim.search.config import EvalFunc, SearchConfig
@@ -152,10 +153,13 @@ class Search:
             return None
         return self.config.warm_up or max(_LEAST_WARM_UP, 2 * len(self.choices.axes))
 
-    def _first(self) -> list[SubnetConfig]:
-        """The original, then the uniform sub-networks; a quarter of the candidates at most."""
-        first = [self.supernet.space.original(), *self.choices.uniform()]
-        known = [config for config in dict.fromkeys(first) if self._among(config)]
+    def _first(self) -> list[Proposal]:
+        """The original, what curves allocate, and the uniform sub-networks; a quarter of the candidates at most."""
+        original = self.supernet.space.original()
+        kinds = {original: "uniform"}
+        kinds |= dict.fromkeys(allocated(self.config.curves, self.choices, self.budget, self.costs), "allocated")
+        kinds |= dict.fromkeys(self.choices.uniform(), "uniform")
+        known = [Proposal(config, kind) for config, kind in kinds.items() if self._among(config)]
         return known[: max(1, self.config.candidates // 4)]
 
     def _among(self, config: SubnetConfig) -> bool:
@@ -198,12 +202,12 @@ class Search:
         bar.set_postfix_str(", ".join(words))
 
     def _survivors(self, done: Sequence[FrozenTrial]) -> list[SubnetConfig]:
-        """The uniform sub-networks, and those within the budget that are nearest to the front."""
-        uniform = [trial for trial in done if trial.user_attrs["kind"] == "uniform"]
+        """What was given first, and those within the budget that are nearest to the front."""
+        given = [trial for trial in done if trial.user_attrs["kind"] in ("allocated", "uniform")]
         inside = [trial for trial in done if violation_of(trial) <= 0]
         order = ranks([(trial.values[0], trial.values[1]) for trial in inside])
         best = sorted(range(len(inside)), key=lambda one: (order[one], -inside[one].values[0]))
-        chosen = [*uniform, *(inside[one] for one in best[: self.config.survivors])]
+        chosen = [*given, *(inside[one] for one in best[: self.config.survivors])]
         return list(dict.fromkeys(config_of(trial) for trial in chosen))
 
     def _result(self, candidates: Sequence[FrozenTrial], final: Sequence[FrozenTrial], complete: bool) -> SearchResult:

@@ -97,11 +97,14 @@ def test_a_failing_stage_leaves_no_half_written_folder(recipe: Path, capsys: pyt
 
 @pytest.mark.slow
 def test_heads_and_neurons_are_ranked_without_labels_where_asked(recipe: Path) -> None:
-    assert run(recipe, "--stages", "finetune,importance,reorder", "--order", "obs") == 0
+    assert run(recipe, "--stages", "finetune,importance,reorder,train,search", "--order", "obs") == 0
     scores = load_file(recipe.parent / "out" / "importance" / "importance.safetensors")
     assert len(scores) == 6
     for one in scores.values():
         assert sorted(one) == list(range(1, len(one) + 1))
+    points = json.loads((recipe.parent / "out" / "search" / "report.json").read_text(encoding="utf-8"))["points"]
+    assert points[1]["kind"] == "allocated"
+    assert points[1]["within"]
 
 
 @pytest.mark.usefixtures("forked_models")
