@@ -49,8 +49,8 @@ FORMAT_KEYS = (
 )  # fmt: skip
 SHRINK_KEYS = (
     "budget", "calibration_rows", "omit", "finish_epochs", "finish_learning_rate", "vocabulary_coverage",
-    "embedding_rank", "formats", "tolerance",
-    "latency_rows", "latency_length", "latency_engine", "latency_rounds",
+    "embedding_rank", "formats", "tolerance", "latency_rows", "latency_length", "latency_engine", "latency_rounds",
+    "cache_teacher",
 )  # fmt: skip
 
 STAGES: dict[str, Stage] = {

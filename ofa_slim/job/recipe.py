@@ -137,7 +137,8 @@ class Recipe(BaseModel):
     )
     random_subnets: Count = Field(2, description="random sub-networks per batch of the last two strategies")
     cache_teacher: bool = Field(
-        False, description="keep the teacher's answers on disk and skip it from the second epoch on"
+        False,
+        description="keep the teacher's answers on disk and skip it from the second epoch on, also of finish_epochs",
     )
     width_epochs: Annotated[int, Field(ge=0)] = Field(1, description="supernet epochs of phase 1: every width")
     depth_epochs: Annotated[int, Field(ge=0)] = Field(

@@ -31,6 +31,7 @@ from ofa_slim.train.batches import LABELS, Batches, Examples, arrays, joined
 from ofa_slim.train.builders import elastic_blocks
 from ofa_slim.train.fitting import evaluate
 from ofa_slim.train.loop import RuntimeOptions, Scalars, Schedule, no_scalars
+from ofa_slim.train.teacher import TeacherCache
 
 LOG = logging.getLogger(__name__)
 
@@ -158,6 +159,13 @@ class Run:
             recipe=self.settings(STAGES[stage]),
             every=self.recipe.checkpoint_every,
         )
+
+    def teacher_cache(self, stage: str, train: Examples) -> TeacherCache | None:
+        """Where a stage keeps its teacher's answers to some rows; None where the recipe does not ask for it."""
+        if not self.recipe.cache_teacher:
+            return None
+        directory = self.checkpoints(stage) / f"teacher-{parallel.position()[0]}"
+        return TeacherCache(directory, rows=len(train), pad_token_id=train.padding["input_ids"])
 
     def subnets(self) -> list[tuple[float, float]]:
         """Every width and depth, the largest first."""

@@ -29,7 +29,6 @@ from ofa_slim.train.builders import Teaching, elastic_blocks, strategy_of
 from ofa_slim.train.fitting import finetune, train_supernet
 from ofa_slim.train.stack_layers import block_importance
 from ofa_slim.train.task_losses import TaskLosses
-from ofa_slim.train.teacher import TeacherCache
 
 LOG = logging.getLogger(__name__)
 
@@ -139,10 +138,7 @@ def run_train(run: Run, folder: Path, rng: np.random.Generator) -> None:
     model, _ = run.classifier("reorder")
     train, _ = run.examples(tokenizer)
     train = train.take(rng.permutation(len(train))[: recipe.supernet_rows])
-    cache = None
-    if recipe.cache_teacher:
-        directory = run.checkpoints("train") / f"teacher-{paddle.distributed.get_rank()}"
-        cache = TeacherCache(directory, rows=len(train), pad_token_id=train.padding["input_ids"])
+    cache = run.teacher_cache("train", train)
     distill = Teaching(teacher, lambda_distill=recipe.lambda_rep, cache=cache).config(model)
     ofa = OFA(model, elastic_blocks(model, recipe.widths, recipe.depth_mults), distill)
     phases = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from paddle import nn
@@ -107,13 +108,29 @@ def test_heads_and_neurons_are_ranked_without_labels_where_asked(recipe: Path) -
     assert points[1]["within"]
 
 
+@pytest.mark.parametrize(("cached", "epochs"), [("true", 1), ("false", 2)])
+def test_finishing_asks_a_cached_teacher_once_for_each_row(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, cached: str, epochs: int
+) -> None:
+    asked: list[int] = []
+
+    def teaching(teacher: nn.Layer, **settings: Any) -> Teaching:
+        teacher.register_forward_post_hook(lambda layer, inputs, logits: asked.append(len(logits)))
+        return Teaching(teacher, **settings)
+
+    monkeypatch.setattr(finish_stage, "Teaching", teaching)
+    stages = ("--stages", "finetune,importance,reorder,train,search,finish")
+    assert run(recipe, *stages, "--finish_epochs", "2", "--cache_teacher", cached) == 0
+    assert sum(asked) == 48 * epochs
+
+
 @pytest.mark.usefixtures("forked_models")
 def test_the_searched_sub_network_then_trains_alone_where_asked(
     recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     teachers: list[int] = []
 
-    def teaching(teacher: nn.Layer, **settings: float) -> Teaching:
+    def teaching(teacher: nn.Layer, **settings: Any) -> Teaching:
         teachers.append(teacher.config.vocab_size)
         return Teaching(teacher, **settings)
 
