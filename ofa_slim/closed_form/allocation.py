@@ -64,9 +64,10 @@ class Curve:
         """The same at those choices that are nearest to its sizes; between two sizes losses are on the straight line.
 
         Args:
-            choices: ascending; the last is taken as full, with what it loses.
+            choices: ascending; those below its smallest size are left out, as nothing is known of them.
         """
-        nearest = sorted({min(choices, key=lambda choice: abs(choice - size)) for size in self.sizes} | {choices[-1]})
+        known = [choice for choice in choices if choice >= self.sizes[0]] or [choices[-1]]
+        nearest = sorted({min(known, key=lambda choice: abs(choice - size)) for size in self.sizes} | {known[-1]})
         return Curve(self.axis, tuple(nearest), tuple(map(float, np.interp(nearest, self.sizes, self.losses))))
 
 

@@ -32,7 +32,7 @@ from ofa_slim.train.task_losses import TaskLosses
 
 LOG = logging.getLogger(__name__)
 
-CURVE_ROWS = 256
+CURVE_ROWS = 128
 
 UNTRACEABLE = {"RobertaForTokenClassification": "ERNIE, BERT and ELECTRA can", "LlamaForCausalLM": "GPT can"}
 """Models whose forward Paddle 3.3.1 cannot convert, and those of the same task that it can."""

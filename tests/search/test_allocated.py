@@ -75,7 +75,8 @@ def test_a_curve_among_other_choices_is_on_its_line() -> None:
     among = curve.among((3, 4, 8, 12))
     assert among.sizes == (3, 4, 12)
     assert among.losses == pytest.approx(np.interp(among.sizes, curve.sizes, curve.losses))
-    assert curve.among((1, 2)).sizes == (2,)
+    assert curve.among((0, 1, 2)).sizes == (2,)
+    assert curve.among((0, 1)).sizes == (1,)
 
 
 def test_a_search_begins_with_what_is_allocated(tmp_path: Path) -> None:
