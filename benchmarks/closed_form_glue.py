@@ -18,6 +18,7 @@ import paddle
 from paddle import nn
 
 from closed_form import SHAPES, as_supernet, inputs, uniform
+from ofa_slim import Finish, TeacherCache
 from ofa_slim.closed_form import (
     Calibration,
     allocate,
@@ -29,7 +30,7 @@ from ofa_slim.closed_form import (
 )
 from ofa_slim.export.cut import export_subnet
 from ofa_slim.integrations.paddlenlp import load_sequence_classifier
-from ofa_slim.job.distilling import Finish, finished
+from ofa_slim.job.distilling import finished
 from ofa_slim.job.glue import TASKS
 from ofa_slim.job.tokenised import tokenise
 from ofa_slim.measure.cost import CostModel
@@ -66,7 +67,8 @@ def small_scores(
             repair(small, model, calibration)
             found[f"{name} {width}"] = evaluate(small, Batches(dev, 64), kind)
             if name == "allocated" and options.finish_epochs:
-                finish = Finish(options.finish_epochs, options.finish_rate, seed=seed)
+                answers = TeacherCache(options.output_dir / "answers", rows=len(train))
+                finish = Finish(options.finish_epochs, options.finish_rate, seed=seed, cache_teacher=answers)
                 finished(small, model, Batches(train, BATCH, np.random.default_rng(seed)), without_labels, finish, None)
                 found[f"finished {width}"] = evaluate(small, Batches(dev, 64), kind)
     return found

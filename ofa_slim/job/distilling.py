@@ -23,6 +23,7 @@ from ofa_slim.train.builders import Strategy, Teaching, only_subnet
 from ofa_slim.train.distill_config import DistillConfig
 from ofa_slim.train.feeds import LoaderFeed
 from ofa_slim.train.loop import RuntimeOptions, Schedule, train
+from ofa_slim.train.teacher import TeacherCache
 from ofa_slim.train.teacher.keys import teacher_key
 
 Loss = Callable[[Any, Any, Any], paddle.Tensor]
@@ -42,6 +43,8 @@ class Finish:
         loss: as in `Training`; hidden states of known blocks are learnt beside it.
         checkpoint_every: steps between two checkpoints, where there is a directory.
         seed: of dropout.
+        cache_teacher: keeps the original's answers on disk, so that it runs in the first epoch only, and not at all
+            where another sub-network has learnt from it; None keeps none.
 
     Raises: ConfigError for values that no training can have.
     """
@@ -51,11 +54,14 @@ class Finish:
     loss: Loss | None = None
     checkpoint_every: int = 100
     seed: int = 0
+    cache_teacher: TeacherCache | None = None
 
     def __post_init__(self) -> None:
         """Checks the numbers."""
         check_whole(self, {"epochs": 1, "checkpoint_every": 1, "seed": 0})
         check_training(self.learning_rate, self.loss)
+        if not isinstance(self.cache_teacher, (TeacherCache, type(None))):
+            raise ConfigError(f"cache_teacher {self.cache_teacher!r} is not a TeacherCache or None")
 
 
 def check_whole(settings: Any, least: dict[str, int]) -> None:
@@ -156,7 +162,10 @@ def finished(
     teacher = copy.deepcopy(original)
     key = teacher_key(model).hex()  # before anything trains
     blocks = len(find_stacks(model)) == 1
-    distill = Teaching(teacher).config(model) if blocks else DistillConfig(teacher_model=teacher, mapping_layers=[])
+    if blocks:
+        distill = Teaching(teacher, cache=finish.cache_teacher).config(model)
+    else:
+        distill = DistillConfig(teacher_model=teacher, mapping_layers=[], cache_teacher=finish.cache_teacher)
     ofa = OFA(model, only_subnet(model), distill, train_full=True, example_inputs=example)
     whole = ofa.search_space.largest()
     options = RuntimeOptions(

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paddle
@@ -11,11 +12,12 @@ from paddle import nn
 import ofa_slim
 from families import FAMILIES, inputs
 from models import batch, bert
-from ofa_slim import OFA, Finish, Training, load_subnet
+from ofa_slim import OFA, Finish, TeacherCache, Training, load_subnet
 from ofa_slim.errors import BudgetError, ConfigError, OfaSlimError, SearchError
+from ofa_slim.job import distilling
 from ofa_slim.job.distilling import soft_loss
 from ofa_slim.job.with_training import inputs_of
-from ofa_slim.train.builders import elastic_blocks
+from ofa_slim.train.builders import Teaching, elastic_blocks
 from ofa_slim.train.feeds import LoaderFeed
 
 QUICK = Training(epochs=2, candidates=6, order_rows=64)
@@ -132,6 +134,24 @@ def test_a_model_made_smaller_without_a_supernet_trains_alone(
     again = ofa_slim.compress(model, batches, budget=budget, finish=finish, directory=tmp_path)
     assert len(steps) == 16
     assert same(weights(found.model), weights(again.model))
+
+
+def test_a_second_sub_network_learns_from_the_answers_that_the_first_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def teaching(teacher: nn.Layer, **settings: Any) -> Teaching:
+        teacher.register_forward_post_hook(lambda layer, given, logits: asked.append(len(logits)))
+        return Teaching(teacher, **settings)
+
+    monkeypatch.setattr(distilling, "Teaching", teaching)
+    model, batches = FAMILIES["bert"](), [inputs("bert", 8, 9, seed) for seed in range(4)]
+    for share in (0.5, 0.3):
+        finish = Finish(epochs=3, learning_rate=1e-3, cache_teacher=TeacherCache(tmp_path, rows=32))
+        found = ofa_slim.compress(model, batches, budget={"flops_ratio": share}, finish=finish)
+        assert found.report.divergence[2] < found.report.divergence[1]
+    assert sum(asked) == 32
 
 
 @pytest.mark.slow
@@ -255,7 +275,9 @@ def test_wrong_uses_are_named_before_training(given: dict[str, object], message:
     assert not steps
 
 
-@pytest.mark.parametrize("given", [{"epochs": 0}, {"learning_rate": -1}, {"loss": 3}, {"checkpoint_every": 0}])
+@pytest.mark.parametrize(
+    "given", [{"epochs": 0}, {"learning_rate": -1}, {"loss": 3}, {"checkpoint_every": 0}, {"cache_teacher": "answers"}]
+)
 def test_a_finish_that_cannot_be_is_refused(given: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(given))):
         Finish(**given)  # type: ignore[arg-type]
