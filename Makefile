@@ -58,7 +58,7 @@ style: $(STAMP) ## format the code and apply ruff's safe fixes
 demo: $(STAMP) ## compress a BERT on movie-review snippets, search and report included (about 9 minutes)
 	$(PY) examples/fetch_demo_data.py
 	$(PY) -m ofa_slim.cli compress examples/recipes/movie-reviews.yaml --output_dir runs/demo $(ARGS)
-	$(PY) -m ofa_slim.cli pick runs/demo --budget latency_ratio=0.5 --formats onnx-int8
+	$(PY) -m ofa_slim.cli pick runs/demo --budget latency_ratio=0.5 --finish --formats onnx-int8
 
 examples: $(STAMP) ## four GLUE tasks as a table, where their files are in data/GLUE or GLUE_DIR (up to an hour)
 	$(PY) examples/fetch_demo_data.py

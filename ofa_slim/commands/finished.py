@@ -33,6 +33,9 @@ def report(run: Path, show: bool) -> None:
 @click.option("--at-least", metavar="METRIC=LEAST", help="The least of a metric: a share, or percent above 1.")
 @click.option("--minimise", metavar="COST", help="Make this cost least  [default: make the score best].")
 @click.option("--formats", metavar="LIST", help="Formats to write  [default: those of the run].")
+@click.option(
+    "--finish", is_flag=True, help="Train each alone first, as the recipe's finish_epochs say, with its smaller tables."
+)
 @click.option("--code", metavar="MODULE:FUNCTION", help="The function that made the run, where one did.")
 def pick(
     run: Path,
@@ -41,13 +44,14 @@ def pick(
     at_least: str | None,
     minimise: str | None,
     formats: str | None,
+    finish: bool,
     code: str | None,
 ) -> None:
     """Answer other budgets from a finished RUN (its output_dir), and write the chosen sub-networks.
 
     Costs are those of a search (params, flops, latency_ms, ... and with _ratio), and size_mb. Each --budget is a
-    question of its own; nothing is trained, scored or measured again. A NUMBER, as report.html shows it, names a
-    sub-network instead.
+    question of its own; without --finish nothing is trained, and no sub-network is scored or measured again. A NUMBER,
+    as report.html shows it, names a sub-network instead.
     """
     asked = bool(budgets) or at_least is not None
     if asked == (number is not None) or (minimise is not None and not asked):
@@ -63,6 +67,8 @@ def pick(
     if code is not None:
         if number is not None:
             raise click.UsageError("--code goes with --budget and --at-least, not with a NUMBER")
+        if finish:
+            raise click.UsageError("--finish is for runs of a recipe; a run of --code was finished by its own function")
         from ofa_slim.job.own_code import pick_own
 
         with quiet():
@@ -74,13 +80,17 @@ def pick(
     with quiet():
         job = picking.run_to_pick_from(run)
         names = names or list(job.recipe.formats)
+        if finish and not job.recipe.finish_epochs:
+            raise click.UsageError(f"--finish: the recipe of {run} has finish_epochs 0, so it says not how to train")
         if number is not None:
             chosen = [picking.numbered(job, number)]
         else:
             chosen = picking.picks(job, [picking.Wish(budget, least, minimise) for budget in limits])
-        records = picking.write_picks(job, chosen, names)
+        records = picking.write_picks(job, chosen, names, finish)
     for one, record in zip(chosen, records, strict=True):
         click.echo(picking.described(job, one, record))
+    if job.recipe.finish_epochs and not finish:
+        click.echo("as the search scored them; --finish trains them alone first, as the run's own choice was")
 
 
 def _numbers(option: str, text: str) -> dict[str, float]:

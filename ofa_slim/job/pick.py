@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ofa_slim.errors import SearchError, nearest
+from ofa_slim.job.chosen import Chosen, smaller_tables
+from ofa_slim.job.finish_stage import cut_and_finished
 from ofa_slim.job.finished import finished_run
 from ofa_slim.job.plan import STAGES
 from ofa_slim.job.run import Run
 from ofa_slim.job.stage_folders import check_mark, read_json
+from ofa_slim.job.stages import seeded
 from ofa_slim.job.writing_stages import ModelWriter
 from ofa_slim.search.cost_kinds import with_size
 from ofa_slim.supernet import SubnetConfig
@@ -171,15 +175,36 @@ def share(value: float) -> float:
     return value / 100 if value > 1 else value
 
 
-def write_picks(run: Run, chosen: Sequence[Pick], formats: Sequence[str]) -> list[dict[str, Any]]:
-    """Writes each choice in the formats, proven against the supernet; returns what ``export.json`` says of each."""
+def write_picks(run: Run, chosen: Sequence[Pick], formats: Sequence[str], finish: bool = False) -> list[dict[str, Any]]:
+    """Writes each choice in the formats, proven against what it was cut out of; returns its ``export.json``.
+
+    Args:
+        run: the finished run.
+        chosen: what to write.
+        formats: of each.
+        finish: whether each is refitted, trained alone and gets a smaller word table as the recipe says of the run's
+            own choice; what was stopped goes on from its checkpoint.
+    """
     ofa, tokenizer = run.supernet()
     writer = ModelWriter(run, run.folder / PICKS, tokenizer, formats)
     for pick in chosen:
+        if finish:
+            made = _finished(run, pick)
+            LOG.info("writing %s", pick.wish.name)
+            writer.write(pick.wish.name, made.model, formats, made.reference, pick.config, made.tokenizer)
+            continue
         LOG.info("writing %s", pick.wish.name)
         with ofa.subnet(pick.config):
             writer.write(pick.wish.name, ofa.export(config=pick.config), formats, ofa.model, pick.config)
     return [writer.records[pick.wish.name] for pick in chosen]
+
+
+def _finished(run: Run, pick: Pick) -> Chosen:
+    """A choice as the stage that trains the run's own choice alone would make it."""
+    place = f"{PICKS}-{pick.wish.name}"
+    made = smaller_tables(run, cut_and_finished(run, pick.config, seeded(run, STAGES["finish"]), place))
+    shutil.rmtree(run.checkpoints(place), ignore_errors=True)
+    return made
 
 
 def described(run: Run, pick: Pick, record: Mapping[str, Any]) -> str:

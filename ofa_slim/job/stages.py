@@ -73,7 +73,7 @@ def run_stages(run: Run, names: Sequence[str], overwrite: bool, resume: bool = T
             if parallel.is_writer():
                 _run_stage(run, stage, inputs, place)
             elif stage.shared:
-                RUNNERS[name](run, target, _seeded(run, stage))
+                RUNNERS[name](run, target, seeded(run, stage))
         parallel.barrier()
 
 
@@ -89,14 +89,14 @@ def _run_stage(run: Run, stage: Stage, inputs: dict[str, str], place: str) -> No
     }
     with new_folder(run.folder / stage.name, mark) as folder:
         with nullcontext() if stage.shared else parallel.alone():
-            RUNNERS[stage.name](run, folder, _seeded(run, stage))
+            RUNNERS[stage.name](run, folder, seeded(run, stage))
         mark["seconds"] = round(time.perf_counter() - start, 1)
         mark["peak_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     shutil.rmtree(run.checkpoints(stage.name), ignore_errors=True)
     LOG.info("%s %s: done in %s, at most %d MiB", place, stage.name, duration(mark["seconds"]), mark["peak_memory_mib"])
 
 
-def _seeded(run: Run, stage: Stage) -> np.random.Generator:
+def seeded(run: Run, stage: Stage) -> np.random.Generator:
     """Paddle's seed set, and a generator, for a stage; the same in every process."""
     number = [*STAGES].index(stage.name)
     paddle.seed(run.recipe.seed + number)

@@ -186,6 +186,8 @@ class TestRightUses:
         assert main(["pick", str(out), "0", "--budget", "size_mb=3"]) == 2
         assert main(["pick", str(out)]) == 2
         assert "or a NUMBER" in said(capsys)
+        assert main(["pick", str(out), "0", "--finish"]) == 2
+        assert "has finish_epochs 0" in said(capsys)
 
     def test_inspect_counts_the_sub_network(self, done: Path, capsys: Capture) -> None:
         config = done / "out" / "search" / "results.json"

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 from example_runs import run
 from models import batch, difference
 from ofa_slim import load_subnet, pipeline
+from ofa_slim.cli import main
 from ofa_slim.job import finish_stage
 from ofa_slim.train.builders import Teaching
 
@@ -171,6 +172,19 @@ def test_the_searched_sub_network_then_trains_alone_where_asked(
     assert "finish" in report["seconds"]
     assert run(recipe, *arguments) == 0
     assert capsys.readouterr().err.count("skipped, its output is in") == len(STAGES) + 1
+    points = json.loads((out / "search" / "report.json").read_text(encoding="utf-8"))["points"]
+    own = json.loads((out / "search" / "results.json").read_text(encoding="utf-8"))["config"]
+    number = str([point["config"] for point in points].index(own))
+    picking = ["pick", str(out), number, "--formats", "plain"]
+    assert main([*picking, "--finish"]) == 0
+    assert "--finish" not in capsys.readouterr().out
+    again = load_subnet(out / "picks" / number / "plain").state_dict()
+    for key, value in written.state_dict().items():
+        assert difference(value, again[key]) == 0, f"{key} of the run's own choice, trained as the run did"
+    assert not any((out / "checkpoints").iterdir())
+    assert main(picking) == 0
+    assert "--finish trains them alone first" in capsys.readouterr().out
+    assert load_subnet(out / "picks" / number / "plain").config.vocab_size == rows
     assert run(recipe, *arguments, "--finish_epochs", "1") == 1
     assert "finish_epochs (2 there, 1 now)" in capsys.readouterr().err
 
