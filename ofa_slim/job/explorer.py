@@ -28,7 +28,8 @@ def explorer_data(report: Mapping[str, Any], folder: str) -> dict[str, Any]:
     """
     whole = _whole(report)
     names = list(whole)
-    sets = [_searched(report["search"], names, folder), _written(report, names, whole, folder)]
+    finish = " --finish" if report["settings"].get("finish_epochs") else ""
+    sets = [_searched(report["search"], names, folder, finish), _written(report, names, whole, folder)]
     return {"sets": [one for one in sets if one["points"]], "layers": _layers(whole), "depths": _depths(whole)}
 
 
@@ -49,8 +50,8 @@ def _whole(report: Mapping[str, Any]) -> dict[str, int]:
     return {name: max(config[name] for config in among) for name in names}
 
 
-def _searched(search: Mapping[str, Any], names: Sequence[str], folder: str) -> dict[str, Any]:
-    """The points of the search, in its order."""
+def _searched(search: Mapping[str, Any], names: Sequence[str], folder: str, finish: str) -> dict[str, Any]:
+    """The points of the search, in its order; `finish` is how the command that writes one ends."""
     points = [{**point, "costs": with_size(point["costs"])} for point in search["points"]]
     kinds = [kind for kind in COSTS.values() if points and kind.name in points[0]["costs"]]
     kinds.sort(key=lambda kind: kind.name != search["cost"])
@@ -68,7 +69,7 @@ def _searched(search: Mapping[str, Any], names: Sequence[str], folder: str) -> d
                 "scores": [_percent(has.get(name)) for name in metrics],
                 "costs": [_short(kind.scale * point["costs"][kind.name]) for kind in kinds],
                 "sizes": [point["config"][name] for name in names],
-                "command": f"ofa-slim pick {shlex.quote(folder)} {number}",
+                "command": f"ofa-slim pick {shlex.quote(folder)} {number}{finish}",
             }
         )
     return {
