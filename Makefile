@@ -79,6 +79,7 @@ bench: $(STAMP) ## run the benchmarks; those on SST-2 only where its files are
 	$(PY) benchmarks/closed_form_start.py
 	$(PY) benchmarks/closed_form_glue.py
 	$(PY) benchmarks/harder.py --vocabulary
+	$(PY) benchmarks/uniform.py
 	$(PY) benchmarks/growth.py --large
 	OMP_NUM_THREADS=1 $(PY) examples/decoder_minitron.py
 	OMP_NUM_THREADS=1 $(PY) benchmarks/closed_form_digits.py
