@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from paddle import nn
 from families import FAMILIES, HIDDEN, each_family, inputs, outputs
 from models import batch, bert, difference, labels
 from ofa_slim import OFA, Convert, DistillConfig, RunConfig, dynabert_config, load_subnet, save_subnet, supernet
-from ofa_slim.errors import ConfigError, ConvertError, ImportanceError, LatencyError
+from ofa_slim.base.clock import Rule
+from ofa_slim.errors import ConfigError, ConvertError, ImportanceError
 from ofa_slim.measure import LatencyTable
 from ofa_slim.measure.cost import CostModel
 from ofa_slim.ordering.hidden import compute_hidden_importance, reorder_hidden
@@ -211,8 +213,13 @@ def test_a_search_has_hidden_sizes_among_its_candidates(tmp_path: Path) -> None:
     )
     result = ofa.search(lambda net: -abs(net.net_config["hidden_size"] - 12), {"params_ratio": 0.9}, config)
     assert result.config["hidden_size"] == 12
-    with pytest.raises(LatencyError, match=r"'hidden_size' cuts .* give a budget of parameters"):
-        LatencyTable.build(ofa, input_shapes=[[1, 8], [1, 8]], progress=False)
+    rule = Rule(warm_up=0, least=2, most=2)
+    table = LatencyTable.build(ofa, input_shapes=[[1, 8], [1, 8]], rule=rule, progress=False)
+    assert [block.across is not None for block in table.blocks] == [True] * LAYERS + [False] * 2, "pooler, classifier"
+    timed = replace(config, directory=None, latency=table)
+    result = ofa.search(lambda net: -abs(net.net_config["hidden_size"] - 12), {"latency_ratio": 1e6}, timed)
+    assert result.config["hidden_size"] == 12
+    assert result.best.costs["latency_ms"] == table.predict(result.config)
 
 
 class Twin(nn.Layer):
