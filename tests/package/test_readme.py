@@ -124,7 +124,9 @@ def test_the_training_script_and_the_configs_after_it(tmp_path: Path, monkeypatc
     for code in SERVED:
         exec(code, names)
         assert names["logits"].shape == (32, 3)
-    exec(PROCESSES, names)
+    with pytest.raises(SystemExit) as left:  # the script's last line
+        exec(PROCESSES, names)
+    assert left.value.code == 0
     exec(WORKER, names)
     exec(OTHER, names)
     assert names["small"].fc.weight.shape == [256, 1000]
