@@ -55,7 +55,7 @@ style: $(STAMP) ## format the code and apply ruff's safe fixes
 	$(PY) -m ruff check --fix-only .
 	$(PY) -m ruff format .
 
-demo: $(STAMP) ## compress a BERT on movie-review snippets, search and report included (about 9 minutes)
+demo: $(STAMP) ## compress a BERT on movie-review snippets, search and report included (10 to 20 minutes)
 	$(PY) examples/fetch_demo_data.py
 	$(PY) -m ofa_slim.cli compress examples/recipes/movie-reviews.yaml --output_dir runs/demo $(ARGS)
 	$(PY) -m ofa_slim.cli pick runs/demo --budget latency_ratio=0.5 --finish --formats onnx-int8
