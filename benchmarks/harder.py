@@ -90,13 +90,18 @@ class Written:
             row["latency_ms"] = {shape: time["median"] for shape, time in times[name, FORMAT].items()}
 
 
+def add_training_options(parser: argparse.ArgumentParser) -> None:
+    """How a network is refitted and trains alone."""
+    parser.add_argument("--epochs", type=int, default=3, help="of training alone")
+    parser.add_argument("--finish_rate", type=float, default=2e-4, help="highest learning rate of these")
+    parser.add_argument("--rows", type=int, default=2048, help="of the calibration")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.32, 0.24])
-    parser.add_argument("--epochs", type=int, default=3, help="of training alone")
-    parser.add_argument("--finish_rate", type=float, default=2e-4, help="highest learning rate of these")
-    parser.add_argument("--rows", type=int, default=2048, help="of the calibration")
+    add_training_options(parser)
     parser.add_argument("--vocabulary", action="store_true")
     options = parser.parse_args()
     if reason := missing(options):

@@ -23,7 +23,7 @@ import paddle
 from paddle import nn
 
 from closed_form import as_supernet, inputs
-from harder import FORMAT, Written, table_of
+from harder import FORMAT, Written, add_training_options, table_of
 from ofa_slim import Finish
 from ofa_slim.closed_form import Calibration, Curve, allocate, measure_curves, reorder_by_obs, repair, statistics
 from ofa_slim.closed_form.calibration import without_labels
@@ -150,9 +150,7 @@ def main() -> None:
     parser.add_argument("--shares", type=float, nargs="*", default=[0.35, 0.25])
     parser.add_argument("--blocks", type=int, nargs="+", default=[1, 2, 3, 4, 5, 6], help="depths of the same width")
     parser.add_argument("--ablate", type=float, nargs="*", default=[], metavar="SHARE")
-    parser.add_argument("--epochs", type=int, default=3, help="of training alone")
-    parser.add_argument("--finish_rate", type=float, default=2e-4, help="highest learning rate of these")
-    parser.add_argument("--rows", type=int, default=2048, help="of the calibration")
+    add_training_options(parser)
     options = parser.parse_args()
     if reason := missing(options):
         print(f"uniform: {reason}")

@@ -154,7 +154,8 @@ def find_blocks(supernet: Supernet, example: Example) -> list[BlockCall]:
             )
         if outside or len(inside) > 1:  # blocks of one axis may hand on what it cuts, as T5's biases for places
             fed |= inside
-        for path in inside | outside if axis.task == HIDDEN else inside or outside:
+        cut = inside | outside if axis.task == HIDDEN else inside or outside
+        for path in sorted(cut):
             axes_at.setdefault(path, []).append(axis)
     for path, depth in stacks.items():
         if depth is not None:
@@ -204,8 +205,8 @@ def _block_call(
     arguments = (*example.args, *example.kwargs.values())
     shapes = [list(value.shape) for value in arguments if isinstance(value, paddle.Tensor)]
     state = {key: list(value.shape) for key, value in layer.state_dict().items()}
-    sizes = [[axis.choices for axis in axes if axis.name in dimension.axes] for dimension in dimensions]
-    sizes += [[axis.choices for axis in axes if across is not None and axis.name in across.axes]]
+    all_dimensions = dimensions if across is None else [across, *dimensions]
+    sizes = [[axis.choices for axis in axes if axis.name in dimension.axes] for dimension in all_dimensions]
     kind = repr((type(layer).__name__, layer.extra_repr(), state, shapes, sizes, len(calls)))
     return BlockCall(Block(path, kind, tuple(dimensions), stacked, depth, across), example, len(calls), whole)
 

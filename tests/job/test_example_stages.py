@@ -17,6 +17,7 @@ from ofa_slim import load_subnet, pipeline
 from ofa_slim.cli import main
 from ofa_slim.job import finish_stage
 from ofa_slim.train.builders import Teaching
+from teacher_caches import rows_asked
 
 STAGES = ("finetune", "importance", "reorder", "train", "evaluate", "search", "formats")
 
@@ -113,13 +114,7 @@ def test_heads_and_neurons_are_ranked_without_labels_where_asked(recipe: Path) -
 def test_finishing_asks_a_cached_teacher_once_for_each_row(
     recipe: Path, monkeypatch: pytest.MonkeyPatch, cached: str, epochs: int
 ) -> None:
-    asked: list[int] = []
-
-    def teaching(teacher: nn.Layer, **settings: Any) -> Teaching:
-        teacher.register_forward_post_hook(lambda layer, inputs, logits: asked.append(len(logits)))
-        return Teaching(teacher, **settings)
-
-    monkeypatch.setattr(finish_stage, "Teaching", teaching)
+    asked = rows_asked(finish_stage, monkeypatch)
     stages = ("--stages", "finetune,importance,reorder,train,search,finish")
     assert run(recipe, *stages, "--finish_epochs", "2", "--cache_teacher", cached) == 0
     assert sum(asked) == 48 * epochs

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import paddle
@@ -17,8 +16,9 @@ from ofa_slim.errors import BudgetError, ConfigError, OfaSlimError, SearchError
 from ofa_slim.job import distilling
 from ofa_slim.job.distilling import soft_loss
 from ofa_slim.job.with_training import inputs_of
-from ofa_slim.train.builders import Teaching, elastic_blocks
+from ofa_slim.train.builders import elastic_blocks
 from ofa_slim.train.feeds import LoaderFeed
+from teacher_caches import rows_asked
 
 QUICK = Training(epochs=2, candidates=6, order_rows=64)
 
@@ -139,13 +139,7 @@ def test_a_model_made_smaller_without_a_supernet_trains_alone(
 def test_a_second_sub_network_learns_from_the_answers_that_the_first_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
-
-    def teaching(teacher: nn.Layer, **settings: Any) -> Teaching:
-        teacher.register_forward_post_hook(lambda layer, given, logits: asked.append(len(logits)))
-        return Teaching(teacher, **settings)
-
-    monkeypatch.setattr(distilling, "Teaching", teaching)
+    asked = rows_asked(distilling, monkeypatch)
     model, batches = FAMILIES["bert"](), [inputs("bert", 8, 9, seed) for seed in range(4)]
     for share in (0.5, 0.3):
         finish = Finish(epochs=3, learning_rate=1e-3, cache_teacher=TeacherCache(tmp_path, rows=32))

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from browser import CHROMIUM, Tab, browser
-from ofa_slim.job.explorer import explorer_data
 from run_reports import sample_page, sample_report
 
 pytestmark = [
@@ -183,11 +182,3 @@ def test_without_javascript_there_are_tables_and_pictures(tab: Tab, page: Path) 
     assert tab.value("explorer.offsetParent") is None
     assert tab.value("document.querySelectorAll('table').length") == 4
     assert tab.value("document.querySelectorAll('noscript img').length") == 3
-
-
-@pytest.mark.parametrize(("epochs", "end"), [(0, "7"), (2, "7 --finish")])
-def test_commands_train_alone_where_the_run_did(epochs: int, end: str) -> None:
-    report = sample_report()
-    report["settings"]["finish_epochs"] = epochs
-    points = explorer_data(report, "runs/my run")["sets"][0]["points"]
-    assert points[7]["command"] == f"ofa-slim pick 'runs/my run' {end}"

@@ -2,7 +2,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from ofa_slim.job.explorer import explorer_data
 from ofa_slim.job.page import format_rows, lead, markdown_rows
+from run_reports import sample_report
 
 
 def row(model: str, form: str, size: float, one: float, many: float, score: float) -> dict[str, Any]:
@@ -46,3 +50,11 @@ def test_the_lead_names_the_share_of_the_format() -> None:
     alone = {"rows": [FORMATS["rows"][0], FORMATS["rows"][2]]}
     assert "1.50 times as fast" in lead({"formats": alone, "metric": "accuracy"})
     assert "alone" not in lead({"formats": alone, "metric": "accuracy"})
+
+
+@pytest.mark.parametrize(("epochs", "end"), [(0, "7"), (2, "7 --finish")])
+def test_commands_train_alone_where_the_run_did(epochs: int, end: str) -> None:
+    report = sample_report()
+    report["settings"]["finish_epochs"] = epochs
+    points = explorer_data(report, "runs/my run")["sets"][0]["points"]
+    assert points[7]["command"] == f"ofa-slim pick 'runs/my run' {end}"

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import paddle
 import paddle.nn.functional as F
+import pytest
 from paddle import nn
 
 from models import bert, ofa_of
 from ofa_slim import OFA, TeacherCache
 from ofa_slim.base.taps import Taps
+from ofa_slim.train.builders import Teaching
 from ofa_slim.train.teacher.answer import Answer
 from ofa_slim.train.teacher.cache import CachedEngine
 from ofa_slim.train.teacher.engines import LayerByLayer
@@ -103,3 +106,15 @@ class Cached:
 def words(answer: Any = pooled) -> Words:
     paddle.seed(3)
     return Words(answer)
+
+
+def rows_asked(module: ModuleType, patch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows each call of a teacher has that a module trains with from now on."""
+    asked: list[int] = []
+
+    def teaching(teacher: nn.Layer, **settings: Any) -> Teaching:
+        teacher.register_forward_post_hook(lambda layer, given, logits: asked.append(len(logits)))
+        return Teaching(teacher, **settings)
+
+    patch.setattr(module, "Teaching", teaching)
+    return asked
