@@ -137,7 +137,7 @@ class Seed:
         )
         for name, result in (
             ("all parts stay", lambda name: self.add(name, self.chosen(share, some))),
-            ("order of |parameter * gradient|", lambda name: self.add(name, config, by_gradient)),
+            ("gradient order", lambda name: self.add(name, config, by_gradient)),
             ("not refitted", lambda name: self.add(name, config, refit=False)),
         ):
             yield {**result(name), "all steps are better by": self.better("all steps", name)}
