@@ -119,7 +119,8 @@ def _onnx(engine: str, layer: nn.Layer, example: Example) -> OpenProgram:
         quantise_dynamic(file, files.folder / name, [needed])
 
     def open_program() -> Program:
-        session = open_session(files.folder / name, threads())
+        # Its threads would spin for 55 ms after each run, while the next program has its turn.
+        session = open_session(files.folder / name, threads(), rests=True)
 
         def run() -> None:
             session.run(None, needed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
@@ -361,6 +362,21 @@ def test_exported_models_are_timed_by_the_engine(engine: str) -> None:
     assert table.predict(ofa.search_space.largest()) > 0
     assert ("ONNX Runtime" in table.about.version) == (engine != "inference")
     table.check(ofa, SHAPES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["onnx", "onnx-int8"])
+def test_a_program_keeps_no_core_busy_after_its_turn(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    run = programs.ENGINES[engine](encoder(heads=8, head_dim=16, ffn=512), Example((paddle.rand([8, 32, 128]),)))()
+    busy = []
+    for _ in range(5):
+        run()
+        before = time.process_time()
+        time.sleep(0.05)
+        busy.append(time.process_time() - before)
+    assert min(busy) < 0.01, "its threads take a core from the next program"
 
 
 def test_a_search_and_a_call_without_training_measure_in_the_engine_that_will_serve(
