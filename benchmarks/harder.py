@@ -21,7 +21,7 @@ from paddle import nn
 
 import ofa_slim
 from closed_form import SHAPES, as_supernet
-from ofa_slim import Finish, prune_vocabulary
+from ofa_slim import Finish, TeacherCache, prune_vocabulary
 from ofa_slim.closed_form import curve_sizes
 from ofa_slim.closed_form.calibration import without_labels
 from ofa_slim.export.formats import Opened, time_models, write_formats
@@ -97,6 +97,12 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", type=int, default=2048, help="of the calibration")
 
 
+def finish_of(options: argparse.Namespace, seed: int, rows: int) -> Finish:
+    """How a network trains alone on so many rows; the original answers each of them once, for all networks."""
+    answers = TeacherCache(options.output_dir / "answers", rows)
+    return Finish(options.epochs, options.finish_rate, seed=seed, cache_teacher=answers)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
@@ -124,7 +130,7 @@ def main() -> None:
                 step = {"seed": seed, "share": share, "config": dict(small.report.config),
                         "costs": dict(small.report.costs), "untrained": scores(small.model, sets)}  # fmt: skip
                 trained = copy.deepcopy(small.model)
-                finish = Finish(options.epochs, options.finish_rate, seed=seed)
+                finish = finish_of(options, seed, len(train))
                 finished(trained, model, loader, without_labels, finish, None)
                 step["trained"] = scores(trained, sets)
                 steps.append(step)

@@ -23,8 +23,7 @@ import paddle
 from paddle import nn
 
 from closed_form import as_supernet, inputs
-from harder import FORMAT, Written, add_training_options, table_of
-from ofa_slim import Finish
+from harder import FORMAT, Written, add_training_options, finish_of, table_of
 from ofa_slim.closed_form import Calibration, Curve, allocate, measure_curves, reorder_by_obs, repair, statistics
 from ofa_slim.closed_form.calibration import without_labels
 from ofa_slim.export.cut import export_subnet
@@ -107,7 +106,7 @@ class Seed:
         if refit:
             repair(small, self.model, self.calibration)
         loader = Batches(self.train, BATCH, np.random.default_rng(self.seed))
-        finish = Finish(self.options.epochs, self.options.finish_rate, seed=self.seed)
+        finish = finish_of(self.options, self.seed, len(self.train))
         finished(small, self.model, loader, without_labels, finish, None)
         self.written.add(f"{name}-seed-{self.seed}", small)
         return {"model": name, "seed": self.seed, "share": self.time_of(config) / self.largest, "config": dict(config)}

@@ -7,7 +7,7 @@ is exported from it are counted by the same sums; only where the sizes come from
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -33,16 +33,20 @@ class Cost:
         params: what its `parameters()` hold; Paddle counts the running statistics of batch norms among them.
         flops: multiply-accumulates of one forward, each counted as one, by the rules of `paddle.flops`: a linear
             layer's inputs per output; a convolution's inputs times kernel, and its bias, per output; 2 per output of a
-            norm. Beyond
-            what that counts: norms other than batch norms, and attention's two products. Activation functions, pooling
-            and what a forward computes by itself count nothing.
+            norm. Beyond what that counts: norms other than batch norms, and attention's two products. Activation
+            functions, pooling and what a forward computes by itself count nothing.
         activation_bytes: the outputs of all linear layers, convolutions, norms and embeddings in one forward, and the
             scores of attention. A training step keeps about that much; inference less.
+        working_bytes: the inputs and outputs of the layer that has most of them; of attention its queries and scores.
+            Inference needs that much at least beside the weights.
+        matrix_params: those of `params` that are in matrices: 8 bits are enough for these.
     """
 
     params: int
     flops: int
     activation_bytes: int
+    working_bytes: int
+    matrix_params: int
 
 
 @dataclass(frozen=True)
@@ -52,13 +56,20 @@ class _Use:
     Attributes:
         positions: at how many places it computed all its outputs, all calls together; for attention, pairs of places.
         bytes: of one output.
+        at_once: at how many places in its largest call.
+        read: how many places that call's input has; 0 where that has no channels (numbers of rows of a table).
     """
 
     positions: int
     bytes: int
+    at_once: int
+    read: int = 0
 
 
 _Uses = Mapping[str, _Use]
+
+_Calls = dict[str, list[tuple[paddle.Tensor, paddle.Tensor | None]]]
+"""The output of each call of a layer, and its first input, by the layer's path."""
 
 
 class CostModel:
@@ -133,13 +144,13 @@ class CostModel:
     def _seen(self, config: SubnetConfig) -> _Uses:
         """What the layers do in one forward of a sub-network."""
         model, extents = self._supernet.model, self._supernet.layer_sizes(config)
-        with self._supernet.using(config), _watched(model, self._layers) as outputs:
+        with self._supernet.using(config), _watched(model, self._layers) as calls:
             self._example.call(model, **self._supernet.forward_arguments(config))
         sizes = {
             path: {**layer.full, **{role: length(extent) for role, extent in extents.get(path, {}).items()}}
             for path, layer in self._layers.items()
         }
-        return _positions(self._layers, sizes, outputs)
+        return _positions(self._layers, sizes, calls)
 
 
 def measured_cost(model: nn.Layer, example: Example, **call: Any) -> Cost:
@@ -151,10 +162,10 @@ def measured_cost(model: nn.Layer, example: Example, **call: Any) -> Cost:
         call: what it is given beside.
     """
     layers = _counted_layers(model)
-    with _watched(model, layers) as outputs:
+    with _watched(model, layers) as calls:
         example.call(model, **call)
     sizes = {path: layer.full for path, layer in layers.items()}
-    return _total(layers, sizes, _positions(layers, sizes, outputs), _uncounted_params(model, layers))
+    return _total(layers, sizes, _positions(layers, sizes, calls), _uncounted_params(model, layers))
 
 
 @dataclass(frozen=True)
@@ -195,19 +206,28 @@ class _Counted:
         """Outputs per position."""
         return sizes["heads" if self.spec.qk_projections is not None else "out"]
 
+    def inputs(self, sizes: Mapping[str, int]) -> int:
+        """Inputs per place of them: of attention the channels of its queries."""
+        if self.spec.qk_projections is not None:
+            return self.head_dim * sizes["heads"]
+        return sizes.get("in", sizes["out"])
+
 
 def _total(
     layers: Mapping[str, _Counted], sizes: Mapping[str, Mapping[str, int]], uses: _Uses, other_params: int
 ) -> Cost:
-    params, flops, activations = other_params, 0, 0
+    params, flops, activations, working, matrices = other_params, 0, 0, 0, 0
     for path, layer in layers.items():
         own = sizes[path]
-        params += sum(layer.entries(name, own) for name in layer.params if name not in layer.tied)
+        for name in layer.params.keys() - layer.tied:
+            params += layer.entries(name, own)
+            matrices += layer.entries(name, own) if len(layer.params[name]) == 2 else 0
         use = uses.get(path)
         if use is not None:
             flops += use.positions * layer.work(own)
             activations += use.positions * layer.outputs(own) * use.bytes
-    return Cost(params, flops, activations)
+            working = max(working, use.bytes * (use.at_once * layer.outputs(own) + use.read * layer.inputs(own)))
+    return Cost(params, flops, activations, working, matrices)
 
 
 def _counted_layers(model: nn.Layer) -> dict[str, _Counted]:
@@ -254,15 +274,16 @@ def _stacks(model: nn.Layer, space: SearchSpace) -> dict[str, Axis]:
 
 
 @contextmanager
-def _watched(model: nn.Layer, layers: Mapping[str, _Counted]) -> Iterator[dict[str, list[paddle.Tensor]]]:
-    """Inside the block, the outputs of layers are noted by path."""
+def _watched(model: nn.Layer, layers: Mapping[str, _Counted]) -> Iterator[_Calls]:
+    """Inside the block, the outputs and inputs of layers are noted by path."""
     by_path = dict(model.named_sublayers(include_self=True))
-    noted: dict[str, list[paddle.Tensor]] = {}
+    noted: _Calls = {}
     hooks = []
     for path in layers:
 
         def note(layer: nn.Layer, inputs: Any, output: Any, path: str = path) -> None:
-            noted.setdefault(path, []).extend(split(output)[0][:1])
+            for first in split(output)[0][:1]:
+                noted.setdefault(path, []).append((first, next(iter(split(inputs)[0]), None)))
 
         hooks.append(by_path[path].register_forward_post_hook(cast(Any, note)))
     try:
@@ -273,21 +294,23 @@ def _watched(model: nn.Layer, layers: Mapping[str, _Counted]) -> Iterator[dict[s
 
 
 def _positions(
-    layers: Mapping[str, _Counted],
-    sizes: Mapping[str, Mapping[str, int]],
-    outputs: Mapping[str, Sequence[paddle.Tensor]],
+    layers: Mapping[str, _Counted], sizes: Mapping[str, Mapping[str, int]], calls: _Calls
 ) -> dict[str, _Use]:
     """At how many positions each layer worked."""
     found = {}
     for path, layer in layers.items():
         if layer.spec.qk_projections is not None:
-            query, key = (outputs.get(f"{path}.{name}", ()) for name in layer.spec.qk_projections)
-            pairs = sum(
-                math.prod(one.shape[:-1]) * int(other.shape[-2]) for one, other in zip(query, key, strict=False)
+            query, key = (
+                [output for output, _ in calls.get(f"{path}.{name}", ())] for name in layer.spec.qk_projections
             )
+            places = [(math.prod(one.shape[:-1]), int(other.shape[-2])) for one, other in zip(query, key, strict=False)]
+            pairs = [rows * length for rows, length in places]
             if pairs:
-                found[path] = _Use(pairs, query[0].element_size())
-        elif "out" in layer.full and path in outputs:
-            entries = sum(int(tensor.size) for tensor in outputs[path])
-            found[path] = _Use(entries // max(1, sizes[path]["out"]), outputs[path][0].element_size())
+                found[path] = _Use(sum(pairs), query[0].element_size(), max(pairs), max(rows for rows, _ in places))
+        elif "out" in layer.full and path in calls:
+            own = sizes[path]
+            outputs = [int(output.size) // max(1, own["out"]) for output, _ in calls[path]]
+            read = [int(given.size) // max(1, layer.inputs(own)) for _, given in calls[path] if given is not None]
+            most = 0 if "rows" in own else max(read, default=0)
+            found[path] = _Use(sum(outputs), calls[path][0][0].element_size(), max(outputs), most)
     return found

@@ -59,11 +59,22 @@ def _latency(sources: CostSources, config: SubnetConfig) -> float:
     return sources.table.predict(config)
 
 
+def _in_8_bits(sources: CostSources, config: SubnetConfig) -> float:
+    """Megabytes of the weights as dynamic quantisation writes them: a byte for each number of a matrix."""
+    return 1e-6 * (4 * sources.counted.params - 3 * sources.counted.matrix_params)
+
+
+def _memory(sources: CostSources, config: SubnetConfig) -> float:
+    return 1e-6 * (4 * sources.counted.params + sources.counted.working_bytes)
+
+
 COSTS: dict[str, CostKind] = {
     kind.name: kind
     for kind in (
         CostKind("params", lambda has, config: has.counted.params, "parameters (millions)", "M", 1e-6),
         CostKind("size_mb", lambda has, config: 4e-6 * has.counted.params, "size of the weights (MB)", "MB"),
+        CostKind("size_int8_mb", _in_8_bits, "size of the weights in 8 bits (MB)", "MB"),
+        CostKind("memory_mb", _memory, "weights and the largest layer's data (MB)", "MB"),
         CostKind("flops", lambda has, config: has.counted.flops, "multiply-accumulates (millions)", "M", 1e-6),
         CostKind(
             "activation_bytes", lambda has, config: has.counted.activation_bytes, "activations (MiB)", "MiB", 2**-20

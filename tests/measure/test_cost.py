@@ -54,6 +54,8 @@ def test_attention_is_counted_by_hand() -> None:
     assert found.params == words * width + linear + 4 * width + ffn + width + 5 + 2 * 2 * width
     outputs = width + 4 * width + 4 * length + 2 * width + ffn + width + 5
     assert found.activation_bytes == 4 * rows * length * outputs
+    assert found.working_bytes == 4 * rows * length * max(4 * length + width, width + ffn)
+    assert found.matrix_params == words * width + linear
 
 
 class Mixed(nn.Layer):

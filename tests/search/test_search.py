@@ -158,6 +158,9 @@ def test_several_limits_hold_at_once() -> None:
     assert result.best.costs["size_ratio"] <= 0.8
     for point in result.points:
         assert point.within == all(point.costs[key] <= most for key, most in limits.items())
+        assert (
+            point.costs["size_mb"] / 4 < point.costs["size_int8_mb"] < point.costs["size_mb"] < point.costs["memory_mb"]
+        )
     smaller = result.best_within({"flops_ratio": 0.5})
     assert smaller.costs["flops_ratio"] <= 0.5
     with pytest.raises(SearchError, match="no scored sub-network"):
