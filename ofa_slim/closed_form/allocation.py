@@ -115,11 +115,11 @@ def measure_curves(
             measured = {}
             for size in sorted({sizes[0], *(max(1, round(share * axis.size)) for share in measured_shares)}):
                 with _cut(model, parts, found, removals[axis.name], size, ridge):
-                    got = [
+                    got = (  # one batch at a time: the outputs of a language model are large
                         floats(runner.run(batch, stream, at, None)[0])
                         for batch, stream in zip(calibration, streams, strict=True)
-                    ]
-                measured[size] = mean_divergence(wanted, got, calibration, by)
+                    )
+                    measured[size] = mean_divergence(wanted, got, calibration, by)
             losses = _between(sizes[:-1], measured, removals[axis.name].errors)
             # A larger size is never worse: what measured worse is luck of the rows.
             monotone = np.maximum.accumulate([0.0, *losses[::-1]])[::-1]

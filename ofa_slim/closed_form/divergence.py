@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import paddle
@@ -27,8 +27,8 @@ def divergence(original: paddle.Tensor, smaller: paddle.Tensor) -> paddle.Tensor
 
 
 def mean_divergence(
-    outputs: Sequence[list[paddle.Tensor]],
-    others: Sequence[list[paddle.Tensor]],
+    outputs: Iterable[list[paddle.Tensor]],
+    others: Iterable[list[paddle.Tensor]],
     calibration: Calibration,
     by: Divergence = divergence,
 ) -> float:

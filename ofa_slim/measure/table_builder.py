@@ -24,6 +24,8 @@ from ofa_slim.supernet.space import SearchSpace
 from ofa_slim.supernet.subnet_config import SubnetConfig
 
 _BETWEEN = 6  # whole sub-networks that are measured, beside the largest and the smallest
+# A program's place in memory changes its time by more than its runs differ, so these are few, and the loads several.
+_RULE = Rule(seconds=3.0)
 _AT_ONCE = 24  # programs that take turns; each is in memory
 _EMPTY = "empty"  # a program that does next to nothing: what every run costs beside its work
 _MOST_ADDITIVE = 12
@@ -45,7 +47,7 @@ def measure_blocks(
     progress: bool,
 ) -> Measured:
     """See `LatencyTable.build`."""
-    save_program, rule = engine_of(engine), rule or Rule()
+    save_program, rule = engine_of(engine), rule or _RULE
     example = supernet.example(input_shapes, input_dtypes)
     if choices is not None:
         supernet = Supernet(supernet.model, supernet.space.with_choices(choices), supernet.names)
@@ -70,10 +72,11 @@ def measure_blocks(
         # In a model a block finds the weights of other blocks in the caches, so here its turn is a single run.
         rounds = {"least": rule.least * rule.runs, "most": rule.most * rule.runs}
         among_others = _Reference(load_model, replace(rule, untimed=0, runs=1, **rounds))
-        shares = among_others.shares({_EMPTY: save_program(*empty_program(blocks[0]))})
+        shares: dict[Any, float] = {}
+        empty = {_EMPTY: save_program(*empty_program(blocks[0]))}
         for keys in _batches(list(wanted)):
             loads = {key: _block(save_program, supernet, *wanted[key]) for key in keys}
-            shares |= among_others.shares(loads)
+            shares |= among_others.shares({**loads, **empty})
             bar.update(len(keys))
     whole_ms = [as_served.ms * whole_shares.get(config, 1.0) for config in anchors]
     measured = {
