@@ -44,7 +44,8 @@ def _planned(recipe: Recipe, stages: Sequence[str]) -> tuple[list[str], str]:
     sample = tokenise(tokenizer, train.limited(SAMPLED_ROWS), recipe.max_length, run.inputs, task.form)
     step = _step_seconds(model, sample, task.kind, recipe.batch_size)
     tuning = 0 if recipe.finetuned_dir else recipe.epochs * -(-len(train) // recipe.batch_size)
-    supernet_rows = min(len(train), recipe.supernet_rows or len(train))
+    copies = 1 + recipe.augment_copies
+    supernet_rows = copies * min(len(train), recipe.supernet_rows or len(train))
     batches = -(-supernet_rows // recipe.batch_size)
     sizes = {
         phase: len(recipe.widths) * depths if recipe.strategy == "uniform" else recipe.random_subnets + 2
@@ -53,7 +54,7 @@ def _planned(recipe: Recipe, stages: Sequence[str]) -> tuple[list[str], str]:
     phases = {"width": recipe.width_epochs * batches, "depth": recipe.depth_epochs * batches}
     trains = recipe.training != "none"
     share = float(np.mean(recipe.widths))  # a step of a sub-network takes about its width's share
-    finishing = recipe.finish_epochs * -(-len(train) // recipe.batch_size)
+    finishing = recipe.finish_epochs * -(-copies * len(train) // recipe.batch_size)
     seconds = step * (tuning + finishing * share + trains * share * sum(phases[name] * sizes[name] for name in phases))
     forwards = len(recipe.widths) * len(recipe.depth_mults) * 2 * sum(map(len, dev.values()))
     searched = recipe.search_candidates * min(recipe.search_part, len(search)) + recipe.search_survivors * len(search)

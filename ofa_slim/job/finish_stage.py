@@ -79,6 +79,7 @@ def finish(
         small, tokenizer, report = fewer_tokens(run, small, tokenizer)
         about["vocabulary"] = report.to_dict()
     train, dev = run.examples(tokenizer)
+    train = run.augmented(train, tokenizer, rng)
     before = run.scores(small, dev)
     cache = run.teacher_cache(place, train)
     distill = Teaching(teacher, lambda_distill=recipe.lambda_rep, cache=cache).config(small)

@@ -33,16 +33,19 @@ FINETUNE_KEYS = (
     "model_name_or_path", "finetuned_dir", "epochs", "learning_rate", "batch_size", "warmup", "weight_decay",
     "accumulate", "amp",
 )  # fmt: skip
+AUGMENT_KEYS = ("augment_copies", "augment_share")
 TRAIN_KEYS = (
     "supernet_rows", "widths", "depth_mults", "width_epochs", "depth_epochs", "width_learning_rate",
-    "depth_learning_rate", "lambda_logit", "lambda_rep", "strategy", "random_subnets", "cache_teacher",
+    "depth_learning_rate", "lambda_logit", "lambda_rep", "strategy", "random_subnets", "cache_teacher", *AUGMENT_KEYS,
 )  # fmt: skip
 
 SEARCH_KEYS = (
     "budget", "search_candidates", "search_part", "search_survivors", "multiple_of", "latency_rows", "latency_length",
     "latency_engine",
 )  # fmt: skip
-FINISH_KEYS = ("finish_epochs", "finish_learning_rate", "repair", "calibration_rows", "vocabulary_coverage")
+FINISH_KEYS = (
+    "finish_epochs", "finish_learning_rate", "repair", "calibration_rows", "vocabulary_coverage", *AUGMENT_KEYS,
+)  # fmt: skip
 FORMAT_KEYS = (
     "finish_epochs", "formats", "format_widths", "embedding_rank", "vocabulary_coverage", "repair", "calibration_rows",
     "tolerance", "latency_length", "latency_rounds",
@@ -50,7 +53,7 @@ FORMAT_KEYS = (
 SHRINK_KEYS = (
     "budget", "calibration_rows", "omit", "finish_epochs", "finish_learning_rate", "vocabulary_coverage",
     "embedding_rank", "formats", "tolerance", "latency_rows", "latency_length", "latency_engine", "latency_rounds",
-    "cache_teacher",
+    "cache_teacher", *AUGMENT_KEYS,
 )  # fmt: skip
 
 STAGES: dict[str, Stage] = {

@@ -140,6 +140,12 @@ class Recipe(BaseModel):
         False,
         description="keep the teacher's answers on disk and skip it from the second epoch on, also of finish_epochs",
     )
+    augment_copies: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="for small training sets: further copies of each row, for the supernet and finish_epochs, in which "
+        "some tokens are masked or are others; the teacher answers them too",
+    )
+    augment_share: Rate = Field(0.2, description="share of the tokens of such a copy that are changed")
     width_epochs: Annotated[int, Field(ge=0)] = Field(1, description="supernet epochs of phase 1: every width")
     depth_epochs: Annotated[int, Field(ge=0)] = Field(
         0, description="supernet epochs of phase 2: every width at every depth"

@@ -27,6 +27,7 @@ from ofa_slim.job.task import Rows, Task
 from ofa_slim.job.tokenised import accepted_inputs, tokenise
 from ofa_slim.ofa import OFA
 from ofa_slim.train import parallel
+from ofa_slim.train.augment import augmented
 from ofa_slim.train.batches import LABELS, Batches, Examples, arrays, joined
 from ofa_slim.train.builders import elastic_blocks
 from ofa_slim.train.fitting import evaluate
@@ -166,6 +167,18 @@ class Run:
             return None
         directory = self.checkpoints(stage) / f"teacher-{parallel.position()[0]}"
         return TeacherCache(directory, rows=len(train), pad_token_id=train.padding["input_ids"])
+
+    def augmented(self, train: Examples, tokenizer: Any, rng: np.random.Generator) -> Examples:
+        """Training rows, with the recipe's copies of them for a teacher; see `augmented`."""
+        recipe = self.recipe
+        if not recipe.augment_copies:
+            return train
+        found = augmented(
+            train, recipe.augment_copies, rng.spawn(1)[0],
+            share=recipe.augment_share, special=tokenizer.all_special_ids, mask=tokenizer.mask_token_id,
+        )  # fmt: skip
+        LOG.info("%d training rows with their copies", len(found))
+        return found
 
     def subnets(self) -> list[tuple[float, float]]:
         """Every width and depth, the largest first."""

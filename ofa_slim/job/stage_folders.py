@@ -13,6 +13,7 @@ from ofa_slim.base.files import atomic_file, atomic_folder
 from ofa_slim.base.settings import differences
 from ofa_slim.errors import OfaSlimError
 from ofa_slim.job.plan import Stage
+from ofa_slim.job.recipe import Recipe
 
 MARK = "stage.json"
 RESULTS = "results.json"
@@ -57,7 +58,9 @@ def check_mark(target: Path, settings: Mapping[str, Any]) -> None:
         raise StageError(
             f"{target}: no readable {MARK}, so it is not the output of a stage; use another --output_dir"
         ) from error
-    changes = differences({key: made_with[key] for key in settings if key in made_with}, settings)
+    # What a key of a later version stands for was so by default before there was the key.
+    before = {name: field.default for name, field in Recipe.model_fields.items()}
+    changes = differences({key: made_with.get(key, before.get(key)) for key in settings}, settings)
     if changes:
         raise StageError(
             f"{target} was made with other settings: {', '.join(changes)}. "

@@ -138,6 +138,7 @@ def run_train(run: Run, folder: Path, rng: np.random.Generator) -> None:
     model, _ = run.classifier("reorder")
     train, _ = run.examples(tokenizer)
     train = train.take(rng.permutation(len(train))[: recipe.supernet_rows])
+    train = run.augmented(train, tokenizer, rng)
     cache = run.teacher_cache("train", train)
     distill = Teaching(teacher, lambda_distill=recipe.lambda_rep, cache=cache).config(model)
     ofa = OFA(model, elastic_blocks(model, recipe.widths, recipe.depth_mults), distill)

@@ -70,6 +70,22 @@ def test_all_stages_leave_their_output_and_are_skipped_the_next_time(
     assert (out / "evaluate" / "stage.json").stat().st_mtime_ns != marks["evaluate"]
 
 
+def test_a_run_from_before_a_key_counts_as_made_with_its_default(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages = ("--stages", "finetune,importance,reorder,train")
+    assert run(recipe, *stages) == 0
+    file = recipe.parent / "out" / "train" / "stage.json"
+    mark = json.loads(file.read_text(encoding="utf-8"))
+    del mark["settings"]["augment_copies"], mark["settings"]["augment_share"]
+    file.write_text(json.dumps(mark), encoding="utf-8")
+    capsys.readouterr()
+    assert run(recipe, *stages) == 0
+    assert capsys.readouterr().err.count("skipped, its output is in") == 4
+    assert run(recipe, *stages, "--augment_copies", "1") == 1
+    assert "augment_copies (0 there, 1 now)" in capsys.readouterr().err
+
+
 def test_a_stage_alone_says_what_it_needs(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(recipe, "--stages", "formats") == 1
     assert "formats needs the output of finetune" in capsys.readouterr().err
@@ -110,14 +126,16 @@ def test_heads_and_neurons_are_ranked_without_labels_where_asked(recipe: Path) -
     assert points[1]["within"]
 
 
-@pytest.mark.parametrize(("cached", "epochs"), [("true", 1), ("false", 2)])
+@pytest.mark.parametrize(("cached", "copies", "asked"), [("true", 0, 48), ("false", 0, 96), ("false", 2, 288)])
 def test_finishing_asks_a_cached_teacher_once_for_each_row(
-    recipe: Path, monkeypatch: pytest.MonkeyPatch, cached: str, epochs: int
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, cached: str, copies: int, asked: int
 ) -> None:
-    asked = rows_asked(finish_stage, monkeypatch)
+    """Of 48 rows in two epochs; copies of them are rows of their own."""
+    found = rows_asked(finish_stage, monkeypatch)
     stages = ("--stages", "finetune,importance,reorder,train,search,finish")
-    assert run(recipe, *stages, "--finish_epochs", "2", "--cache_teacher", cached) == 0
-    assert sum(asked) == 48 * epochs
+    rows = ("--cache_teacher", cached, "--augment_copies", str(copies))
+    assert run(recipe, *stages, *rows, "--finish_epochs", "2") == 0
+    assert sum(found) == asked
 
 
 @pytest.mark.usefixtures("forked_models")
