@@ -13,6 +13,8 @@ from typing import Any
 
 # One thread, so that sums come out the same on every machine; before Paddle is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Each test measures for itself.
+os.environ["OFA_SLIM_CACHE"] = ""
 
 import paddle
 import pytest

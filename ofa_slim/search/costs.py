@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
 from ofa_slim.measure import CostModel, LatencyTable
+from ofa_slim.measure.kept_tables import table_of
 from ofa_slim.search.config import SearchConfig
 from ofa_slim.search.cost_kinds import COSTS, CostSources, with_ratios
 from ofa_slim.supernet.handle import Supernet
 from ofa_slim.supernet.space import SearchSpace
 from ofa_slim.supernet.subnet_config import SubnetConfig
-
-logger = logging.getLogger(__name__)
 
 TABLE = "latency.json"
 
@@ -77,7 +75,7 @@ def times_of(
     directory: Path | None,
     progress: bool = True,
 ) -> LatencyTable:
-    """The table in a directory; it is measured where there is none.
+    """The table in a directory; where there is none that of an earlier run, or it is measured.
 
     Args:
         supernet: the supernet.
@@ -95,16 +93,8 @@ def times_of(
         table = LatencyTable.load(file)
         table.check(supernet, input_shapes, input_dtypes, engine)
         return table
-    logger.info("measuring how long each block of the model takes")
     choices = {axis.name: axis.choices for axis in space.axes}
-    table = LatencyTable.build(
-        supernet,
-        input_shapes=input_shapes,
-        input_dtypes=input_dtypes,
-        engine=engine,
-        choices=choices,
-        progress=progress,
-    )
+    table = table_of(supernet, input_shapes, input_dtypes, engine, choices, progress)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         table.save(file)

@@ -27,6 +27,7 @@ from ofa_slim.measure import LatencyTable, measure_latency, programs
 from ofa_slim.measure.block_times import Times
 from ofa_slim.measure.blocks import find_blocks, program_of
 from ofa_slim.search import SearchConfig
+from ofa_slim.search.costs import times_of
 
 SHAPES = [[1, 8], [1, 8]]
 
@@ -398,6 +399,41 @@ def test_a_search_and_a_call_without_training_measure_in_the_engine_that_will_se
     )
     assert LatencyTable.load(tmp_path / "latency.json").about.engine == "counted"
     assert small.report.costs["latency_ratio"] <= 0.8
+
+
+def test_times_are_kept_for_later_runs_of_the_same_conditions(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OFA_SLIM_CACHE", str(tmp_path / "kept"))
+    ofa = encoder_of()
+
+    def measured(shapes: Any = SHAPES, **choices: tuple[int, ...]) -> tuple[int, LatencyTable]:
+        """How many programs were written for the times, and these."""
+        before, supernet = machine.saved, ofa.supernet
+        space = supernet.space.with_choices(choices) if choices else supernet.space
+        table = times_of(supernet, space, shapes, None, "counted", None, progress=False)
+        return machine.saved - before, table
+
+    first, table = measured()
+    assert first
+    with caplog.at_level("INFO"):
+        again, same = measured()
+    assert (again, same.key) == (0, table.key)
+    assert f"measured on {table.day}; delete {tmp_path / 'kept'}" in caplog.text
+    assert measured([[1, 4], [1, 4]])[0], "other inputs"
+    assert measured(**{"encoder.0.ffn": (12, 24)})[0], "other choices"
+    assert len(list((tmp_path / "kept").iterdir())) == 3
+    for file in (tmp_path / "kept").iterdir():
+        file.write_text("{", encoding="utf-8")
+    assert measured()[0] == first, "what is damaged is measured again"
+    assert measured()[0] == 0
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("OFA_SLIM_CACHE", str(tmp_path / "file" / "kept"))
+    with caplog.at_level("INFO"):
+        assert measured()[0] == first
+    assert "cannot be kept for later runs" in caplog.text
+    monkeypatch.setenv("OFA_SLIM_CACHE", "")
+    assert measured()[0] == measured()[0] == first
 
 
 @pytest.mark.parametrize(
