@@ -119,6 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add_options(parser)
     parser.add_argument("--epochs", type=int, default=1, help="the learning rate falls over them")
+    parser.add_argument("--no_dropout", action="store_true", help="of the sub-networks")
     parser.add_argument("--paddleslim", action="store_true", help="time PaddleSlim as well")
     parser.add_argument("--paddleslim_steps", type=int, default=5, help="of each time that the clock stands")
     options = parser.parse_args()
@@ -171,7 +172,7 @@ def train_seed(
 
     untrained = changes(["dev"])["dev"]
     stopwatch = Stopwatch(score, EVERY, GOALS)
-    runtime = RuntimeOptions(after_step=stopwatch.after_step)
+    runtime = RuntimeOptions(after_step=stopwatch.after_step, dropout=not options.no_dropout)
     schedule = Schedule(options.epochs, BATCH, options.learning_rate)
     strategy = Uniform(ofa.search_space, widths)
     train_supernet(ofa, train, TASK.kind, schedule, rng, strategy, options.lambda_logit, runtime)

@@ -10,6 +10,8 @@ from typing import Any
 import paddle
 from paddle import nn
 
+_DROPPING = (nn.Dropout, nn.Dropout2D, nn.Dropout3D, nn.AlphaDropout, nn.MultiHeadAttention)
+
 
 @contextmanager
 def modes_kept(model: nn.Layer) -> Iterator[None]:
@@ -30,6 +32,13 @@ def eval_mode(model: nn.Layer) -> Iterator[None]:
         if any(layer.training for layer in model.sublayers(include_self=True)):
             model.eval()
         yield
+
+
+def rest_dropout(model: nn.Layer) -> None:
+    """Puts layers of dropout, and attentions with a rate of their own, into eval mode; all else stays as it is."""
+    for layer in model.sublayers(include_self=True):
+        if isinstance(layer, _DROPPING):
+            layer.training = False
 
 
 @contextmanager

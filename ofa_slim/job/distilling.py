@@ -43,6 +43,8 @@ class Finish:
         loss: as in `Training`; hidden states of known blocks are learnt beside it.
         checkpoint_every: steps between two checkpoints, where there is a directory.
         seed: of dropout.
+        dropout: whether layers of dropout and attentions drop, at the rates that they have. A network that was cut
+            small is too small to overfit what its teacher answers, and learns better without (`benchmarks/README.md`).
         cache_teacher: keeps the original's answers on disk, so that it runs in the first epoch only, and not at all
             where another sub-network has learnt from it; None keeps none.
 
@@ -54,12 +56,15 @@ class Finish:
     loss: Loss | None = None
     checkpoint_every: int = 100
     seed: int = 0
+    dropout: bool = False
     cache_teacher: TeacherCache | None = None
 
     def __post_init__(self) -> None:
         """Checks the numbers."""
         check_whole(self, {"epochs": 1, "checkpoint_every": 1, "seed": 0})
         check_training(self.learning_rate, self.loss)
+        if not isinstance(self.dropout, bool):
+            raise ConfigError(f"dropout {self.dropout!r} is not True or False")
         if not isinstance(self.cache_teacher, (TeacherCache, type(None))):
             raise ConfigError(f"cache_teacher {self.cache_teacher!r} is not a TeacherCache or None")
 
@@ -170,9 +175,16 @@ def finished(
     whole = ofa.search_space.largest()
     options = RuntimeOptions(
         seed=finish.seed,
+        dropout=finish.dropout,
         # Another search may choose another sub-network, which then begins anew.
         checkpoints=None if folder is None else folder / "finish" / key[:12],
-        recipe={"epochs": finish.epochs, "learning_rate": finish.learning_rate, "seed": finish.seed, "model": key},
+        recipe={
+            "epochs": finish.epochs,
+            "learning_rate": finish.learning_rate,
+            "seed": finish.seed,
+            "model": key,
+            "dropout": finish.dropout,
+        },
         every=finish.checkpoint_every,
     )
     schedule = Schedule(finish.epochs, 0, learning_rate_of(ofa, finish.learning_rate, FINISH_RATE))

@@ -87,7 +87,8 @@ def finish(
     whole = ofa.search_space.largest()
     schedule = run.schedule(recipe.finish_epochs, recipe.finish_learning_rate)
     with run.scalars() as scalars:
-        options = replace(run.options(stage, "finish", scalars), checkpoints=run.checkpoints(place) / "finish")
+        options = run.options(stage, "finish", scalars)
+        options = replace(options, checkpoints=run.checkpoints(place) / "finish", dropout=recipe.finish_dropout)
         train_supernet(
             ofa, train, run.task.kind, schedule, rng, lambda _: [whole], recipe.lambda_logit, options, "finishing"
         )

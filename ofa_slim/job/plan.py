@@ -36,7 +36,8 @@ FINETUNE_KEYS = (
 AUGMENT_KEYS = ("augment_copies", "augment_share")
 TRAIN_KEYS = (
     "supernet_rows", "widths", "depth_mults", "width_epochs", "depth_epochs", "width_learning_rate",
-    "depth_learning_rate", "lambda_logit", "lambda_rep", "strategy", "random_subnets", "cache_teacher", *AUGMENT_KEYS,
+    "depth_learning_rate", "lambda_logit", "lambda_rep", "strategy", "random_subnets", "cache_teacher",
+    "supernet_dropout", *AUGMENT_KEYS,
 )  # fmt: skip
 
 SEARCH_KEYS = (
@@ -44,16 +45,17 @@ SEARCH_KEYS = (
     "latency_engine",
 )  # fmt: skip
 FINISH_KEYS = (
-    "finish_epochs", "finish_learning_rate", "repair", "calibration_rows", "vocabulary_coverage", *AUGMENT_KEYS,
+    "finish_epochs", "finish_learning_rate", "finish_dropout", "repair", "calibration_rows", "vocabulary_coverage",
+    *AUGMENT_KEYS,
 )  # fmt: skip
 FORMAT_KEYS = (
     "finish_epochs", "formats", "format_widths", "embedding_rank", "vocabulary_coverage", "repair", "calibration_rows",
     "tolerance", "latency_length", "latency_rounds",
 )  # fmt: skip
 SHRINK_KEYS = (
-    "budget", "calibration_rows", "omit", "finish_epochs", "finish_learning_rate", "vocabulary_coverage",
-    "embedding_rank", "formats", "tolerance", "latency_rows", "latency_length", "latency_engine", "latency_rounds",
-    "cache_teacher", *AUGMENT_KEYS,
+    "budget", "calibration_rows", "omit", "finish_epochs", "finish_learning_rate", "finish_dropout",
+    "vocabulary_coverage", "embedding_rank", "formats", "tolerance", "latency_rows", "latency_length", "latency_engine",
+    "latency_rounds", "cache_teacher", *AUGMENT_KEYS,
 )  # fmt: skip
 
 STAGES: dict[str, Stage] = {

@@ -152,6 +152,9 @@ class Recipe(BaseModel):
     )
     width_learning_rate: Rate = Field(5e-5, description="highest learning rate of phase 1")
     depth_learning_rate: Rate = Field(3e-5, description="highest learning rate of phase 2")
+    supernet_dropout: bool = Field(
+        True, description="whether layers of dropout and attentions drop in both phases, at the model's rates"
+    )
     lambda_logit: Annotated[Real, Field(ge=0)] = Field(1.0, description="weight of the teacher's soft labels")
     lambda_rep: Annotated[Real, Field(ge=0)] = Field(1.0, description="weight of the teacher's hidden states")
 
@@ -174,6 +177,9 @@ class Recipe(BaseModel):
         "model as its teacher; also with training: none",
     )
     finish_learning_rate: Rate = Field(1e-4, description="highest learning rate of these epochs")
+    finish_dropout: bool = Field(
+        False, description="whether layers of dropout and attentions drop in these epochs, at the model's rates"
+    )
 
     formats: Annotated[list[FormatName], Field(min_length=1)] = Field(
         ["plain", "inference", "onnx", "onnx-int8"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +151,7 @@ def run_train(run: Run, folder: Path, rng: np.random.Generator) -> None:
             space = ofa.search_space.with_depths(depth_mults)
             strategy = strategy_of(recipe.strategy, space, recipe.widths, depth_mults, recipe.random_subnets)
             options = run.options("train", title.replace(" ", "-"), scalars)
+            options = replace(options, dropout=recipe.supernet_dropout)
             schedule = run.schedule(epochs, learning_rate)
             train_supernet(ofa, train, run.task.kind, schedule, rng, strategy, recipe.lambda_logit, options, title)
     if parallel.is_writer():

@@ -13,6 +13,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from ofa_slim.base.modes import rest_dropout
 from ofa_slim.base.progress import progress
 from ofa_slim.errors import OfaSlimError, StoppedError
 from ofa_slim.train import parallel
@@ -58,13 +59,14 @@ class Schedule:
 
 @dataclass(frozen=True)
 class RuntimeOptions:
-    """What surrounds a training and does not change what it computes, but for `seed` and `amp`.
+    """What surrounds a training and does not change what it computes, but for `seed`, `amp` and `dropout`.
 
     Attributes:
         scalars: receives loss and learning rate.
         seed: of dropout; each step and process has its own, derived from it. None: Paddle's random state is left
             alone, which is right for one process only.
         amp: mixed precision.
+        dropout: whether layers of dropout and attentions drop, at the rates that they have.
         checkpoints: folder for checkpoints; None for none.
         recipe: the settings that checkpoints are made with.
         every: steps between two checkpoints.
@@ -74,6 +76,7 @@ class RuntimeOptions:
     scalars: Scalars = no_scalars
     seed: int | None = None
     amp: Literal["off", "bf16", "fp16"] = "off"
+    dropout: bool = True
     checkpoints: Path | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
     every: int = 100
@@ -113,6 +116,8 @@ def train(
     losses = LossReader(title, checkpoints)
     parameters = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
     model.train()
+    if not options.dropout:
+        rest_dropout(model)
     bar = progress(feed.steps, title, "steps", initial=done, show=parallel.is_writer())
     with bar, stop_on_signals() as stop:
         for number in range(done + 1, feed.steps + 1):

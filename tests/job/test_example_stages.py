@@ -15,7 +15,7 @@ from example_runs import run
 from models import batch, difference
 from ofa_slim import load_subnet, pipeline
 from ofa_slim.cli import main
-from ofa_slim.job import finish_stage
+from ofa_slim.job import finish_stage, training_stages
 from ofa_slim.train.builders import Teaching
 from teacher_caches import rows_asked
 
@@ -136,6 +136,25 @@ def test_finishing_asks_a_cached_teacher_once_for_each_row(
     rows = ("--cache_teacher", cached, "--augment_copies", str(copies))
     assert run(recipe, *stages, *rows, "--finish_epochs", "2") == 0
     assert sum(found) == asked
+
+
+@pytest.mark.parametrize("supernet", ["true", "false"])
+@pytest.mark.parametrize("finish", ["true", "false"])
+def test_a_recipe_says_what_drops_while_it_trains(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, supernet: str, finish: str
+) -> None:
+    drops: dict[str, set[bool]] = {}
+
+    def train(*args: Any) -> None:
+        *_, options, title = args
+        drops.setdefault(title, set()).add(options.dropout)
+
+    monkeypatch.setattr(training_stages, "train_supernet", train)
+    monkeypatch.setattr(finish_stage, "train_supernet", train)
+    stages = ("--stages", "finetune,importance,reorder,train,search,finish", "--finish_epochs", "1")
+    assert run(recipe, *stages, "--supernet_dropout", supernet, "--finish_dropout", finish) == 0
+    expected = {"widths": supernet, "widths and depths": supernet, "finishing": finish}
+    assert drops == {title: {text == "true"} for title, text in expected.items()}
 
 
 @pytest.mark.usefixtures("forked_models")

@@ -148,6 +148,26 @@ def test_a_second_sub_network_learns_from_the_answers_that_the_first_left(
     assert sum(asked) == 32
 
 
+@pytest.mark.parametrize("dropout", [False, True])
+def test_finishing_drops_nothing_unless_it_is_told_to(dropout: bool) -> None:
+    model, batches = FAMILIES["bert"](), [inputs("bert", 8, 9, seed) for seed in range(2)]
+    for layer in model.sublayers():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.5
+        if isinstance(layer, nn.MultiHeadAttention):
+            layer.dropout = 0.5
+    found = [
+        ofa_slim.compress(
+            model, batches, budget={"flops_ratio": 0.5}, finish=Finish(learning_rate=1e-3, seed=seed, dropout=dropout)
+        )
+        for seed in (0, 1)
+    ]
+    assert same(*(weights(one.model) for one in found)) != dropout, "a seed is that of what is dropped"
+    kept = [layer.p for layer in found[0].model.sublayers() if isinstance(layer, nn.Dropout)]
+    assert kept
+    assert set(kept) == {0.5}
+
+
 @pytest.mark.slow
 def test_what_is_left_out_stays_out_while_the_rest_trains_alone() -> None:
     batches = [inputs("bert", 8, 9, seed) for seed in range(4)]
@@ -270,7 +290,15 @@ def test_wrong_uses_are_named_before_training(given: dict[str, object], message:
 
 
 @pytest.mark.parametrize(
-    "given", [{"epochs": 0}, {"learning_rate": -1}, {"loss": 3}, {"checkpoint_every": 0}, {"cache_teacher": "answers"}]
+    "given",
+    [
+        {"epochs": 0},
+        {"learning_rate": -1},
+        {"loss": 3},
+        {"checkpoint_every": 0},
+        {"cache_teacher": "answers"},
+        {"dropout": 0.1},
+    ],
 )
 def test_a_finish_that_cannot_be_is_refused(given: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(given))):
