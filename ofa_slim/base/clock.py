@@ -97,6 +97,30 @@ def one_turn(
     return taken
 
 
+def rest(
+    limit: float = 1.0,
+    step: float = 0.01,
+    work: Clock = time.process_time,
+    clock: Clock = time.perf_counter,
+    sleep: Callable[[float], object] = time.sleep,
+) -> None:
+    """Waits until the threads of this process are idle: those of an engine spin for a while after their work.
+
+    Args:
+        limit: seconds after which it waits no longer.
+        step: seconds between two looks; idle is who then has worked for less than a tenth of them.
+        work: the processor time of this process.
+        clock: the time.
+        sleep: waits.
+    """
+    begin = clock()
+    while clock() - begin < limit:
+        before = work()
+        sleep(step)
+        if work() - before < step / 10:
+            return
+
+
 def in_turns(turns: Mapping[Name, Turn], rule: Rule, clock: Clock = time.perf_counter) -> dict[Name, list[list[float]]]:
     """Gives every program a turn per round until all medians are steady; see `Rule`.
 

@@ -30,6 +30,7 @@ pytest.importorskip("paddle2onnx")
 # But for the model of `written`, which is read in processes that are new.
 pytestmark = pytest.mark.usefixtures("forked_models")
 
+NEW_PROCESS = subprocess.Popen
 TEXT = ("plain", "inference", "onnx", "onnx-int8")
 
 
@@ -329,6 +330,32 @@ def test_a_process_that_does_not_answer_ends_the_timing(
     with pytest.raises(ExportError, match="cannot be timed: no answer within 1 s"):
         time_models({"one": written[0] / "onnx"}, [texts()[0]])
     assert time.monotonic() - begin < 60
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads the processor time of a process from /proc")
+@pytest.mark.parametrize("form", ["inference", "onnx"])
+def test_a_process_is_idle_when_it_has_answered(
+    form: str, written: tuple[Path, dict[str, Any], nn.Layer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(subprocess, "Popen", NEW_PROCESS)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    rows = {name: np.repeat(np.repeat(value, 10, 0), 4, 1)[:, :30] for name, value in texts()[0].items()}
+    reader_file.write_samples(tmp_path / "inputs.npz", [rows])
+
+    def worked(process: int) -> int:
+        """The hundredths of a second that a process has worked."""
+        return sum(map(int, Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13]))
+
+    with processes.serving(written[0] / form, tmp_path, 0) as served:
+        served.answer()
+        busy = []
+        for _ in range(3):
+            served.turn(0, Rule(runs=3))
+            before = worked(served._process.pid)
+            time.sleep(0.05)
+            busy.append(worked(served._process.pid) - before)
+    assert min(busy) <= 1, "it takes a core from the process whose turn it is"
 
 
 def test_many_models_are_timed_a_few_at_a_time(

@@ -182,5 +182,4 @@ def time_briefly() -> None:
     """No outcome depends on how fast a model is: each is timed once, for a moment."""
     brief = replace(processes.SERVED, turn_seconds=0.01, runs=1, seconds=1.0)
     writing_stages.SERVED = brief  # type: ignore[attr-defined]
-    processes.QUIET_SECONDS = 0.0
     processes.time_models.__defaults__ = (brief, 1)

@@ -6,14 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from ofa_slim.export.formats import processes
 from ofa_slim.export.formats.processes import SERVED, time_models
 
 
 @pytest.fixture(scope="session", autouse=True)
 def timed_in_passing() -> Iterator[None]:
-    """No test depends on how fast anything is, so models are loaded once to be timed, without pauses."""
+    """No test depends on how fast anything is, so models are loaded once to be timed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time_models, "__defaults__", (SERVED, 1))
-        patch.setattr(processes, "QUIET_SECONDS", 0.0)
         yield

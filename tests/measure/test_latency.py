@@ -20,7 +20,7 @@ import ofa_slim
 from families import FAMILIES, bart, t5
 from models import batch, bert, encoder, ofa_of
 from ofa_slim import OFA, Convert, RunConfig, supernet
-from ofa_slim.base.clock import Latency, Rule, in_turns, one_turn, over_loads, ratio, steady
+from ofa_slim.base.clock import Latency, Rule, in_turns, one_turn, over_loads, ratio, rest, steady
 from ofa_slim.base.examples import Example
 from ofa_slim.errors import LatencyError
 from ofa_slim.measure import LatencyTable, measure_latency, programs
@@ -306,6 +306,17 @@ def test_a_turn_has_one_run_that_does_not_count_and_ends_after_its_time() -> Non
     assert one_turn(run, 5, 2.5, 1, lambda: now[0]) == [1.0] * 3
     assert now[0] == 4.0
     assert one_turn(run, 5, 0.0, 0, lambda: now[0]) == [1.0], "one run at least is timed"
+
+
+@pytest.mark.parametrize(("spins", "waits"), [(0.0, 1), (0.055, 7), (0.2, 21), (9.0, 100)])
+def test_a_process_waits_until_its_threads_are_idle(spins: float, waits: int) -> None:
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    rest(1.0, 0.01, lambda: min(now[0], spins), lambda: round(now[0], 6), sleep)
+    assert round(now[0] / 0.01) == waits
 
 
 @pytest.mark.parametrize(("rule", "rounds"), [

@@ -33,10 +33,9 @@ from ofa_slim.export.formats.opened import CARD_FILE, read_card
 Name = TypeVar("Name", bound=Hashable)
 
 # Every turn already begins with an untimed run, and opening a model with one run of each input.
-SERVED = Rule(warm_up=0, runs=10, turn_seconds=0.5, least=2, seconds=10.0, limit=120.0)
+SERVED = Rule(warm_up=0, runs=10, turn_seconds=0.5, least=2, seconds=6.0, limit=120.0)
 LOADS = 3
 AT_ONCE = 10  # processes, each of which holds an engine and a model
-QUIET_SECONDS = 0.25  # between two turns: so long OpenMP's threads spin after their work
 ANSWER_SECONDS = 300.0  # that a process may take to open its model, or for one turn
 
 
@@ -162,7 +161,6 @@ class Served:
 
     def turn(self, number: int, rule: Rule) -> list[float]:
         """The seconds of each timed run of one turn."""
-        time.sleep(QUIET_SECONDS)
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps([number, rule.runs, rule.turn_seconds]).encode() + b"\n")
