@@ -22,7 +22,7 @@ from paddle import nn
 from closed_form import as_supernet, inputs
 from closed_form_glue import add_tasks, fine_tuned
 from harder import FORMAT, table_of
-from ofa_slim import Finish
+from ofa_slim import Finish, TeacherCache
 from ofa_slim.closed_form import (
     Calibration,
     allocate,
@@ -122,7 +122,9 @@ def main() -> None:
                 for name, rows, epochs in (("trained", train, options.copies + 1), ("trained-with-copies", more, 1)):
                     paddle.seed(seed)
                     loader = Batches(rows, BATCH, np.random.default_rng(seed))
-                    finish = Finish(epochs, options.finish_rate, seed=seed)
+                    answers = TeacherCache(options.output_dir / "answers", len(train), max_bytes=2**33)
+                    cache = answers if epochs > 1 else None
+                    finish = Finish(epochs, options.finish_rate, seed=seed, cache_teacher=cache)
                     network = finished(copy.deepcopy(small), model, loader, without_labels, finish, None)
                     judged.add(f"{name}-{seed}", network)
             judged.timed()
