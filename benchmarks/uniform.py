@@ -4,7 +4,8 @@ Both keep within the same share of the original's latency (the table of `harder.
 width, every depth is tried with the largest width that fits. All are in the same order, refitted on the same rows,
 trained alone for as long (see `harder.py`), and scored in 8 bits as read back. Differences are paired: over the same
 rows, with an interval of 95 % from their standard error. With --ablate the chosen sizes of a share also do
-without each of the steps: leaving whole parts out, the order (|parameter * gradient| in its place), the refitting.
+without each of the steps: trying fewer blocks, leaving whole parts out, the order (|parameter * gradient| in its
+place), the refitting.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ from paddle import nn
 
 from closed_form import as_supernet, inputs
 from harder import FORMAT, Written, add_training_options, finish_of, table_of
-from ofa_slim.closed_form import Calibration, Curve, allocate, measure_curves, reorder_by_obs, repair, statistics
+from ofa_slim.closed_form import Calibration, Curve, measure_curves, reorder_by_obs, repair, statistics
 from ofa_slim.closed_form.calibration import without_labels
 from ofa_slim.export.cut import export_subnet
 from ofa_slim.job.distilling import finished
+from ofa_slim.job.trials import at_each_depth, best_learner
 from ofa_slim.measure import LatencyTable
 from ofa_slim.supernet.axis import WIDTH
 from ofa_slim.supernet.handle import Supernet
@@ -88,6 +90,7 @@ class Seed:
         ordered = copy.deepcopy(model)
         reorder_by_obs(ordered, removals)
         self.whole = as_supernet(ordered)
+        self.parts = moments.parts
         self.curves = measure_curves(model, self.calibration.part(256), moments, removals, omit=True)
         self.largest = self.time_of(self.whole.space.largest())
 
@@ -95,9 +98,15 @@ class Seed:
         """The predicted milliseconds of sizes."""
         return self.table.predict(self.whole.space.complete(sizes))
 
-    def chosen(self, share: float, curves: Sequence[Curve]) -> SubnetConfig:
-        """The sizes with the smallest loss within a share of the original's time."""
-        return self.whole.space.complete(allocate(curves, self.time_of, share * self.largest))
+    def chosen(self, share: float, curves: Sequence[Curve], trials: bool = True) -> SubnetConfig:
+        """The sizes of least loss within a share of the original's time: of all blocks, or what learns best."""
+        sizes = at_each_depth(curves, self.parts, self.time_of, share * self.largest)
+        configs = [self.whole.space.complete(one) for one in sizes]
+        if not trials:
+            return configs[0]
+        loader = Batches(self.train, BATCH, np.random.default_rng(self.seed))
+        finish = finish_of(self.options, self.seed, len(self.train))
+        return best_learner(self.whole, configs, self.model, self.calibration, loader, finish, None)
 
     def add(self, name: str, config: SubnetConfig, whole: Supernet | None = None, refit: bool = True) -> dict[str, Any]:
         """Cuts, refits, trains and writes a network; returns what it is."""
@@ -135,6 +144,7 @@ class Seed:
             reordered(self.model, self.train, self.options.importance_batches, np.random.default_rng(self.seed))
         )
         for name, result in (
+            ("all blocks", lambda name: self.add(name, self.chosen(share, self.curves, trials=False))),
             ("all parts stay", lambda name: self.add(name, self.chosen(share, some))),
             ("gradient order", lambda name: self.add(name, config, by_gradient)),
             ("not refitted", lambda name: self.add(name, config, refit=False)),

@@ -45,6 +45,8 @@ class Finish:
         seed: of dropout.
         dropout: whether layers of dropout and attentions drop, at the rates that they have. A network that was cut
             small is too small to overfit what its teacher answers, and learns better without (`benchmarks/README.md`).
+        trial_steps: where whole parts may be left out without training, sizes that keep all blocks or fewer first train
+            for so many steps each, and those that come nearest to the original go on; 0: sizes of all blocks do.
         cache_teacher: keeps the original's answers on disk, so that it runs in the first epoch only, and not at all
             where another sub-network has learnt from it; None keeps none.
 
@@ -57,11 +59,12 @@ class Finish:
     checkpoint_every: int = 100
     seed: int = 0
     dropout: bool = False
+    trial_steps: int = 100
     cache_teacher: TeacherCache | None = None
 
     def __post_init__(self) -> None:
         """Checks the numbers."""
-        check_whole(self, {"epochs": 1, "checkpoint_every": 1, "seed": 0})
+        check_whole(self, {"epochs": 1, "checkpoint_every": 1, "seed": 0, "trial_steps": 0})
         check_training(self.learning_rate, self.loss)
         if not isinstance(self.dropout, bool):
             raise ConfigError(f"dropout {self.dropout!r} is not True or False")

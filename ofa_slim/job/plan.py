@@ -54,8 +54,8 @@ FORMAT_KEYS = (
 )  # fmt: skip
 SHRINK_KEYS = (
     "budget", "calibration_rows", "omit", "finish_epochs", "finish_learning_rate", "finish_dropout",
-    "vocabulary_coverage", "embedding_rank", "formats", "tolerance", "latency_rows", "latency_length", "latency_engine",
-    "latency_rounds", "cache_teacher", *AUGMENT_KEYS,
+    "finish_trial_steps", "vocabulary_coverage", "embedding_rank", "formats", "tolerance", "latency_rows",
+    "latency_length", "latency_engine", "latency_rounds", "cache_teacher", *AUGMENT_KEYS,
 )  # fmt: skip
 
 STAGES: dict[str, Stage] = {

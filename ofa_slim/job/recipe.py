@@ -177,6 +177,10 @@ class Recipe(BaseModel):
         "model as its teacher; also with training: none",
     )
     finish_learning_rate: Rate = Field(1e-4, description="highest learning rate of these epochs")
+    finish_trial_steps: Annotated[int, Field(ge=0)] = Field(
+        100,
+        description="with omit: steps for which sizes that keep all blocks, or fewer, are tried first; 0: those of all",
+    )
     finish_dropout: bool = Field(
         False, description="whether layers of dropout and attentions drop in these epochs, at the model's rates"
     )

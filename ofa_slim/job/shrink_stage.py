@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from ofa_slim.job.chosen import Chosen, smaller_tables
+from ofa_slim.job.distilling import Finish
 from ofa_slim.job.finish_stage import finish
-from ofa_slim.job.one_call import compress
 from ofa_slim.job.page import about_text, markdown_rows
 from ofa_slim.job.plan import STAGES
 from ofa_slim.job.run import Run, timed_inputs
 from ofa_slim.job.stage_folders import MARK, RESULTS, outdated, write_json, write_text
+from ofa_slim.job.without_training import compress_without_training
 from ofa_slim.job.writing_stages import ORIGINAL, ModelWriter, calibration_batches
-from ofa_slim.search.budget import Budget
 
 LOG = logging.getLogger(__name__)
 
@@ -29,10 +29,15 @@ def run_shrink(run: Run, folder: Path, rng: np.random.Generator) -> None:
     train, _ = run.examples(tokenizer)
     shape = [recipe.latency_rows, recipe.latency_length]
     budget = {str(cost): most for cost, most in recipe.budget.items()}
-    small = compress(
+    trials = None
+    if recipe.finish_epochs:
+        rate = recipe.finish_learning_rate
+        trials = Finish(1, rate, seed=recipe.seed, dropout=recipe.finish_dropout, trial_steps=recipe.finish_trial_steps)
+    small = compress_without_training(
         original, calibration_batches(train, recipe, rng),
-        budget=budget, rows=None, input_shapes=[shape, shape], input_dtypes=["int64", "int64"], omit=recipe.omit,
-        engine=recipe.latency_engine, directory=run.checkpoints("shrink") if Budget.of(budget).needs_latency else None,
+        budget=budget, rows=None, curve_rows=512, input_shapes=[shape, shape], input_dtypes=["int64", "int64"],
+        latency=None, engine=recipe.latency_engine, omit=recipe.omit, finish=None, directory=run.checkpoints("shrink"),
+        trials=trials,
     )  # fmt: skip
     LOG.info("shrink: %s", small.report)
     chosen = Chosen(small.model, small.model, tokenizer, {})

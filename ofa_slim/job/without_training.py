@@ -19,7 +19,6 @@ from ofa_slim.base.modes import forward_signature
 from ofa_slim.base.unwrap import unwrap
 from ofa_slim.closed_form import (
     Calibration,
-    allocate,
     curve_sizes,
     mean_divergence,
     measure_curves,
@@ -33,6 +32,7 @@ from ofa_slim.errors import CalibrationError, SearchError
 from ofa_slim.export.cut import export_subnet
 from ofa_slim.job.compressed import ClosedFormReport, Compressed
 from ofa_slim.job.distilling import Finish, finished
+from ofa_slim.job.trials import at_each_depth, best_learner
 from ofa_slim.measure import LatencyTable
 from ofa_slim.measure.cost import CostModel
 from ofa_slim.search.budget import Budget
@@ -60,8 +60,10 @@ def compress_without_training(
     omit: bool,
     finish: Finish | None,
     directory: str | os.PathLike[str] | None,
+    trials: Finish | None = None,
 ) -> Compressed:
-    """A smaller model by closed forms; see `ofa_slim.compress`."""
+    """A smaller model by closed forms; see `ofa_slim.compress`. `trials` says how sizes are tried, else `finish`."""
+    trials = finish if trials is None else trials
     limits = _limits(budget)
     original = unwrap(model)
     require_plain(original, "compress")
@@ -97,7 +99,12 @@ def compress_without_training(
     with timed_step("curves", seconds):
         curves = measure_curves(original, calibration.part(curve_rows), found, removals, omit=omit)
     with timed_step("allocation", seconds):
-        config = whole.space.complete(allocate(curves, share_of, 1.0))
+        sizes_found = at_each_depth(curves, found.parts, share_of, 1.0)
+    configs = [whole.space.complete(one) for one in sizes_found]
+    config = configs[0]
+    if trials is not None and trials.trial_steps:
+        with timed_step("trials", seconds):
+            config = best_learner(whole, configs, original, calibration, loader, trials, folder)
     small = export_subnet(whole, config, input_shapes=input_shapes, input_dtypes=input_dtypes)
     wanted = outputs_of(original, calibration)
     before = mean_divergence(wanted, outputs_of(small, calibration), calibration)
