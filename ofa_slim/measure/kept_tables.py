@@ -76,10 +76,14 @@ def table_of(
 def _file(
     supernet: Supernet, input_shapes: Any, input_dtypes: Any, engine: str, choices: Mapping[str, Sequence[int]]
 ) -> Path | None:
-    folder = os.environ.get(FOLDER_VARIABLE, "~/.cache/ofa_slim")
-    if not folder:
+    named = os.environ.get(FOLDER_VARIABLE, "~/.cache/ofa_slim")
+    if not named:
+        return None
+    try:
+        folder = Path(named).expanduser()
+    except RuntimeError:  # nobody's home, as in some containers
         return None
     about = asdict(Conditions.here(supernet.model, supernet.example(input_shapes, input_dtypes).tensors, engine))
     del about["measured"]
     key = json.dumps([_PROTOCOL, about, {name: list(sizes) for name, sizes in choices.items()}], sort_keys=True)
-    return Path(folder).expanduser() / f"latency-{blake2b(key.encode(), digest_size=12).hexdigest()}.json"
+    return folder / f"latency-{blake2b(key.encode(), digest_size=12).hexdigest()}.json"
