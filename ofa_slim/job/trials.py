@@ -80,19 +80,20 @@ def best_learner(
 
     Args:
         whole: the supernet, in order.
-        configs: at least one; a single one is not trained.
+        configs: what to choose from.
         original: the teacher.
         calibration: rows that refit each network, and compare it.
         loader: batches that train.
-        finish: how.
+        finish: how; `Finish.trial_steps` is above 0.
         folder: keeps what was chosen, so that the same call goes on with it though the loader shuffles; None for none.
+
+    Raises: CalibrationError where what is kept cannot be read.
     """
-    batches = list(islice(loader, finish.trial_steps))
-    if len(configs) == 1 or not batches:
-        return configs[0]
     file, asked = None if folder is None else folder / CHOSEN, [dict(config) for config in configs]
-    if file is not None and file.is_file() and (known := read_json(file))["configs"] == asked:
-        return configs[int(known["chosen"])]
+    known = None if file is None else _known(file, asked, finish.trial_steps)
+    if known is not None:
+        return configs[known]
+    batches = list(islice(loader, finish.trial_steps))
     rows = calibration.part(_ROWS)
     wanted = outputs_of(original, rows)
     briefly = replace(finish, epochs=max(1, finish.trial_steps // len(batches)))
@@ -107,5 +108,21 @@ def best_learner(
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(file) as aside:
-            aside.write_text(json.dumps({"configs": asked, "divergences": found, "chosen": chosen}), encoding="utf-8")
+            content = {"configs": asked, "steps": finish.trial_steps, "divergences": found, "chosen": chosen}
+            aside.write_text(json.dumps(content), encoding="utf-8")
     return configs[chosen]
+
+
+def _known(file: Path, configs: Sequence[Mapping[str, int]], steps: int) -> int | None:
+    """The number that was chosen of these configs by so many steps; None where none was."""
+    if not file.is_file():
+        return None
+    try:
+        content = read_json(file)
+        if (content["configs"], content["steps"]) != (configs, steps):
+            return None
+        return range(len(configs))[content["chosen"]]
+    except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise CalibrationError(
+            f"{file} is damaged ({type(error).__name__}: {error}); delete it and the sizes are tried again"
+        ) from error

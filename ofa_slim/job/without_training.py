@@ -102,7 +102,7 @@ def compress_without_training(
         sizes_found = at_each_depth(curves, found.parts, share_of, 1.0)
     configs = [whole.space.complete(one) for one in sizes_found]
     config = configs[0]
-    if trials is not None and trials.trial_steps:
+    if trials is not None and trials.trial_steps and len(configs) > 1:
         with timed_step("trials", seconds):
             config = best_learner(whole, configs, original, calibration, loader, trials, folder)
     small = export_subnet(whole, config, input_shapes=input_shapes, input_dtypes=input_dtypes)

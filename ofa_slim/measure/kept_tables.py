@@ -53,7 +53,8 @@ def table_of(
         except LatencyError as error:
             logger.info("kept times are not used: %s", error)
         else:
-            logger.info("how long each block takes was measured on %s; delete %s to measure again", table.day, file)
+            day = table.about.measured
+            logger.info("how long each block takes was measured on %s; delete %s to measure again", day, file)
             return table
     logger.info("measuring how long each block of the model takes")
     table = LatencyTable.build(

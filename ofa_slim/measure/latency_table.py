@@ -113,11 +113,6 @@ class LatencyTable:
         """A hash of all times."""
         return blake2b(self._to_json().encode(), digest_size=8).hexdigest()
 
-    @property
-    def day(self) -> str:
-        """The day on which it was measured, ``2030-12-31``."""
-        return self.about.measured
-
     def check(self, ofa: Any, input_shapes: Any = None, input_dtypes: Any = None, engine: str | None = None) -> None:
         """Checks that the times hold here, for this supernet and these inputs; with `engine` also that they are of it.
 

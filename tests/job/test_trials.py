@@ -85,6 +85,12 @@ def test_the_sizes_that_learn_best_go_on_and_are_kept(tried: list[int], tmp_path
     assert len(tried) == 3, "what was chosen is not tried again"
     assert compressed(None, trial_steps=0) == known["configs"][0]
     assert len(tried) == 3
+    compressed(tmp_path, trial_steps=2)
+    assert tried[3:] == [2, 2, 2], "other steps may choose otherwise"
+    for damage in ("{", "[]", '{"configs": []}'):
+        (tmp_path / "trials.json").write_text(damage, encoding="utf-8")
+        with pytest.raises(CalibrationError, match=r"trials.json is damaged .*delete it"):
+            compressed(tmp_path, trial_steps=3)
 
 
 def test_one_candidate_is_not_tried(tried: list[int], monkeypatch: pytest.MonkeyPatch) -> None:

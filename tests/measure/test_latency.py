@@ -430,7 +430,7 @@ def test_times_are_kept_for_later_runs_of_the_same_conditions(
     with caplog.at_level("INFO"):
         again, same = measured()
     assert (again, same.key) == (0, table.key)
-    assert f"measured on {table.day}; delete {tmp_path / 'kept'}" in caplog.text
+    assert f"measured on {table.about.measured}; delete {tmp_path / 'kept'}" in caplog.text
     assert measured([[1, 4], [1, 4]])[0], "other inputs"
     assert measured(**{"encoder.0.ffn": (12, 24)})[0], "other choices"
     assert len(list((tmp_path / "kept").iterdir())) == 3
