@@ -5,7 +5,7 @@ width, every depth is tried with the largest width that fits. All are in the sam
 trained alone for as long (see `harder.py`), and scored in 8 bits as read back. Differences are paired: over the same
 rows, with an interval of 95 % from their standard error. With --ablate the chosen sizes of a share also do
 without each of the steps: trying fewer blocks, leaving whole parts out, the order (|parameter * gradient| in its
-place), the refitting.
+place), the refitting, the training.
 """
 
 from __future__ import annotations
@@ -108,15 +108,23 @@ class Seed:
         finish = finish_of(self.options, self.seed, len(self.train))
         return best_learner(self.whole, configs, self.model, self.calibration, loader, finish, None)
 
-    def add(self, name: str, config: SubnetConfig, whole: Supernet | None = None, refit: bool = True) -> dict[str, Any]:
+    def add(
+        self,
+        name: str,
+        config: SubnetConfig,
+        whole: Supernet | None = None,
+        refit: bool = True,
+        trained: bool = True,
+    ) -> dict[str, Any]:
         """Cuts, refits, trains and writes a network; returns what it is."""
         paddle.seed(self.seed)
         small = export_subnet(whole or self.whole, config)
         if refit:
             repair(small, self.model, self.calibration)
-        loader = Batches(self.train, BATCH, np.random.default_rng(self.seed))
-        finish = finish_of(self.options, self.seed, len(self.train))
-        finished(small, self.model, loader, without_labels, finish, None)
+        if trained:
+            loader = Batches(self.train, BATCH, np.random.default_rng(self.seed))
+            finish = finish_of(self.options, self.seed, len(self.train))
+            finished(small, self.model, loader, without_labels, finish, None)
         self.written.add(f"{name}-seed-{self.seed}", small)
         return {"model": name, "seed": self.seed, "share": self.time_of(config) / self.largest, "config": dict(config)}
 
@@ -148,6 +156,8 @@ class Seed:
             ("all parts stay", lambda name: self.add(name, self.chosen(share, some))),
             ("gradient order", lambda name: self.add(name, config, by_gradient)),
             ("not refitted", lambda name: self.add(name, config, refit=False)),
+            ("not trained", lambda name: self.add(name, config, trained=False)),
+            ("neither", lambda name: self.add(name, config, refit=False, trained=False)),
         ):
             yield {**result(name), "all steps are better by": self.better("all steps", name)}
 

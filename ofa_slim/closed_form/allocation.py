@@ -22,8 +22,8 @@ from ofa_slim.closed_form.order import Statistics
 from ofa_slim.closed_form.sub_layers import BlockRunner, Stream, SubLayer
 from ofa_slim.errors import CalibrationError
 from ofa_slim.supernet.axis import Axis
-from ofa_slim.supernet.families import layer_at
 from ofa_slim.supernet.handle import full_size
+from ofa_slim.supernet.paths import layer_at
 
 SHARES = tuple(part / 24 for part in (1, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 24))
 """Sizes that allocation chooses from, as shares of the full size."""

@@ -20,8 +20,8 @@ from ofa_slim.closed_form.moments import RIDGE, Moments
 from ofa_slim.closed_form.obs import Removal, removal
 from ofa_slim.closed_form.repair import SubLayerError
 from ofa_slim.supernet.axis import Axis, Slot
-from ofa_slim.supernet.families import layer_at
 from ofa_slim.supernet.handle import full_size
+from ofa_slim.supernet.paths import layer_at
 from ofa_slim.supernet.space import SearchSpace
 from ofa_slim.supernet.spec import Sizes, entries_of
 

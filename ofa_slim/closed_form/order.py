@@ -16,8 +16,9 @@ from ofa_slim.closed_form.moments import RIDGE, Moments
 from ofa_slim.closed_form.obs import Removal, removal
 from ofa_slim.closed_form.sub_layers import BlockRunner, Stream, SubLayer, sub_layers
 from ofa_slim.ordering.reorder import reorder_axis
-from ofa_slim.supernet.families import find_stacks, layer_at
+from ofa_slim.supernet.families import find_stacks
 from ofa_slim.supernet.handle import full_size
+from ofa_slim.supernet.paths import layer_at
 
 
 @dataclass(frozen=True)

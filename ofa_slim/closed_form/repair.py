@@ -16,9 +16,9 @@ from ofa_slim.closed_form.divergence import Divergence, divergence, mean_diverge
 from ofa_slim.closed_form.moments import RIDGE, Moments
 from ofa_slim.closed_form.sub_layers import BlockRunner, Stream, Writer, residual_sums, writers
 from ofa_slim.errors import CalibrationError, ConfigError
-from ofa_slim.supernet.families import layer_at
 from ofa_slim.supernet.handle import full_size
 from ofa_slim.supernet.layers import BiasOnly
+from ofa_slim.supernet.paths import layer_at
 from ofa_slim.supernet.twin_blocks import twin_blocks
 
 logger = logging.getLogger(__name__)

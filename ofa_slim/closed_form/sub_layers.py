@@ -15,7 +15,8 @@ from ofa_slim.base.nested import first_tensor
 from ofa_slim.closed_form.calibration import Batch
 from ofa_slim.errors import CalibrationError, OfaSlimError
 from ofa_slim.supernet.axis import Axis
-from ofa_slim.supernet.families import find_stacks, joined, layer_at, left_out, stack_axes
+from ofa_slim.supernet.families import find_stacks, left_out, stack_axes
+from ofa_slim.supernet.paths import joined, layer_at
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from ofa_slim.export.config_depth import set_config_depth
 from ofa_slim.export.recalibration import recalibrate
 from ofa_slim.supernet.axis import DEPTH
 from ofa_slim.supernet.discover import grown_roles
-from ofa_slim.supernet.families import layer_at, parent_at
 from ofa_slim.supernet.handle import Supernet, make_plain
 from ofa_slim.supernet.layers import (
     ElasticLayer,
@@ -29,6 +28,7 @@ from ofa_slim.supernet.layers import (
     swap_class,
 )
 from ofa_slim.supernet.omit import above_zero, omitted, omitting
+from ofa_slim.supernet.paths import layer_at, parent_at
 from ofa_slim.supernet.space import SearchSpace
 from ofa_slim.supernet.spec import parameter_like, row_of, spec_of
 from ofa_slim.supernet.subnet_config import SubnetConfig

@@ -8,7 +8,7 @@ from typing import cast
 import paddle
 from paddle import nn
 
-from ofa_slim.supernet.families import layer_at, parent_at
+from ofa_slim.supernet.paths import layer_at, parent_at
 from ofa_slim.supernet.spec import cut_plain, parameter_like
 
 Undo = Callable[[], None]

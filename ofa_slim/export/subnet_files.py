@@ -24,10 +24,11 @@ from ofa_slim.export.cut import cut
 from ofa_slim.export.factorised_embedding import factorised_ranks, put
 from ofa_slim.export.own_layers import cut_to_shapes, numbers_of, set_numbers
 from ofa_slim.supernet.discover import full_space
-from ofa_slim.supernet.families import layer_at, left_out_axes
+from ofa_slim.supernet.families import left_out_axes
 from ofa_slim.supernet.grow import grow
 from ofa_slim.supernet.handle import require_plain
 from ofa_slim.supernet.layers.kernels import centre, has_kernel, padding_of, set_padding
+from ofa_slim.supernet.paths import layer_at
 from ofa_slim.supernet.spec import Extent, cut_plain, parameter_like, row_of, spec_of
 from ofa_slim.supernet.tied import tie, ties
 

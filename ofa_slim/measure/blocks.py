@@ -19,11 +19,11 @@ from ofa_slim.base.examples import Example
 from ofa_slim.base.modes import forwards_kept
 from ofa_slim.errors import LatencyError
 from ofa_slim.supernet.axis import DEPTH, HIDDEN, Axis, Bypass
-from ofa_slim.supernet.families import Stack, find_stacks, layer_at
-from ofa_slim.supernet.families.family import joined
+from ofa_slim.supernet.families import Stack, find_stacks
 from ofa_slim.supernet.handle import Supernet, make_plain
 from ofa_slim.supernet.layers import cut_layer, kept_layers
 from ofa_slim.supernet.omit import above_zero, omitted, omitting
+from ofa_slim.supernet.paths import joined, layer_at
 from ofa_slim.supernet.space import SearchSpace
 from ofa_slim.supernet.spec import spec_of
 from ofa_slim.supernet.subnet_config import SubnetConfig

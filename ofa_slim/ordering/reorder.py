@@ -7,7 +7,7 @@ import paddle
 from paddle import nn
 
 from ofa_slim.supernet.axis import Axis, Slot
-from ofa_slim.supernet.families import layer_at
+from ofa_slim.supernet.paths import layer_at
 from ofa_slim.supernet.spec import row_of
 
 

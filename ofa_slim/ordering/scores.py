@@ -24,13 +24,12 @@ from ofa_slim.supernet.families import (
     Stack,
     attention_heads,
     find_stacks,
-    joined,
-    layer_at,
     left_out,
     max_sizes,
     stack_axes,
 )
 from ofa_slim.supernet.handle import full_size
+from ofa_slim.supernet.paths import joined, layer_at
 
 __all__ = [
     "compute_neuron_head_importance",

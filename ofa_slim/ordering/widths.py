@@ -15,8 +15,8 @@ from ofa_slim.errors import ImportanceError, nearest
 from ofa_slim.ordering.reorder import reorder_axis
 from ofa_slim.ordering.scores import descending, summed_scores
 from ofa_slim.supernet.axis import WIDTH, Axis, Slot
-from ofa_slim.supernet.families import layer_at
 from ofa_slim.supernet.handle import Supernet
+from ofa_slim.supernet.paths import layer_at
 from ofa_slim.supernet.spec import entries_of, row_of
 
 

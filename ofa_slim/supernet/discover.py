@@ -20,7 +20,7 @@ from ofa_slim.base.modes import eval_mode
 from ofa_slim.errors import ConfigError, ConvertError
 from ofa_slim.supernet.axis import KERNEL, WIDTH, Axis, Fixed, Slot
 from ofa_slim.supernet.coupling import Holder, couple, trace
-from ofa_slim.supernet.families import find_stacks, layer_at, stack_axes, weight_reason
+from ofa_slim.supernet.families import find_stacks, stack_axes, weight_reason
 from ofa_slim.supernet.grow import original_extent
 from ofa_slim.supernet.layers import (
     Block,
@@ -33,6 +33,7 @@ from ofa_slim.supernet.layers import (
     own,
     parameter_roles,
 )
+from ofa_slim.supernet.paths import layer_at
 from ofa_slim.supernet.published import choices_from
 from ofa_slim.supernet.space import SearchSpace
 from ofa_slim.supernet.spec import as_extent, computed_weight, entries_of, row_of, spec_of

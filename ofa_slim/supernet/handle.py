@@ -12,8 +12,8 @@ from ofa_slim.base.examples import Example, random_example
 from ofa_slim.base.unwrap import unwrap
 from ofa_slim.errors import ConfigError, ExportError
 from ofa_slim.supernet.axis import DEPTH
-from ofa_slim.supernet.families import layer_at
 from ofa_slim.supernet.layers import ElasticLayer, swap_back
+from ofa_slim.supernet.paths import layer_at
 from ofa_slim.supernet.published import LayerDictCodec, LayerNames
 from ofa_slim.supernet.space import SearchSpace
 from ofa_slim.supernet.spec import Extent

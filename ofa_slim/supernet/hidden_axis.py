@@ -12,9 +12,10 @@ from ofa_slim.base.examples import Example, random_example
 from ofa_slim.errors import ConfigError, ConvertError
 from ofa_slim.supernet.axis import HIDDEN, Axis
 from ofa_slim.supernet.discover import traced_space
-from ofa_slim.supernet.families import Stack, find_stacks, layer_at, max_sizes, stream_writers
+from ofa_slim.supernet.families import Stack, find_stacks, max_sizes, stream_writers
 from ofa_slim.supernet.handle import Supernet
 from ofa_slim.supernet.mending import failure_of, smallest_tried
+from ofa_slim.supernet.paths import layer_at
 from ofa_slim.supernet.space import SearchSpace
 
 

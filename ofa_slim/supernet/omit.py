@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from paddle import nn
 
 from ofa_slim.supernet.axis import Axis, Bypass
-from ofa_slim.supernet.families import layer_at, parent_at
 from ofa_slim.supernet.layers import BiasOnly, FirstChannel
+from ofa_slim.supernet.paths import layer_at, parent_at
 from ofa_slim.supernet.spec import Extent, Sizes, length
 
 Undo = Callable[[], None]

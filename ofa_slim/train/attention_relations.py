@@ -13,8 +13,8 @@ from paddle.nn import functional as F
 from ofa_slim.base.examples import Example
 from ofa_slim.base.modes import forward_signature
 from ofa_slim.errors import ConfigError, DistillError, nearest
-from ofa_slim.supernet.families import Stack, find_stacks, layer_at, max_sizes
-from ofa_slim.supernet.families.family import joined
+from ofa_slim.supernet.families import Stack, find_stacks, max_sizes
+from ofa_slim.supernet.paths import joined, layer_at
 from ofa_slim.tasks import padding_mask
 
 # Which projections' outputs are multiplied: by number in the order query, key, value.

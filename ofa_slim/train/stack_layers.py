@@ -11,7 +11,8 @@ from paddle import nn
 
 from ofa_slim.errors import ConfigError
 from ofa_slim.ordering.scores import HeadScores, compute_neuron_head_importance
-from ofa_slim.supernet.families import Stack, find_stacks, layer_at, max_sizes
+from ofa_slim.supernet.families import Stack, find_stacks, max_sizes
+from ofa_slim.supernet.paths import layer_at
 from ofa_slim.train.task_losses import TaskLosses
 
 EMBEDDINGS, ALL, NONE = "embeddings", "all", "none"

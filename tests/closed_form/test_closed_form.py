@@ -30,7 +30,7 @@ from ofa_slim.errors import CalibrationError
 from ofa_slim.export.cut import cut
 from ofa_slim.importance import reorder_neuron_head
 from ofa_slim.supernet.discover import full_space
-from ofa_slim.supernet.families import layer_at
+from ofa_slim.supernet.paths import layer_at
 
 SEEDS = st.integers(0, 2**16)
 

@@ -10,7 +10,7 @@ import pytest
 from paddle import nn
 
 from ofa_slim import OFA, Convert, load_subnet, save_subnet, supernet
-from ofa_slim.supernet.families import layer_at
+from ofa_slim.supernet.paths import layer_at
 
 
 class Blocks(nn.Layer):

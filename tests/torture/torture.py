@@ -27,9 +27,9 @@ from hostile_models import Batch, Case, case_of
 from ofa_slim import OFA, Convert, OfaSlimError, SubnetConfig, load_subnet, save_subnet, supernet, to_static
 from ofa_slim.base.nested import tensors_in
 from ofa_slim.errors import ConvertError, ExportError
-from ofa_slim.supernet.families import layer_at
 from ofa_slim.supernet.layers import ElasticLayer, kept_layers
 from ofa_slim.supernet.layers.owner import held
+from ofa_slim.supernet.paths import layer_at
 from ofa_slim.supernet.spec import entries_of, spec_of
 
 CLOSE = {"float64": 1e-8, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}

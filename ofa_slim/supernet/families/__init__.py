@@ -11,12 +11,8 @@ from ofa_slim.supernet.families.family import (
     BlockAxis,
     Family,
     Stack,
-    blocks_at,
-    joined,
-    layer_at,
     left_out,
     max_sizes,
-    parent_at,
     stack_axes,
     stream_writers,
     weight_reason,
@@ -26,6 +22,7 @@ from ofa_slim.supernet.families.post_norm import ALBERT, MPNET, NEZHA
 from ofa_slim.supernet.families.t5 import T5
 from ofa_slim.supernet.families.transformer_decoder import TRANSFORMER_DECODER
 from ofa_slim.supernet.families.transformer_encoder import TRANSFORMER_ENCODER
+from ofa_slim.supernet.paths import blocks_at
 
 __all__ = [
     "BlockAxis",
@@ -33,12 +30,9 @@ __all__ = [
     "Stack",
     "attention_heads",
     "find_stacks",
-    "joined",
-    "layer_at",
     "left_out",
     "left_out_axes",
     "max_sizes",
-    "parent_at",
     "register_family",
     "stack_axes",
     "stream_writers",

@@ -10,6 +10,7 @@ from paddle import nn
 from ofa_slim.errors import ConvertError
 from ofa_slim.supernet.axis import Axis, Bypass, Fixed, Slot
 from ofa_slim.supernet.layers import BiasOnly, ElasticLayer
+from ofa_slim.supernet.paths import has_layer, joined, layer_at, layer_or_none
 from ofa_slim.supernet.spec import computed_weight, full_class_name, spec_of
 
 Place = tuple[str, str]
@@ -54,7 +55,7 @@ class BlockAxis:
         """This axis or the one in its place, whichever has all its layers in a block; this one where none has."""
         row: BlockAxis | None = self
         while row is not None:
-            if all(_has(block, path) for path, _ in row.slots):
+            if all(has_layer(block, path) for path, _ in row.slots):
                 return row
             row = row.otherwise
         return self
@@ -134,57 +135,6 @@ def is_class(layer: nn.Layer, kind: type[nn.Layer] | str) -> bool:
     )
 
 
-def joined(*parts: str) -> str:
-    """An attribute path of the parts that are not empty."""
-    return ".".join(part for part in parts if part)
-
-
-def layer_at(model: nn.Layer, path: str) -> nn.Layer:
-    """The layer at an attribute path; the path "" is the model itself.
-
-    Raises: AttributeError where there is none.
-    """
-    if not path:
-        return model
-    parent, name = parent_at(model, path)
-    layer: nn.Layer = getattr(parent, name)
-    return layer
-
-
-def parent_at(model: nn.Layer, path: str) -> tuple[nn.Layer, str]:
-    """The layer that holds the one at an attribute path, and that one's name in it, which may contain dots.
-
-    Raises: AttributeError where there is none.
-    """
-    parts = path.split(".")
-    for count in range(1, len(parts) + 1):
-        name = ".".join(parts[:count])
-        # By attribute, also in a list: a stack indexes only its active layers, and `named_children` names a layer once.
-        child = getattr(model, name, None)
-        if not isinstance(child, nn.Layer):
-            continue
-        if count == len(parts):
-            return model, name
-        try:
-            return parent_at(child, ".".join(parts[count:]))
-        except AttributeError:
-            continue
-    raise AttributeError(f"{type(model).__name__} has no layer at {path!r}")
-
-
-def blocks_at(stack: nn.Layer, path: str, pattern: str) -> dict[str, nn.Layer]:
-    """The layers of a stack at a pattern such as ``"layers.*"``, by their paths in the model."""
-    found = {path: stack}
-    for part in pattern.split("."):
-        found = {
-            joined(place, name): child
-            for place, layer in found.items()
-            for name, child in layer.named_children()
-            if part in ("*", name)
-        }
-    return found
-
-
 def stack_axes(model: nn.Layer, stack: Stack) -> Iterator[Axis | Fixed]:
     """The axes of one stack at their full sizes, or why a part of it is fixed."""
     family, holder = stack.family, layer_at(model, stack.path)
@@ -195,7 +145,7 @@ def stack_axes(model: nn.Layer, stack: Stack) -> Iterator[Axis | Fixed]:
         else:
             elastic[number] = path
     for row in family.axes:
-        if row in family.further and not any(_has(block, row.counted[0]) for block in stack.blocks.values()):
+        if row in family.further and not any(has_layer(block, row.counted[0]) for block in stack.blocks.values()):
             continue  # a stack that attends to no other
         if row.beside or row.shared:
             places = [(joined(path, place), role) for path in elastic.values() for place, role in row.slots]
@@ -206,7 +156,7 @@ def stack_axes(model: nn.Layer, stack: Stack) -> Iterator[Axis | Fixed]:
                 yield _axis(f"{stack.name}.{row.name}", model, counted[0], places, whole=row.whole)
     for number, path in elastic.items():
         for row in (row.of_block(stack.blocks[path]) for row in family.axes if not (row.beside or row.shared)):
-            if row in family.further and not _has(stack.blocks[path], row.counted[0]):
+            if row in family.further and not has_layer(stack.blocks[path], row.counted[0]):
                 continue
             fixed = "it is left out" if _is_left_out(stack.blocks[path], row) else row.fixed(stack.blocks[path])
             if fixed is not None:
@@ -233,7 +183,7 @@ def stream_writers(stack: Stack) -> list[str]:
     for path, block in stack.blocks.items():
         for place, _ in stack.family.stream:
             whole = joined(path, place)
-            if whole in remains or _has(block, place):
+            if whole in remains or has_layer(block, place):
                 found.append(remains.get(whole, whole))
     return found
 
@@ -247,7 +197,7 @@ def left_out(stack: Stack) -> Iterator[tuple[str, str, BlockAxis]]:
 
 
 def _is_left_out(block: nn.Layer, row: BlockAxis) -> bool:
-    return row.bypass is not None and isinstance(_layer_or_none(block, row.bypass.output), BiasOnly)
+    return row.bypass is not None and isinstance(layer_or_none(block, row.bypass.output), BiasOnly)
 
 
 def _bypasses(model: nn.Layer, block: str, row: BlockAxis) -> tuple[Bypass, ...]:
@@ -277,17 +227,6 @@ def max_sizes(layer: nn.Layer) -> dict[str, int] | None:
 def weight_reason(name: str) -> str:
     """Why a layer is fixed whose weight `name` is not a parameter."""
     return f"its {name} is computed anew in each forward, as by weight_norm"
-
-
-def _has(block: nn.Layer, path: str) -> bool:
-    return isinstance(_layer_or_none(block, path), nn.Layer)
-
-
-def _layer_or_none(block: nn.Layer, path: str) -> nn.Layer | None:
-    try:
-        return layer_at(block, path)
-    except (AttributeError, KeyError):
-        return None
 
 
 def _own_forward(block: nn.Layer, kind: type[nn.Layer] | str) -> bool:

@@ -12,9 +12,9 @@ from typing import Any
 from paddle import nn
 
 from ofa_slim.supernet.axis import WIDTH, Axis, Slot
-from ofa_slim.supernet.families import layer_at
 from ofa_slim.supernet.layers import Owner, is_number_role, number_role, numbers_in, swap_back
 from ofa_slim.supernet.mending.running import Failure, Frame
+from ofa_slim.supernet.paths import layer_at
 from ofa_slim.supernet.space import SearchSpace
 from ofa_slim.supernet.spec import channels_of, spec_of
 

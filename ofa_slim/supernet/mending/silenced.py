@@ -16,10 +16,10 @@ from paddle import nn
 
 from ofa_slim.base.modes import eval_mode
 from ofa_slim.base.nested import tensors_in
-from ofa_slim.supernet.families import layer_at
 from ofa_slim.supernet.handle import Supernet, active_sizes_kept
 from ofa_slim.supernet.layers import Owner, has_kernel, is_depthwise
 from ofa_slim.supernet.mending.running import Probe
+from ofa_slim.supernet.paths import layer_at
 from ofa_slim.supernet.spec import Extent, entries_of, row_of
 from ofa_slim.supernet.subnet_config import SubnetConfig
 
