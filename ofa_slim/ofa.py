@@ -10,6 +10,7 @@ import paddle
 from paddle import nn
 from paddle.static import InputSpec
 
+from ofa_slim.base.checks import check_kind
 from ofa_slim.base.examples import Example, random_example
 from ofa_slim.base.modes import eval_mode
 from ofa_slim.base.taps import Taps
@@ -69,6 +70,8 @@ class OFA(ElasticModel):
         example_inputs: Any = None,
         input_spec: InputSpec | Sequence[InputSpec] | None = None,
     ) -> None:
+        if distill_config is not None:
+            check_kind(distill_config, DistillConfig, "distill_config", ConfigError)
         super().__init__(model, run_config, elastic_order, train_full, example_inputs, input_spec)
         self.distill_config = distill_config
         self._distiller = None if distill_config is None else self._distilling(distill_config, unwrap(model))
@@ -143,6 +146,8 @@ class OFA(ElasticModel):
         Raises: IllegalSubnetError for a config that this model does not have; ConfigError for a loss that is no
             scalar, for no configs, or where the largest sub-network teaches and is not among them.
         """
+        if not callable(loss_fn):
+            raise ConfigError(f"loss_fn is {loss_fn!r}, not a function of the student's output and the teacher's")
         example = Example.of(unwrap(self.model), batch)
         self._discover_from(example)
         chosen = self._chosen(configs)

@@ -11,12 +11,17 @@ import paddle
 from paddle import nn
 from paddle.static import InputSpec
 
+from ofa_slim.base.checks import check_layer, check_many
 from ofa_slim.base.modes import eval_mode, forward_signature
 from ofa_slim.base.nested import tensors_in
 from ofa_slim.errors import ConfigError, ExportError
 
 TOLERANCE = 1e-4
 _DEFAULT_SHAPE = (2, 16)
+_DTYPES = (
+    "bool", "int8", "int16", "int32", "int64", "uint8", "bfloat16", "float16", "float32", "float64", "complex64",
+    "complex128",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,8 @@ def example_of(model: nn.Layer, inputs: Any, spec: InputSpec | Sequence[InputSpe
         raise ConfigError("example_inputs and input_spec cannot both be given")
     if spec is None:
         return None if inputs is None else Example.of(model, inputs)
+    if not isinstance(spec, InputSpec):
+        check_many(spec, "input_spec", "InputSpec", ConfigError)
     specs = [spec] if isinstance(spec, InputSpec) else list(spec)
     for entry in specs:
         if not isinstance(entry, InputSpec):
@@ -89,8 +96,9 @@ def random_example(
         seed: of the random numbers.
         extra: what the model is given beside them when it is run to see which embedding reads which input.
 
-    Raises: ExportError for shapes and dtypes that do not match each other.
+    Raises: ExportError for shapes and dtypes that do not match each other, or that the model does not run on.
     """
+    check_layer(model, "model", ExportError)
     embeds = any(isinstance(layer, nn.Embedding) for layer in model.sublayers(include_self=True))
     if input_shapes is None:
         if not embeds:
@@ -100,6 +108,8 @@ def random_example(
         # A rotary table gives no error beyond its last place, and nothing that two models agree on.
         input_shapes = [rows, min(length, places) if isinstance(places, int) and places > 0 else length]
     default = "int64" if embeds else "float32"
+    if not isinstance(input_shapes, (Mapping, paddle.Tensor)):
+        check_many(input_shapes, "input_shapes", "sizes such as [2, 16], or of such lists", ExportError)
     shapes = (
         [input_shapes]
         if isinstance(input_shapes, (Mapping, paddle.Tensor)) or _is_shape(input_shapes)
@@ -181,6 +191,10 @@ def _nan_message(what: str, number: int, expected: np.ndarray, found: np.ndarray
     )
 
 
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).strip().splitlines() if line), "no message")
+
+
 def _is_shape(value: Any) -> bool:
     return isinstance(value, Sequence) and all(entry is None or isinstance(entry, int) for entry in value)
 
@@ -204,6 +218,8 @@ def _random(shape: Any, dtype: Any, rng: np.random.Generator) -> paddle.Tensor:
         raise ExportError(f"input_shapes: {shape!r} is not a shape")
     sizes = [2 if size is None or size < 0 else size for size in shape]
     name: Any = str(dtype).replace("paddle.", "")
+    if name not in _DTYPES:
+        raise ExportError(f"input_dtypes: {dtype!r} is not one of {', '.join(_DTYPES)}")
     if "int" in name or name == "bool":
         return paddle.to_tensor(rng.integers(0, 2, sizes)).astype(name)
     return paddle.to_tensor(rng.standard_normal(sizes)).astype(name)
@@ -214,6 +230,8 @@ def _fit_to_embeddings(
 ) -> None:
     """Fills each integer input that an embedding reads with random rows of its table, and padding.
 
+    Raises: ExportError where the model does not run on the example.
+
     Args:
         model: as in `random_example`.
         example: the inputs.
@@ -221,9 +239,6 @@ def _fit_to_embeddings(
         extra: as in `random_example`.
         kept: ids of the inputs that stay as they are.
     """
-    inputs = [tensor for tensor in example.tensors if not tensor.is_floating_point() and id(tensor) not in kept]
-    if not inputs:
-        return
     read_by: dict[int, nn.Embedding] = {}
 
     def remember(layer: nn.Layer, given: Any) -> None:
@@ -233,9 +248,16 @@ def _fit_to_embeddings(
     hooks = [layer.register_forward_pre_hook(cast(Any, remember)) for layer in embeddings]
     try:
         example.call(model, **extra)
+    except Exception as error:  # whatever the model's forward raises
+        raise ExportError(
+            f"{type(model).__name__} does not run on random inputs of the shapes "
+            f"{[list(tensor.shape) for tensor in example.tensors]} ({type(error).__name__}: {_first_line(error)}); "
+            "give input_shapes with what its forward takes, shapes or tensors, e.g. [{'input_ids': ids, 'bbox': boxes}]"
+        ) from error
     finally:
         for hook in hooks:
             hook.remove()
+    inputs = [tensor for tensor in example.tensors if not tensor.is_floating_point() and id(tensor) not in kept]
     pads = [layer.pad_token_id for layer in model.sublayers(include_self=True) if hasattr(layer, "pad_token_id")]
     largest = max((layer.weight.shape[0] for layer in embeddings), default=0)
     for tensor in inputs:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,9 @@ from typing import Any
 import paddle
 from paddle import nn
 
+from ofa_slim.base.checks import check_layer, check_many, check_whole
 from ofa_slim.base.examples import Example
+from ofa_slim.base.modes import forward_signature
 from ofa_slim.errors import CalibrationError
 from ofa_slim.tasks import padding_mask
 
@@ -71,6 +72,10 @@ class Calibration:
     def __init__(
         self, model: nn.Layer, loader: Iterable[Any], rows: int | None = None, pad_token_id: int | None = None
     ) -> None:
+        check_layer(model, "model", CalibrationError)
+        check_many(loader, "the calibration loader", "batches", CalibrationError)
+        if rows is not None:
+            check_whole(rows, "rows", 1, CalibrationError)
         self.batches: list[Batch] = []
         pad = _pad_token_id(model) if pad_token_id is None else pad_token_id
         left = float("inf") if rows is None else rows
@@ -123,7 +128,7 @@ def _batch(model: nn.Layer, number: int, values: Any, pad_token_id: int | None) 
     example = Example.of(model, without_labels(values))
     if not example.tensors:
         raise CalibrationError(f"a calibration batch is a {type(values).__name__} without a tensor")
-    names = list(inspect.signature(model.forward).parameters)
+    names = list(forward_signature(model).parameters)
     inputs = {**dict(zip(names, example.args, strict=False)), **example.kwargs}
     return Batch(number, example, padding_mask(inputs, pad_token_id))
 

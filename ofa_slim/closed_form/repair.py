@@ -11,6 +11,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from ofa_slim.base.modes import plain_forwards
 from ofa_slim.closed_form.calibration import Calibration
 from ofa_slim.closed_form.divergence import Divergence, divergence, mean_divergence, outputs_of
 from ofa_slim.closed_form.moments import RIDGE, Moments
@@ -65,7 +66,7 @@ def repair(
         where the two models do not belong together; `model` is as before then.
     """
     calibration = loader if isinstance(loader, Calibration) else Calibration(original, loader, rows)
-    with full_size(original):
+    with full_size(original), plain_forwards(model):
         fit = _Fit(model, original, calibration, ridge)
         before = [(parameter, parameter.clone()) for part in fit.parts for parameter in _parameters(model, part)]
         try:

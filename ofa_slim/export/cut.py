@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import paddle
 from paddle import nn
 
+from ofa_slim.base.copies import copied
 from ofa_slim.base.examples import Example, compare, random_example
 from ofa_slim.closed_form import repair_if_better
 from ofa_slim.errors import ExportError
@@ -59,7 +59,7 @@ def export_subnet(
                 "cannot be cut from its own weights"
             )
     call = supernet.forward_arguments(config)
-    example = _example(model, input_shapes, input_dtypes, call)
+    example = random_example(model, input_shapes, input_dtypes, **call)
     target = origin_model
     undo: list[Undo] = []
     try:
@@ -70,7 +70,7 @@ def export_subnet(
         else:
             expected, weights = _run_as_supernet(target, space, config, example, call), {}
         if target is None or grown:
-            target = make_plain(copy.deepcopy(model))
+            target = make_plain(copied(model))
         elif load_weights_from_supernet:
             undo.append(_load(target, model))
         undo.append(cut(target, space, config, weights))
@@ -85,19 +85,6 @@ def export_subnet(
         _run_back(undo)
         raise
     return target if origin_model is None else origin_model
-
-
-def _example(model: nn.Layer, shapes: Any, dtypes: Any, call: dict[str, int]) -> Example:
-    try:
-        return random_example(model, shapes, dtypes, **call)
-    except ExportError:
-        raise
-    except Exception as error:  # whatever the model's forward raises
-        raise ExportError(
-            f"{type(model).__name__} does not run on random inputs of "
-            f"{'the shape [2, 16]' if shapes is None else 'input_shapes'} ({type(error).__name__}: {error}); give "
-            "input_shapes with what its forward takes, shapes or tensors, e.g. [{'input_ids': ids, 'bbox': boxes}]"
-        ) from error
 
 
 def _load(target: nn.Layer, supernet: nn.Layer) -> Undo:
@@ -186,7 +173,7 @@ def _run_as_supernet(
     origin: nn.Layer, space: SearchSpace, config: SubnetConfig, example: Example, call: dict[str, int]
 ) -> list[paddle.Tensor]:
     """The outputs of a supernet made of the origin's own weights, under a config."""
-    twin = copy.deepcopy(origin)
+    twin = copied(origin)
     for path, sizes in space.layer_sizes(config).items():
         layer = layer_at(twin, path)
         if spec_of(layer) is not None:
@@ -204,7 +191,7 @@ def _check_origin(supernet: nn.Layer, origin: nn.Layer, grown: Sequence[str]) ->
         raise ExportError(f"origin_model is a {type(origin).__name__}, not a paddle.nn.Layer")
     if any(isinstance(layer, ElasticLayer) for layer in origin.sublayers(include_self=True)):
         raise ExportError("origin_model is a supernet; give a plain model of the original, or leave it out")
-    own, its = make_plain(copy.deepcopy(supernet)).state_dict(), origin.state_dict()
+    own, its = make_plain(copied(supernet)).state_dict(), origin.state_dict()
     for key in {**own, **its}:
         if key not in own or key not in its:
             raise ExportError(f"origin_model has another structure: {key!r} is in only one of the two")

@@ -11,6 +11,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from ofa_slim.base.checks import check_many, check_whole
 from ofa_slim.base.examples import Example, compare, random_example
 from ofa_slim.errors import ExportError, nearest
 from ofa_slim.export.factorised_embedding import Undo, factorised_ranks, put
@@ -86,8 +87,7 @@ def factorise_embeddings(
         used elsewhere (tied), or frequencies that do not fit.
     """
     require_plain(model, "factorise_embeddings")
-    if isinstance(rank, bool) or not isinstance(rank, (int, np.integer)) or rank < 1:
-        raise ExportError(f"rank is {rank!r}, not a whole number of at least 1")
+    check_whole(rank, "rank", 1, ExportError)
     tables = _chosen(model, names)
     for name, table in tables.items():
         _check_saves(name, table, int(rank))
@@ -150,6 +150,8 @@ def _chosen(model: nn.Layer, names: str | Iterable[str] | None) -> dict[str, nn.
         if not found:
             raise ExportError(f"this {type(model).__name__} holds no paddle.nn.Embedding that could be factorised")
         names = [max(found, key=lambda path: found[path].weight.shape[0])]
+    if not isinstance(names, str):
+        check_many(names, "names", "paths of embeddings", ExportError)
     wanted = [names] if isinstance(names, str) else list(dict.fromkeys(names))
     if not wanted:
         raise ExportError(f"names is empty; the embeddings of this model are {', '.join(plain)}")

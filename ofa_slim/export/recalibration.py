@@ -13,6 +13,7 @@ from typing import Any
 import paddle
 from paddle import nn
 
+from ofa_slim.base.checks import check_whole
 from ofa_slim.base.modes import forward_signature, modes_kept
 from ofa_slim.errors import ConfigError
 from ofa_slim.supernet.axis import DEPTH
@@ -38,8 +39,8 @@ def recalibrate(
 
     Raises: ConfigError where `batches` is not at least 1, or the loader gives none.
     """
-    if batches is not None and (isinstance(batches, bool) or not isinstance(batches, int) or batches < 1):
-        raise ConfigError(f"batches {batches!r} is not a whole number of at least 1")
+    if batches is not None:
+        check_whole(batches, "batches", 1, ConfigError)
     norms = [layer for layer in model.sublayers(include_self=True) if isinstance(layer, classes_with_statistics())]
     if not norms:
         return 0

@@ -14,6 +14,7 @@ import paddle
 from paddle import nn
 from safetensors.paddle import load_file, save_file
 
+from ofa_slim.base.checks import checked_path
 from ofa_slim.base.examples import Example, compare, random_example
 from ofa_slim.base.files import atomic_folder
 from ofa_slim.base.foreign import check_contents, fits
@@ -113,7 +114,7 @@ def load_subnet(directory: str | os.PathLike[str], model: nn.Layer | None = None
 
     Raises: ExportError where `save_subnet` did not write the directory, or its files do not fit each other.
     """
-    folder = Path(directory)
+    folder = checked_path(directory, "directory", ExportError)
     about = _read_about(folder)
     state = _read_weights(folder)
     try:
@@ -185,7 +186,7 @@ def replacing(directory: str | os.PathLike[str], marker: str) -> Iterator[Path]:
 
     Raises: ExportError for a target with other contents.
     """
-    target = Path(directory).absolute()
+    target = checked_path(directory, "directory", ExportError).absolute()
     if target.exists() and not target.is_dir():
         raise ExportError(f"{target} is a file, not a directory")
     if target.is_dir() and any(target.iterdir()) and not (target / marker).is_file():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from ofa_slim.base.copies import copied
 from ofa_slim.base.examples import Example, compare
 from ofa_slim.errors import ExportError
 from ofa_slim.export.factorised_embedding import FactorisedEmbedding
@@ -49,7 +49,7 @@ class WordTable:
         Raises: ExportError where not all that depends on the vocabulary could be told, or the copy computes something
             else.
         """
-        model = copy.deepcopy(self.model)
+        model = copied(self.model)
         model.config.vocab_size = len(kept)
         self._cut_parameters(model, kept)
         new = {old: number for number, old in enumerate(kept)}

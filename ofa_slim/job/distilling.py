@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from ofa_slim.base.checks import check_whole
+from ofa_slim.base.copies import copied
 from ofa_slim.base.unwrap import unwrap
 from ofa_slim.closed_form.divergence import divergence, floats
 from ofa_slim.errors import ConfigError
@@ -64,7 +65,7 @@ class Finish:
 
     def __post_init__(self) -> None:
         """Checks the numbers."""
-        check_whole(self, {"epochs": 1, "checkpoint_every": 1, "seed": 0, "trial_steps": 0})
+        check_counts(self, {"epochs": 1, "checkpoint_every": 1, "seed": 0, "trial_steps": 0})
         check_training(self.learning_rate, self.loss)
         if not isinstance(self.dropout, bool):
             raise ConfigError(f"dropout {self.dropout!r} is not True or False")
@@ -72,12 +73,10 @@ class Finish:
             raise ConfigError(f"cache_teacher {self.cache_teacher!r} is not a TeacherCache or None")
 
 
-def check_whole(settings: Any, least: dict[str, int]) -> None:
+def check_counts(settings: Any, least: dict[str, int]) -> None:
     """Raises ConfigError for an attribute that is not a whole number of at least so much."""
     for name, smallest in least.items():
-        value = getattr(settings, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
-            raise ConfigError(f"{name} is {value!r}, not a whole number of at least {smallest}")
+        check_whole(getattr(settings, name), name, smallest, ConfigError)
 
 
 def check_training(rate: Any, loss: Any) -> None:
@@ -167,7 +166,7 @@ def finished(
         folder: keeps checkpoints; None for none.
         example: a batch's inputs.
     """
-    teacher = copy.deepcopy(original)
+    teacher = copied(original)
     key = teacher_key(model).hex()  # before anything trains
     blocks = len(find_stacks(model)) == 1
     if blocks:

@@ -8,6 +8,9 @@ from typing import Any
 
 from paddle import nn
 
+from ofa_slim.base.checks import check_kind, check_layer, check_whole, checked_path
+from ofa_slim.base.modes import plain_forwards
+from ofa_slim.base.unwrap import unwrap
 from ofa_slim.errors import ConfigError
 from ofa_slim.job.compressed import Compressed
 from ofa_slim.job.distilling import Finish
@@ -70,6 +73,12 @@ def compress(
         an unknown limit; CalibrationError for rows that the model does not run on, and without training for models
         without known blocks and budgets below the smallest sizes; ExportError for a supernet.
     """
+    check_layer(model, "model", ConfigError)
+    check_whole(curve_rows, "curve_rows", 1, ConfigError)
+    if latency is not None:
+        check_kind(latency, LatencyTable, "latency", ConfigError)
+    if directory is not None:
+        checked_path(directory, "directory", ConfigError)
     if isinstance(eval_func, Mapping):
         raise ConfigError(
             f"the third argument is eval_func, a function of the model; name the other: budget={eval_func!r}"
@@ -89,11 +98,13 @@ def compress(
             raise ConfigError("training needs eval_func, a function of the model that returns its score")
         if directory is not None and finish is None and not Budget.of(budget).needs_latency:
             raise ConfigError("directory keeps measured times and trainings, and this call has none; use save")
-        return compress_without_training(
-            model, loader, budget, rows, curve_rows, input_shapes, input_dtypes, latency, engine, omit, finish,
-            directory,
-        )  # fmt: skip
-    chosen = Training() if training is None else training
-    return compress_with_training(
-        model, loader, eval_func, budget, chosen, directory, input_shapes, input_dtypes, latency, engine, finish
-    )
+    with plain_forwards(unwrap(model)):
+        if eval_func is None:
+            return compress_without_training(
+                model, loader, budget, rows, curve_rows, input_shapes, input_dtypes, latency, engine, omit, finish,
+                directory,
+            )  # fmt: skip
+        chosen = Training() if training is None else training
+        return compress_with_training(
+            model, loader, eval_func, budget, chosen, directory, input_shapes, input_dtypes, latency, engine, finish
+        )

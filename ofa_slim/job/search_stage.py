@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import shutil
 import signal
@@ -15,6 +14,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from ofa_slim.base.copies import copied
 from ofa_slim.closed_form import Curve
 from ofa_slim.errors import BudgetError, LatencyError, StoppedError
 from ofa_slim.job.data.own import strata
@@ -74,7 +74,7 @@ def check_budget(run: Run, model: nn.Layer) -> None:
     Raises: BudgetError that names the cheapest sub-network.
     """
     recipe, numbers = run.recipe, paddle.get_rng_state()
-    elastic = copy.deepcopy(model)
+    elastic = copied(model)
     ofa = OFA(elastic, elastic_blocks(elastic, recipe.widths, recipe.depth_mults))
     try:
         Search(ofa.supernet, lambda _: 0.0, _budget(recipe), _config(run, ofa))

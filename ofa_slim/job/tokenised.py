@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ofa_slim.base.modes import forward_signature
 from ofa_slim.base.tokens import encode, encode_tokens, padding_of
 from ofa_slim.export.fast_tokenizer import fast_tokenizer
 from ofa_slim.export.formats.predict import question_rows
@@ -20,14 +20,14 @@ INPUTS = ("input_ids", "token_type_ids")
 
 def accepted_inputs(model: Any, tokenizer: Any) -> tuple[str, ...]:
     """Which of `INPUTS` a model takes and its tokenizer gives; the models find padding from the ids themselves."""
-    takes = inspect.signature(model.forward).parameters
+    takes = forward_signature(model).parameters
     gives = encode(tokenizer, "a", None, 8)
     return tuple(name for name in INPUTS if name in takes and name in gives)
 
 
 def leading_inputs(model: Any, names: Sequence[str]) -> int:
     """How many of these inputs come first in the model's forward, in this order: those that can be given by place."""
-    takes = inspect.signature(model.forward).parameters
+    takes = forward_signature(model).parameters
     return sum(1 for name, place in zip(names, takes, strict=False) if name == place)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +14,8 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from ofa_slim.base.checks import check_many
+from ofa_slim.base.copies import copied
 from ofa_slim.base.examples import Example
 from ofa_slim.base.modes import forward_signature
 from ofa_slim.base.unwrap import unwrap
@@ -27,8 +28,8 @@ from ofa_slim.job.compressed import Compressed, TrainedReport
 from ofa_slim.job.distilling import (
     Finish,
     Loss,
+    check_counts,
     check_training,
-    check_whole,
     distil,
     finished,
     learning_rate_of,
@@ -94,12 +95,13 @@ class Training:
     def __post_init__(self) -> None:
         """Checks the numbers."""
         least = {"epochs": 0, "random_subnets": 0, "order_rows": 64, "candidates": 1, "checkpoint_every": 1, "seed": 0}
-        check_whole(self, least)
+        check_counts(self, least)
         check_training(self.learning_rate, self.loss)
         for name in ("widths", "depths"):
             shares = getattr(self, name)
             if name == "widths" and shares is None:
                 continue
+            check_many(shares, name, "shares", ConfigError)
             may_go = name == "widths"
             numbers = shares and all(isinstance(share, (int, float)) and 0 <= share <= 1 for share in shares)
             if not numbers or (0 in shares and not may_go):
@@ -301,7 +303,7 @@ def _each(given: Any, describe: Callable[[paddle.Tensor], Any]) -> Any:
 
 def _supernet(original: nn.Layer, training: Training, example: Any) -> OFA:
     """The elastic copy of a model, with the original as its teacher."""
-    model, teacher = copy.deepcopy(original), copy.deepcopy(original)
+    model, teacher = copied(original), copied(original)
     if len(find_stacks(model)) == 1:
         distill = Teaching(teacher).config(model)
         return OFA(model, elastic_blocks(model, training.widths, training.depths), distill, example_inputs=example)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import time
@@ -15,6 +14,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from ofa_slim.base.copies import copied
 from ofa_slim.base.modes import forward_signature
 from ofa_slim.base.unwrap import unwrap
 from ofa_slim.closed_form import (
@@ -74,7 +74,7 @@ def compress_without_training(
     calibration = Calibration(original, loader, rows)
     with timed_step("statistics", seconds):
         found = statistics(original, calibration)
-    whole = Supernet(Convert(supernet(expand_ratio=[1.0])).convert(copy.deepcopy(original)), full_space(original))
+    whole = Supernet(Convert(supernet(expand_ratio=[1.0])).convert(copied(original)), full_space(original))
     sizes = {part.axis.name: curve_sizes(part.axis, omit) for part in found.parts}
     if limits.needs_latency and latency is None:
         with timed_step("latency table", seconds):

@@ -6,7 +6,6 @@ dimensions.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 import paddle
 from paddle import nn
 
+from ofa_slim.base.copies import copied
 from ofa_slim.base.examples import Example
 from ofa_slim.base.modes import forwards_kept
 from ofa_slim.errors import LatencyError
@@ -244,7 +244,7 @@ def _calls_noted(model: nn.Layer, paths: Iterable[str]) -> Iterator[dict[str, li
 def program_of(supernet: Supernet, seen: BlockCall, config: SubnetConfig) -> tuple[nn.Layer, Example]:
     """A block as a plain layer of its own, cut to a config, with the inputs that it gets there."""
     path, extents = seen.block.path, supernet.layer_sizes(config)
-    layer = make_plain(copy.deepcopy(layer_at(supernet.model, path)))
+    layer = make_plain(copied(layer_at(supernet.model, path)))
     omissions = [
         omitting(layer, Bypass(*(place[len(path) + 1 :] for place in (one.matrix, one.output, one.input))))
         for one in omitted(supernet.space.axes, config)
@@ -256,7 +256,7 @@ def program_of(supernet: Supernet, seen: BlockCall, config: SubnetConfig) -> tup
     for omit in omissions:
         omit()
     if seen.block.additive:
-        return _Chain([copy.deepcopy(layer) for _ in range(COPIES)]), _inputs_at(supernet, seen, config)
+        return _Chain([copied(layer) for _ in range(COPIES)]), _inputs_at(supernet, seen, config)
     first, *others = seen.example.args
     return layer, Example((_narrowed(layer, first), *others), seen.example.kwargs)
 

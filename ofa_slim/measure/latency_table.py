@@ -8,9 +8,9 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any
 
+from ofa_slim.base.checks import checked_path
 from ofa_slim.base.clock import Rule
 from ofa_slim.base.files import atomic_file
 from ofa_slim.base.json_files import read_json
@@ -131,7 +131,7 @@ class LatencyTable:
 
     def save(self, file: str | os.PathLike[str]) -> None:
         """Writes the table as JSON; it is written aside and renamed."""
-        target = Path(file)
+        target = checked_path(file, "file", LatencyError)
         with atomic_file(target) as aside:
             aside.write_text(self._to_json(), encoding="utf-8")
 
@@ -155,7 +155,7 @@ class LatencyTable:
 
         Raises: LatencyError for a file that is not a latency table, or is damaged.
         """
-        path = Path(file)
+        path = checked_path(file, "file", LatencyError)
         try:
             content = read_json(path)
         except OSError as error:

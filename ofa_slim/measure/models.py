@@ -8,9 +8,11 @@ from typing import Any
 
 from paddle import nn
 
+from ofa_slim.base.checks import check_kind, check_layer
 from ofa_slim.base.clock import Latency, Rule, over_loads
 from ofa_slim.base.examples import Example, random_example
 from ofa_slim.base.threads import threads_kept
+from ofa_slim.errors import LatencyError
 from ofa_slim.measure.programs import engine_of, written_once
 
 
@@ -32,8 +34,11 @@ def measure_latency(
         rule: how long to measure.
         call: what each model is given beside its inputs.
 
-    Raises: LatencyError where the engine cannot run here.
+    Raises: LatencyError for what is no model, and where the engine cannot run here.
     """
+    check_kind(models, Mapping, "models", LatencyError)
+    for name, model in models.items():
+        check_layer(model, f"model {name!r}", LatencyError)
     save_program = engine_of(engine)
     loads = {
         name: written_once(partial(save_program, model, _example(model, input_shapes, input_dtypes, call)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +11,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from ofa_slim.base.clock import Latency, Rule, over_loads, ratio
+from ofa_slim.base.copies import copied
 from ofa_slim.base.examples import Example
 from ofa_slim.base.progress import progress as progress_bar
 from ofa_slim.base.threads import threads_kept
@@ -149,7 +149,7 @@ def _whole(save_program: SaveProgram, supernet: Supernet, config: SubnetConfig, 
     def save() -> OpenProgram:
         with supernet.using(config):
             weights = transformed_weights(supernet.model)
-        plain = make_plain(copy.deepcopy(supernet.model))
+        plain = make_plain(copied(supernet.model))
         cut(plain, supernet.space, config, weights)
         call = Example(example.args, {**example.kwargs, **supernet.forward_arguments(config)})
         return save_program(plain, call)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from optuna.storages import BaseStorage
 
+from ofa_slim.base.checks import check_kind, check_whole, checked_path
 from ofa_slim.closed_form import Curve
 from ofa_slim.errors import SearchError
 from ofa_slim.measure import LatencyTable
@@ -85,17 +86,18 @@ class SearchConfig:
             optional = name in ("warm_up", "multiple_of")
             if optional and value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < smallest:
-                raise SearchError(f"{name} is {value!r}, not a whole number of at least {smallest}")
-        if self.algorithm not in ALGORITHMS:
+            check_whole(value, name, smallest, SearchError)
+        if self.algorithm not in tuple(ALGORITHMS):
             raise SearchError(f"algorithm {self.algorithm!r} is not one of {', '.join(ALGORITHMS)}")
         if self.screen is not None and not callable(self.screen):
             raise SearchError(f"screen is a {type(self.screen).__name__}, not a function of the OFA model")
-        if self.latency is not None and not isinstance(self.latency, LatencyTable):
-            raise SearchError(f"latency is a {type(self.latency).__name__}, not a LatencyTable")
+        if self.latency is not None:
+            check_kind(self.latency, LatencyTable, "latency", SearchError)
+        if self.directory is not None:
+            checked_path(self.directory, "directory", SearchError)
         if not isinstance(self.curves, Sequence) or not all(isinstance(one, Curve) for one in self.curves):
             raise SearchError(f"curves is a {type(self.curves).__name__}, not a list of closed_form.Curve")
-        if self.engine not in ENGINES:
+        if self.engine not in tuple(ENGINES):
             raise SearchError(f"engine {self.engine!r} is not one of {', '.join(ENGINES)}")
 
 

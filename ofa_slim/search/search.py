@@ -13,6 +13,7 @@ import numpy as np
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
+from ofa_slim.base.checks import check_kind
 from ofa_slim.base.progress import progress
 from ofa_slim.errors import SearchError
 from ofa_slim.search.allocated import allocated
@@ -48,7 +49,9 @@ def search(
     run: RunSubnet | None = None,
 ) -> SearchResult:
     """Finds the best sub-network of a supernet within a budget; see `OFA.search`."""
-    return Search(supernet, eval_func, condition, config or SearchConfig(), run).run()
+    settings = SearchConfig() if config is None else config
+    check_kind(settings, SearchConfig, "search_config", SearchError)
+    return Search(supernet, eval_func, condition, settings, run).run()
 
 
 class Search:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import paddle
 from paddle import nn
 
+from ofa_slim.base.checks import check_kind, check_layer, check_many
 from ofa_slim.base.modes import undecorate
 from ofa_slim.errors import ConfigError, ConvertError, IllegalSubnetError, nearest
 from ofa_slim.supernet.axis import KERNEL, WIDTH, Axis
@@ -80,6 +81,9 @@ class supernet:
                 raise ConvertError(f"{name} {value!r} is not a list of choices")
         if self.expand_ratio and not isinstance(self.expand_ratio, Mapping) and not any(self.expand_ratio):
             raise ConvertError(f"expand_ratio {list(self.expand_ratio)!r} has no choice above 0")
+        if isinstance(self.expand_ratio, Mapping):
+            for name, shares in self.expand_ratio.items():
+                check_many(shares, f"expand_ratio of {name!r}", "choices", ConvertError)
         lists = self.expand_ratio.values() if isinstance(self.expand_ratio, Mapping) else [self.expand_ratio or ()]
         for ratio in (ratio for ratios in lists for ratio in ratios):
             if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or ratio < 0:
@@ -318,6 +322,8 @@ def set_state_dict(model: nn.Layer, state_dict: Mapping[str, Any]) -> tuple[list
 
     Raises: ConvertError where a tensor does not fit; nothing is loaded then.
     """
+    check_layer(model, "model", ConvertError)
+    check_kind(state_dict, Mapping, "state_dict", ConvertError)
     own = model.state_dict()
     values = {}
     for key, given in state_dict.items():

@@ -8,7 +8,9 @@ from typing import Any
 
 from paddle import nn
 
+from ofa_slim.base.checks import check_layer
 from ofa_slim.base.examples import Example, random_example
+from ofa_slim.base.modes import plain_forwards
 from ofa_slim.base.unwrap import unwrap
 from ofa_slim.errors import ConfigError, ExportError
 from ofa_slim.supernet.axis import DEPTH
@@ -118,7 +120,8 @@ class Supernet:
 
 
 def require_plain(model: nn.Layer, caller: str) -> None:
-    """Raises `ExportError` for a supernet, naming the function that needs a plain model."""
+    """Raises `ExportError` for a supernet, naming the function that needs a plain model, and for what is no model."""
+    check_layer(model, "model", ExportError)
     if any(isinstance(layer, ElasticLayer) for layer in model.sublayers(include_self=True)):
         raise ExportError(f"{caller} needs a plain model; cut one out of the supernet with OFA.export first")
 
@@ -141,8 +144,8 @@ def active_sizes_kept(model: nn.Layer) -> Iterator[Sequence[ElasticLayer]]:
 
 @contextmanager
 def full_size(model: nn.Layer) -> Iterator[None]:
-    """Runs a supernet in full inside the block, and as before after it; a plain model is left alone."""
-    with active_sizes_kept(model) as layers:
+    """Runs a supernet in full inside the block, any model layer by layer, so that hooks see it; as before after it."""
+    with plain_forwards(model), active_sizes_kept(model) as layers:
         for layer in layers:
             layer.activate(layer.max_sizes)
         yield

@@ -127,5 +127,5 @@ def _token_ids(model: nn.Layer, depth: Mapping[str, Any]) -> Example:
     except Exception as error:  # anything that the model's forward raises without the inputs that it needs
         raise ConfigError(
             "hidden_size: the model must run once, but cannot run on token ids alone; give OFA(..., "
-            f"example_inputs=...) ({error})"
+            f"example_inputs=...) ({error.__cause__ or error})"
         ) from error

@@ -9,6 +9,7 @@ from typing import Any
 
 from paddle import nn
 
+from ofa_slim.base.checks import check_whole
 from ofa_slim.base.examples import Example
 from ofa_slim.errors import ConfigError
 from ofa_slim.supernet.axis import DEPTH, HIDDEN, KERNEL, TASKS, WIDTH, Axis
@@ -60,15 +61,15 @@ class RunConfig:
         """Checks what can be checked without a model."""
         for name in ("train_batch_size", "total_images"):
             if getattr(self, name) is not None:
-                _check_count(name, getattr(self, name))
+                check_whole(getattr(self, name), name, 1, ConfigError)
         for name in ("elastic_depth", "dynamic_batch_size"):
             for entry in _listed(name, getattr(self, name)):
-                _check_count(name, entry)
+                check_whole(entry, name, 1, ConfigError)
         bounds = []
         for entry in _listed("n_epochs", self.n_epochs):
             bounds += _listed("n_epochs", entry)
         for bound in bounds:
-            _check_count("n_epochs", bound)
+            check_whole(bound, "n_epochs", 1, ConfigError)
         if sorted(set(bounds)) != bounds:
             raise ConfigError(f"n_epochs {self.n_epochs!r}: the bounds must ascend over all tasks")
         for name in _listed("skip_layers", self.skip_layers):
@@ -248,8 +249,3 @@ def _listed(name: str, value: Any) -> list[Any]:
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Sequence) or not len(value):
         raise ConfigError(f"{name}: {value!r} is not a list with at least one entry")
     return list(value)
-
-
-def _check_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{name}: {value!r} is not a whole number of at least 1")

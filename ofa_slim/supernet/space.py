@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ofa_slim.base.checks import check_kind
 from ofa_slim.errors import ConfigError, IllegalSubnetError, nearest
 from ofa_slim.supernet.axis import DEPTH, TASKS, WIDTH, Axis, Fixed
 from ofa_slim.supernet.spec import Extent, as_extent, runs_of
@@ -93,6 +94,7 @@ class SearchSpace:
             offers: per task, how many of its largest choices are used (None: all); a task left out runs in full.
                 Without `offers` all choices of all axes are used.
         """
+        check_kind(rng, np.random.Generator, "rng", ConfigError)
         sizes = {}
         for axis in self.axes:
             if offers is None or axis.task in offers:
@@ -108,6 +110,7 @@ class SearchSpace:
 
         Raises: IllegalSubnetError for an unknown axis or an illegal size.
         """
+        check_kind(sizes, Mapping, "a config", IllegalSubnetError)
         checked = {name: self[name].check(size) for name, size in sizes.items()}
         return SubnetConfig({axis.name: checked.get(axis.name, axis.full) for axis in self.axes})
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from ofa_slim.base.checks import check_kind
 from ofa_slim.base.json_files import parse_json
 from ofa_slim.errors import IllegalSubnetError
 
@@ -23,6 +24,7 @@ class SubnetConfig(Mapping[str, int]):
     __slots__ = ("_hash", "_sizes")
 
     def __init__(self, sizes: Mapping[str, int]) -> None:
+        check_kind(sizes, Mapping, "a config", IllegalSubnetError)
         for name, size in sizes.items():
             if not isinstance(name, str):
                 raise IllegalSubnetError(f"axis name {name!r} is not a string")

@@ -10,6 +10,7 @@ import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
+from ofa_slim.base.checks import check_whole
 from ofa_slim.base.examples import Example
 from ofa_slim.base.modes import forward_signature
 from ofa_slim.errors import ConfigError, DistillError, nearest
@@ -61,8 +62,8 @@ class AttentionRelations:
                 raise ConfigError(
                     f"relations: kind {kind!r} is not one of {', '.join(KINDS)}{nearest(str(kind), KINDS)}"
                 )
-        if self.heads is not None and (type(self.heads) is not int or self.heads < 1):
-            raise ConfigError(f"relations: heads {self.heads!r} is not a whole number of at least 1")
+        if self.heads is not None:
+            check_whole(self.heads, "relations: heads", 1, ConfigError)
         weight = self.weight
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
             raise ConfigError(f"relations: weight {weight!r} is not a number of at least 0")

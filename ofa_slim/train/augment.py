@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 import numpy as np
 
+from ofa_slim.base.checks import check_whole
 from ofa_slim.errors import ConfigError
 from ofa_slim.train.batches import Examples, apart
 
@@ -41,8 +42,7 @@ def augmented(
 
     Source: Hou et al. 2020, arXiv:2004.04037, section 3.2.
     """
-    if isinstance(copies, bool) or not isinstance(copies, int) or copies < 0:
-        raise ConfigError(f"copies is {copies!r}, not a whole number of at least 0")
+    check_whole(copies, "copies", 0, ConfigError)
     if not 0 < share < 1:
         raise ConfigError(f"share is {share!r}, not a number above 0 and below 1")
     rows = examples.inputs[TOKENS]

@@ -5,13 +5,13 @@ The command line, `OFATrainer` and scripts share these; each passes the parts to
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from paddle import nn
 
+from ofa_slim.base.copies import copied
 from ofa_slim.base.unwrap import unwrap
 from ofa_slim.errors import ConfigError
 from ofa_slim.supernet import Convert, SearchSpace, SubnetConfig, supernet
@@ -91,7 +91,7 @@ class Teaching:
         """
         teacher = self.teacher
         if teacher is None and not self.own:
-            teacher = make_plain(copy.deepcopy(model))  # a supernet may have been left at any size
+            teacher = make_plain(copied(model))  # a supernet may have been left at any size
         mapped = hidden_layers(model, self.mapped_layers) if self.lambda_distill else []
         return DistillConfig(
             lambda_distill=self.lambda_distill,

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import paddle
 from paddle import nn
 
+from ofa_slim.base.checks import checked_path
 from ofa_slim.base.modes import undecorate
 from ofa_slim.base.pickles import refusal
 from ofa_slim.base.unwrap import unwrap
@@ -107,7 +108,7 @@ class DistillConfig:
 
 def weights_file(path: str | os.PathLike[str]) -> Path:
     """The file that a weights path names; raises `ConfigError` saying what was looked for."""
-    given = Path(path)
+    given = checked_path(path, "teacher_model_path", ConfigError)
     tried = [given, given / "model.safetensors", given.with_name(given.name + ".pdparams")]
     for candidate in tried:
         if candidate.is_file():

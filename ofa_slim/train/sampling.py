@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from ofa_slim.base.checks import check_many, check_whole
 from ofa_slim.errors import ConfigError, nearest
 from ofa_slim.supernet.axis import DEPTH, TASKS
 from ofa_slim.supernet.run_config import RunConfig
@@ -66,18 +68,18 @@ class Sampler:
             self._offers = offers_at(self._order, self._run.n_epochs, epoch)
 
 
-def checked_epoch(epoch: object) -> int:
+def checked_epoch(epoch: Any) -> int:
     """An epoch that a user gave; raises `ConfigError` for what is none."""
-    if isinstance(epoch, bool) or not isinstance(epoch, (int, np.integer)) or epoch < 0:
-        raise ConfigError(f"epoch {epoch!r} is not a whole number of at least 0")
+    check_whole(epoch, "epoch", 0, ConfigError)
     return int(epoch)
 
 
-def checked_phase(phase: object) -> int | None:
+def checked_phase(phase: Any) -> int | None:
     """A phase that a user gave; raises `ConfigError` for what is none."""
-    if phase is not None and (isinstance(phase, bool) or not isinstance(phase, int) or phase < 0):
-        raise ConfigError(f"phase {phase!r} is not a whole number of at least 0")
-    return phase
+    if phase is None:
+        return None
+    check_whole(phase, "phase", 0, ConfigError)
+    return int(phase)
 
 
 def checked_tasks(tasks: str | Sequence[str], what: str, present: Sequence[str]) -> list[str]:
@@ -90,7 +92,9 @@ def checked_tasks(tasks: str | Sequence[str], what: str, present: Sequence[str])
 
     Raises: ConfigError for a name that is no task, or one that this model does not have.
     """
-    names = [tasks] if isinstance(tasks, str) else list(tasks)
+    if not isinstance(tasks, str):
+        check_many(tasks, what, f"some of {', '.join(TASKS)}", ConfigError)
+    names = [tasks] if isinstance(tasks, str) else [str(name) for name in tasks]
     names = list(dict.fromkeys(_SYNONYMS.get(name, name) for name in names))
     if not names:
         raise ConfigError(f"{what} names no task; this model has {', '.join(present) or 'none'}")

@@ -12,6 +12,7 @@ import numpy as np
 from paddle import nn
 from paddle.static import InputSpec
 
+from ofa_slim.base.checks import check_kind, check_layer, check_many
 from ofa_slim.base.examples import Example, example_of
 from ofa_slim.base.modes import forward_signature
 from ofa_slim.base.unwrap import unwrap
@@ -59,10 +60,10 @@ class ElasticModel(nn.Layer):
         input_spec: InputSpec | Sequence[InputSpec] | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(model, nn.Layer):
-            raise ConfigError(f"model is a {type(model).__name__}, not a paddle.nn.Layer")
+        check_layer(model, "model", ConfigError)
         self.model = model
-        self.run_config = run_config or RunConfig()
+        self.run_config = RunConfig() if run_config is None else run_config
+        check_kind(self.run_config, RunConfig, "run_config", ConfigError)
         self.train_full = train_full
         self.rng = np.random.default_rng(0)
         inner = unwrap(model)
@@ -221,6 +222,7 @@ class ElasticModel(nn.Layer):
             return [self._set if self._set is not None else self._sample()]
         if isinstance(configs, Mapping):
             raise ConfigError("configs is one config; give a list of them")
+        check_many(configs, "configs", "sub-networks", ConfigError)
         chosen = [self.subnet_config(config) for config in configs]
         if not chosen:
             raise ConfigError("configs is empty; give at least one sub-network")

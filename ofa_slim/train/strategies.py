@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ofa_slim.base.checks import check_kind, check_many, check_whole
 from ofa_slim.errors import ConfigError
 from ofa_slim.supernet.space import SearchSpace
 from ofa_slim.supernet.subnet_config import SubnetConfig
@@ -30,8 +31,10 @@ class Sampled:
     """
 
     def __init__(self, space: SearchSpace, count: int = 1) -> None:
+        check_kind(space, SearchSpace, "space", ConfigError)
         self._space = space
-        self._count = _checked_count(count, 1)
+        check_whole(count, "count", 1, ConfigError)
+        self._count = count
 
     def __call__(self, rng: np.random.Generator) -> list[SubnetConfig]:
         """The configs, new ones each time."""
@@ -53,8 +56,10 @@ class Sandwich:
     """
 
     def __init__(self, space: SearchSpace, count: int = 2) -> None:
+        check_kind(space, SearchSpace, "space", ConfigError)
         self._space = space
-        self._count = _checked_count(count, 0)
+        check_whole(count, "count", 0, ConfigError)
+        self._count = count
         # Of a model from which everything is left out there would be nothing to train.
         sizes = {axis.name: next((size for size in axis.choices if size), 0) for axis in space.axes}
         self._smallest = space.complete(sizes)
@@ -73,20 +78,17 @@ class Uniform:
         widths: shares of heads, neurons and channels.
         depths: shares of layers.
 
-    Raises: IllegalSubnetError for a share that the model cannot have.
+    Raises: IllegalSubnetError for a share that the model cannot have; ConfigError for what is no list of shares.
 
     Source: Hou et al. 2020, DynaBERT, arXiv:2004.04037.
     """
 
     def __init__(self, space: SearchSpace, widths: Sequence[float], depths: Sequence[float] = (1.0,)) -> None:
+        check_kind(space, SearchSpace, "space", ConfigError)
+        for name, shares in (("widths", widths), ("depths", depths)):
+            check_many(shares, name, "shares", ConfigError)
         self._configs = [space.uniform(width, depth) for depth in depths for width in widths]
 
     def __call__(self, rng: np.random.Generator) -> list[SubnetConfig]:
         """The configs, the same each time."""
         return list(self._configs)
-
-
-def _checked_count(count: object, least: int) -> int:
-    if isinstance(count, bool) or not isinstance(count, int) or count < least:
-        raise ConfigError(f"count {count!r} is not a whole number of sub-networks of at least {least}")
-    return count

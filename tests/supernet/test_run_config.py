@@ -77,7 +77,7 @@ def test_elastic_depth_gives_the_layer_counts_that_are_sampled() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"train_batch_size": 0}, "train_batch_size: 0 is not a whole number"),
+        ({"train_batch_size": 0}, "train_batch_size is 0, not a whole number"),
         ({"total_images": 1.5}, "total_images: 1.5"),
         ({"elastic_depth": 3}, "elastic_depth: 3 is not a list"),
         ({"elastic_depth": ()}, "elastic_depth"),

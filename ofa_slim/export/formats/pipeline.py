@@ -6,9 +6,9 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
+from ofa_slim.base.checks import check_whole, checked_path
 from ofa_slim.base.foreign import check_tokenizer
 from ofa_slim.base.optional import require_paddlenlp
 from ofa_slim.base.tokens import encode, encode_tokens, padding_of
@@ -82,8 +82,7 @@ class Pipeline:
         given: Any = [texts] if isinstance(texts, (str, tuple)) else texts
         if isinstance(given, Mapping) or not isinstance(given, Iterable):
             raise ExportError(f"texts is a {type(given).__name__}, not a string or a list of them")
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ExportError(f"batch_size is {batch_size!r}, not a whole number of at least 1")
+        check_whole(batch_size, "batch_size", 1, ExportError)
         rows = list(given)
         for number, text in enumerate(rows):
             wanted = _wanted(self.task, text)
@@ -138,7 +137,7 @@ def pipeline(directory: str | os.PathLike[str]) -> Pipeline:
 
     Raises: ExportError for a folder without a model, its task or its tokenizer.
     """
-    folder = Path(directory)
+    folder = checked_path(directory, "directory", ExportError)
     card = read_card(folder)
     task = card.get("task")
     if not isinstance(task, dict):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ofa_slim.base.checks import check_many
 from ofa_slim.errors import ExportError
 
 Sample = Mapping[str, np.ndarray]
@@ -18,6 +19,7 @@ def check_samples(samples: Sequence[Sample]) -> int:
 
     Raises: ExportError for fewer than 64 rows, or samples that do not have the same inputs.
     """
+    check_many(samples, "samples", "dictionaries of arrays by the name of the input", ExportError)
     if not samples or any(not isinstance(sample, Mapping) or not sample for sample in samples):
         raise ExportError("samples: expected dictionaries of arrays by the name of the input")
     rows = 0

@@ -17,6 +17,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from ofa_slim.base.checks import check_many
 from ofa_slim.base.examples import TOLERANCE
 from ofa_slim.base.modes import eval_mode
 from ofa_slim.errors import ExportError, nearest
@@ -146,10 +147,11 @@ def write_formats(
 
 
 def _chosen(formats: Sequence[str]) -> list[Format]:
-    if isinstance(formats, str) or not formats:
-        raise ExportError(f"formats is {formats!r}, not a list with some of {', '.join(FORMATS)}")
+    check_many(formats, "formats", f"some of {', '.join(FORMATS)}", ExportError)
+    if not formats:
+        raise ExportError(f"formats is {formats!r}, not a list of some of {', '.join(FORMATS)}")
     for name in formats:
-        if name not in FORMATS:
+        if name not in tuple(FORMATS):
             raise ExportError(f"no format {name!r}{nearest(str(name), FORMATS)}; there are {', '.join(FORMATS)}")
     return [kind for name, kind in FORMATS.items() if name in formats]
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import List, Optional  # noqa: UP035  # PaddleNLP's parser knows only these forms
 
+from ofa_slim.base.checks import check_whole
 from ofa_slim.errors import ConfigError, nearest
 from ofa_slim.train.builders import STRATEGIES
 from ofa_slim.train.stack_layers import ALL, NONE
@@ -77,9 +78,7 @@ class OFAArguments:
         if self.temperature == 0:
             raise ConfigError("temperature 0 would divide by zero")
         for name in ("subnets", "importance_batches"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ConfigError(f"{name} {value!r} is not a whole number of at least 0")
+            check_whole(getattr(self, name), name, 0, ConfigError)
         if self.teacher == NONE:
             # Without a teacher the task's own loss is the only one.
             self.lambda_task = self.lambda_task or 1.0

@@ -12,6 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from ofa_slim.base.checks import check_whole, checked_path
 from ofa_slim.base.settings import differences
 from ofa_slim.errors import CheckpointError
 from ofa_slim.train.checkpoint import codec
@@ -80,9 +81,8 @@ class CheckpointManager:
         keep: int = 2,
         lower_is_better: bool = False,
     ) -> None:
-        if type(keep) is not int or keep < 1:
-            raise CheckpointError(f"keep is {keep!r}, not a whole number of at least 1")
-        self.directory = Path(directory)
+        check_whole(keep, "keep", 1, CheckpointError)
+        self.directory = checked_path(directory, "directory", CheckpointError)
         self.recipe = _recipe(recipe or {})
         self.keep = keep
         self.lower_is_better = lower_is_better
@@ -125,8 +125,8 @@ class CheckpointManager:
             steps; for a part that cannot be saved exactly; and for errors of the file system. Earlier checkpoints are
             then untouched, and nothing incomplete is left.
         """
-        if type(step) is not int or step < 0:
-            raise CheckpointError(f"step is {step!r}, not a whole number of at least 0")
+        check_whole(step, "step", 0, CheckpointError)
+        step = int(step)
         score = None if score is None else float(score)
         self.check_recipe()
         later = self._later(step)

@@ -13,6 +13,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from ofa_slim.base.checks import check_whole
 from ofa_slim.base.nested import join, split
 from ofa_slim.base.taps import Taps
 from ofa_slim.errors import ConfigError
@@ -62,9 +63,7 @@ class TeacherCache:
         if Path(self.directory).exists() and not Path(self.directory).is_dir():
             raise ConfigError(f"TeacherCache: directory {str(self.directory)!r} is a file")
         for name in ("rows", "max_bytes"):
-            value = getattr(self, name)
-            if not _is_whole(value) or value < 1:
-                raise ConfigError(f"TeacherCache: {name} {value!r} is not a whole number of at least 1")
+            check_whole(getattr(self, name), f"TeacherCache: {name}", 1, ConfigError)
         if self.pad_token_id is not None and not _is_whole(self.pad_token_id):
             raise ConfigError(f"TeacherCache: pad_token_id {self.pad_token_id!r} is not a whole number or None")
 
