@@ -1,16 +1,21 @@
 """The one call from a fine-tuned model to a smaller one without training."""
 
+import copy
 import json
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import paddle
 import pytest
+from paddle import nn
 
 import ofa_slim
 from families import FAMILIES, inputs
 from ofa_slim import Convert, load_subnet, supernet
+from ofa_slim.base.copies import copied
+from ofa_slim.closed_form import Calibration, measure_curves, repair, statistics
 from ofa_slim.errors import CalibrationError, ConfigError, ExportError, SearchError
 
 SHAPES = [[2, 9]]
@@ -93,6 +98,64 @@ def test_supernets_and_training_are_refused():
         ofa_slim.compress(
             Convert(supernet(expand_ratio=[1.0, 0.5])).convert(model), loader(), budget={"flops_ratio": 0.6}
         )
+
+
+def test_a_decorated_model_is_compressed_as_a_plain_one_and_stays_decorated():
+    plain, decorated = FAMILIES["bert"](), FAMILIES["bert"]()
+    decorated.set_state_dict(plain.state_dict())
+    decorated = paddle.jit.to_static(decorated, full_graph=True)
+    decorated(**inputs("bert", 8, 9, 0))  # leaves a traced program
+    program = decorated.forward
+    found = [ofa_slim.compress(model, loader(), budget={"flops_ratio": 0.6}) for model in (plain, decorated)]
+    assert found[0].report.config == found[1].report.config
+    assert same(*(weights(one.model) for one in found))
+    assert decorated.forward is program
+
+
+def test_orders_and_repairs_see_the_layers_of_decorated_models():
+    plain = FAMILIES["bert"]()
+    small = FAMILIES["bert"]()
+    small.set_state_dict(plain.state_dict())
+    small = ofa_slim.compress(small, loader(), budget={"flops_ratio": 0.6}).model
+    found = []
+    for decorate in (lambda model: model, lambda model: paddle.jit.to_static(model, full_graph=True)):
+        original, cut = decorate(copy.deepcopy(plain)), decorate(copy.deepcopy(small))
+        moments = statistics(original, Calibration(original, loader()))
+        curves = measure_curves(original, Calibration(original, loader()), moments, moments.removals(original))
+        found.append(([one.losses for one in curves], [one.after for one in repair(cut, original, loader())]))
+    assert found[0] == found[1]
+
+
+class Guarded(nn.Layer):
+    """A model with an attribute that cannot be copied."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = FAMILIES["bert"]()
+        self.lock = threading.Lock()
+
+    def forward(self, input_ids, token_type_ids=None):
+        with self.lock:
+            return self.net(input_ids, token_type_ids)
+
+
+def test_what_cannot_be_copied_the_smaller_model_shares():
+    model = Guarded()
+    before = weights(model)
+    small = ofa_slim.compress(model, loader(), budget={"flops_ratio": 0.6}).model
+    assert small.lock is model.lock
+    assert small.net is not model.net
+    assert same(before, weights(model))
+    assert sum(one.size for one in small.parameters()) < sum(one.size for one in model.parameters())
+
+
+def test_a_failing_copy_of_a_layer_is_no_reason_to_share_it():
+    class Whole(nn.Layer):
+        def __deepcopy__(self, memo):
+            raise TypeError("one of a kind")
+
+    with pytest.raises(TypeError, match="one of a kind"):
+        copied(nn.Sequential(nn.Linear(2, 2), Whole()))
 
 
 @pytest.mark.slow

