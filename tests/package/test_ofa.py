@@ -165,11 +165,11 @@ def test_epochs_are_counted_from_the_iterations() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda ofa: ofa.set_epoch(-1), "epoch -1"),
-        (lambda ofa: ofa.set_epoch(1.5), "epoch 1.5"),
+        (lambda ofa: ofa.set_epoch(-1), "epoch is -1"),
+        (lambda ofa: ofa.set_epoch(1.5), "epoch is 1.5"),
         (lambda ofa: ofa.set_task("with"), "task 'with' is not one of .*; did you mean 'width'"),
         (lambda ofa: ofa.set_task("depth"), "task 'depth': nothing in this model"),
-        (lambda ofa: ofa.set_task("width", phase=-1), "phase -1"),
+        (lambda ofa: ofa.set_task("width", phase=-1), "phase is -1"),
         (lambda ofa: ofa.set_task([]), "names no task"),
     ],
 )

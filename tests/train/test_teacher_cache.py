@@ -267,8 +267,8 @@ def test_the_fast_engines_are_cached_too(tmp_path: Path) -> None:
         ({"directory": 3}, "directory 3 is not a path"),
         ({"directory": __file__}, "is a file"),
         ({"rows": 0}, "rows is 0, not a whole number of at least 1"),
-        ({"rows": True}, "rows True"),
-        ({"max_bytes": 1.5}, "max_bytes 1.5"),
+        ({"rows": True}, "rows is True"),
+        ({"max_bytes": 1.5}, "max_bytes is 1.5"),
         ({"pad_token_id": "0"}, "pad_token_id '0' is not a whole number or None"),
     ],
 )
