@@ -63,6 +63,7 @@ def supernet_training(options: argparse.Namespace) -> int:
 
     from minilm import MAPPABLE, adamw, minilm, random_batch, soft_label_loss
     from ofa_slim import OFA, Convert, DistillConfig, dynabert_config, supernet
+    from ofa_slim.base.modes import rest_dropout
 
     teacher, rng = minilm(), np.random.default_rng(0)
     distilling = DistillConfig(
@@ -75,6 +76,8 @@ def supernet_training(options: argparse.Namespace) -> int:
     configs = [dynabert_config(ofa, width) for width in options.widths]
     optimizer = adamw(ofa.parameters())
     ofa.train()
+    if options.no_dropout:
+        rest_dropout(ofa)
     for _ in range(options.steps):
         input_ids, token_type_ids, _ = random_batch(rng, options.batch_size, options.length)
         ofa.train_step((input_ids, token_type_ids), soft_label_loss, configs)
@@ -106,6 +109,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=64)
     parser.add_argument("--widths", type=float, nargs="+", default=[1.0, 0.75, 0.5])
     parser.add_argument("--teacher-engine", default="auto", help="as in DistillConfig (default auto)")
+    parser.add_argument("--no-dropout", action="store_true", help="of the supernet")
     parser.add_argument("--child", choices=TRAININGS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.rounds < 1 or options.steps < 1:

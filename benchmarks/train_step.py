@@ -24,6 +24,7 @@ from paddle import nn
 from alternation import alternate, report, timed
 from minilm import adamw, minilm, random_batch, soft_label_loss
 from ofa_slim import OFA, Convert, DistillConfig, dynabert_config, supernet
+from ofa_slim.base.modes import rest_dropout
 from ofa_slim.train.teacher import ENGINES
 from paddleslim_env import paddleslim_worker
 
@@ -139,6 +140,7 @@ def main() -> None:
     parser.add_argument("--no-mapping", action="store_true", help="distil soft labels only")
     parser.add_argument("--teacher-engine", choices=ENGINES, default="auto", help="of the two sides with a supernet")
     parser.add_argument("--paddleslim", action="store_true", help="time PaddleSlim as well")
+    parser.add_argument("--no-dropout", action="store_true", help="of our two sides; the parts without are timed too")
     options = parser.parse_args()
     if options.rounds < 1 or options.steps < 1:
         parser.error("--rounds and --steps are at least 1")
@@ -149,6 +151,10 @@ def main() -> None:
     ours = TrainStep(options.widths, mapped, options.teacher_engine)
     loop = PublishedLoop(options.widths, mapped, options.teacher_engine)
     parts = Parts(loop.dense(), mapped)
+
+    if options.no_dropout:
+        rest_dropout(ours.ofa)
+        rest_dropout(loop.ofa)
 
     def steps(step: Callable[[paddle.Tensor, paddle.Tensor], None]) -> Callable[[], None]:
         # Fresh tensors per step, as a data loader gives them: the teacher has to run once for each.
@@ -163,6 +169,11 @@ def main() -> None:
         "published loop": timed(steps(loop.step)),
         "parts": timed(steps(parts.step)),
     }
+    if options.no_dropout:
+        resting = Parts(loop.dense(), mapped)
+        for model in resting.models:
+            rest_dropout(model)
+        sides["parts without dropout"] = timed(steps(resting.step))
     with ExitStack() as stack:
         if options.paddleslim:
             layers = [MAPPED] if mapped else []
@@ -181,6 +192,7 @@ def main() -> None:
         length=options.length,
         mapping=mapped,
         teacher_engine=options.teacher_engine,
+        dropout=not options.no_dropout,
     )
 
 

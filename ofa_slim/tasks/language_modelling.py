@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import paddle
 from paddle.nn import functional as F
 
-from ofa_slim.tasks.losses import IGNORED, Mask, cross_entropy, intersection, label_mask, soft_cross_entropy
+from ofa_slim.tasks.losses import (
+    IGNORED,
+    Mask,
+    class_labels,
+    cross_entropy,
+    intersection,
+    label_mask,
+    soft_cross_entropy,
+)
 from ofa_slim.tasks.task_kind import Predictions, TaskKind
 
 
@@ -29,7 +38,13 @@ class LanguageModelling(TaskKind):
 
     def loss(self, output: Any, labels: Any, real: Mask = None) -> paddle.Tensor:
         """Mean cross entropy of the next tokens that count."""
-        return cross_entropy(self._before(self.answer(output)), self._after(labels), self._after(real))
+        logits = self.answer(output)
+        wanted = self.prepared(labels, logits.shape[:2], int(logits.shape[-1]))
+        return cross_entropy(self._before(logits), self._after(wanted), self._after(real))
+
+    def prepared(self, labels: Any, shape: Sequence[int], classes: int | None = None) -> paddle.Tensor:
+        """A token for each token, int64 [batch, length]; raises `ConfigError` for others."""
+        return class_labels(self.name, labels, shape, classes)
 
     def distance(self, student: Any, teacher: Any, labels: Any, real: Mask, temperature: float) -> paddle.Tensor:
         """Mean soft cross entropy where the next token counts."""

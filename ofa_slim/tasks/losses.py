@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import paddle
 from paddle.autograd import PyLayer
 from paddle.nn import functional as F
@@ -74,6 +76,58 @@ def intersection(one: Mask, other: Mask) -> Mask:
 def label_mask(labels: paddle.Tensor | None) -> paddle.Tensor | None:
     """Which labels are not `IGNORED`, bool of the labels' shape."""
     return None if labels is None else labels != IGNORED
+
+
+def class_labels(kind: str, labels: paddle.Tensor, shape: Sequence[int], classes: int | None) -> paddle.Tensor:
+    """Labels that are numbers of classes, int64; checked, their values only where they are on the CPU.
+
+    Args:
+        kind: of task, for the message.
+        labels: of whole numbers or bool.
+        shape: that they have.
+        classes: how many there are; None: any number.
+
+    Raises: ConfigError for another type or shape, and for a label that is no class and not `IGNORED`.
+    """
+    if labels.is_floating_point() or list(labels.shape) != list(shape):
+        raise ConfigError(
+            f"{kind}: labels are {_described(labels)}, expected whole numbers {list(shape)}: classes, or {IGNORED} "
+            "where none counts"
+        )
+    if classes is not None and labels.place.is_cpu_place():
+        wrong = labels.numpy()
+        wrong = wrong[(wrong != IGNORED) & ((wrong < 0) | (wrong >= classes))]
+        if wrong.size:
+            raise ConfigError(
+                f"{kind}: label {wrong[0]} is no class of the model, which are 0 to {classes - 1}; {IGNORED} does not "
+                "count"
+            )
+    return labels.astype("int64")
+
+
+def number_labels(kind: str, labels: paddle.Tensor, shape: Sequence[int], binary: bool = False) -> paddle.Tensor:
+    """Labels that are numbers, float32; checked as `class_labels` are.
+
+    Args:
+        kind: of task, for the message.
+        labels: of any type.
+        shape: that they have.
+        binary: whether each is from 0 to 1.
+
+    Raises: ConfigError for another shape, and for a label that is not finite, or not from 0 to 1.
+    """
+    if list(labels.shape) != list(shape):
+        raise ConfigError(f"{kind}: labels are {_described(labels)}, expected numbers {list(shape)}")
+    if labels.place.is_cpu_place():
+        values = labels.astype("float32").numpy()
+        wrong = values[~((values >= 0) & (values <= 1)) if binary else ~np.isfinite(values)]
+        if wrong.size:
+            raise ConfigError(f"{kind}: label {wrong[0]} is not {'0 or 1' if binary else 'a finite number'}")
+    return labels.astype("float32")
+
+
+def _described(labels: paddle.Tensor) -> str:
+    return f"{str(labels.dtype).removeprefix('paddle.')} {list(labels.shape)}"
 
 
 def cross_entropy(logits: paddle.Tensor, labels: paddle.Tensor, counted: Mask = None) -> paddle.Tensor:

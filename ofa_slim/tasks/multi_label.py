@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import paddle
 from paddle.nn import functional as F
 
-from ofa_slim.errors import ConfigError
-from ofa_slim.tasks.losses import Mask
+from ofa_slim.tasks.losses import Mask, number_labels
 from ofa_slim.tasks.task_kind import Predictions, TaskKind
 
 
@@ -25,15 +25,15 @@ class MultiLabelClassification(TaskKind):
     def loss(self, output: Any, labels: Any, real: Mask = None) -> paddle.Tensor:
         """Mean binary cross entropy over rows and classes.
 
-        Raises: ConfigError for labels of another shape than the logits.
+        Raises: ConfigError for labels of another shape than the logits, or that are not from 0 to 1.
         """
         logits = self.answer(output).astype("float32")
-        if list(labels.shape) != list(logits.shape):
-            raise ConfigError(
-                f"{self.name}: labels of shape {list(labels.shape)}, expected {list(logits.shape)}: "
-                "0 or 1 for every class"
-            )
-        return F.binary_cross_entropy_with_logits(logits, labels.astype("float32"))
+        return F.binary_cross_entropy_with_logits(logits, self.prepared(labels, logits.shape, int(logits.shape[-1])))
+
+    def prepared(self, labels: Any, shape: Sequence[int], classes: int | None = None) -> paddle.Tensor:
+        """A number from 0 to 1 for every class of each row, float32 [batch, classes]; `ConfigError` for others."""
+        wanted = labels.shape[-1] if classes is None else classes
+        return number_labels(self.name, labels, [shape[0], wanted], binary=True)
 
     def distance(self, student: Any, teacher: Any, labels: Any, real: Mask, temperature: float) -> paddle.Tensor:
         """Mean binary cross entropy to the teacher's probabilities; all rows count."""

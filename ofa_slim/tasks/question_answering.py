@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 
 from ofa_slim.base.optional import require_paddlenlp
-from ofa_slim.tasks.losses import Mask, cross_entropy, mask_padding, soft_cross_entropy
+from ofa_slim.tasks.losses import Mask, class_labels, cross_entropy, mask_padding, soft_cross_entropy
 from ofa_slim.tasks.task_kind import Predictions, TaskKind
 
 
@@ -33,13 +33,24 @@ class QuestionAnswering(TaskKind):
     def loss(self, output: Any, labels: Any, real: Mask = None) -> paddle.Tensor:
         """Mean cross entropy over positions that are not padding; half of the start and half of the end."""
         parts = []
+        answers = self.answer(output)
+        labels = self.prepared(labels, answers[0].shape)
         if isinstance(labels, paddle.Tensor):
             labels = labels.unbind(-1)
-        for logits, places in zip(self.answer(output), labels, strict=True):
-            places = places.reshape([-1])
+        for logits, places in zip(answers, labels, strict=True):
             within = paddle.logical_and(places >= 0, places < logits.shape[-1])
             parts.append(cross_entropy(mask_padding(logits, real), places, within))
         return paddle.add_n(parts) / 2
+
+    def prepared(self, labels: Any, shape: Sequence[int], classes: int | None = None) -> Any:
+        """The places of start and end for each row, int64 [batch]; raises `ConfigError` for others."""
+        if isinstance(labels, paddle.Tensor):
+            return class_labels(self.name, labels, [shape[0], 2], None)
+        names = (f"{self.name}: {name}" for name in self.label_names)
+        return tuple(
+            class_labels(name, one.reshape([-1]) if one.size == shape[0] else one, shape[:1], None)
+            for name, one in zip(names, labels, strict=True)
+        )
 
     def distance(self, student: Any, teacher: Any, labels: Any, real: Mask, temperature: float) -> paddle.Tensor:
         """Mean soft cross entropy over positions that are not padding; half of the start and half of the end."""

@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 from paddle.nn import functional as F
 
-from ofa_slim.tasks.losses import Mask
+from ofa_slim.tasks.losses import Mask, number_labels
 from ofa_slim.tasks.metrics import METRICS
 from ofa_slim.tasks.sequence_classification import known_metrics
 from ofa_slim.tasks.task_kind import Predictions, TaskKind
@@ -33,7 +33,13 @@ class Regression(TaskKind):
 
     def loss(self, output: Any, labels: Any, real: Mask = None) -> paddle.Tensor:
         """Mean squared error."""
-        return F.mse_loss(_numbers(self.answer(output)), labels.astype("float32").reshape([-1]))
+        numbers = _numbers(self.answer(output))
+        return F.mse_loss(numbers, self.prepared(labels, numbers.shape).squeeze(-1))
+
+    def prepared(self, labels: Any, shape: Sequence[int], classes: int | None = None) -> paddle.Tensor:
+        """One number for each row, float32 [batch, 1] as the outputs are; raises `ConfigError` for others."""
+        one_each = labels.size == shape[0]
+        return number_labels(self.name, labels.reshape([-1, 1]) if one_each else labels, [shape[0], 1])
 
     def distance(self, student: Any, teacher: Any, labels: Any, real: Mask, temperature: float) -> paddle.Tensor:
         """Mean squared error to the teacher's numbers; all rows count, and there is no temperature."""

@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 
 from ofa_slim.errors import ConfigError, nearest
-from ofa_slim.tasks.losses import IGNORED, Mask, cross_entropy, label_mask, soft_cross_entropy
+from ofa_slim.tasks.losses import IGNORED, Mask, class_labels, cross_entropy, label_mask, soft_cross_entropy
 from ofa_slim.tasks.metrics import METRICS
 from ofa_slim.tasks.task_kind import Predictions, TaskKind
 
@@ -31,13 +31,18 @@ class SequenceClassification(TaskKind):
 
     def loss(self, output: Any, labels: Any, real: Mask = None) -> paddle.Tensor:
         """Mean cross entropy."""
-        if labels.is_floating_point() or labels.size != labels.shape[0]:
+        logits = self.answer(output)
+        return cross_entropy(logits, self.prepared(labels, logits.shape, int(logits.shape[-1])))
+
+    def prepared(self, labels: Any, shape: Sequence[int], classes: int | None = None) -> paddle.Tensor:
+        """One class for each row, int64 [batch]; raises `ConfigError` for others."""
+        if labels.is_floating_point() or labels.size != shape[0]:
             kind = str(labels.dtype).removeprefix("paddle.")
             raise ConfigError(
                 f"{self.name}: labels are {kind} {list(labels.shape)}, not one whole number for each row; several "
                 "labels for each row need task=MultiLabelClassification(), numbers to predict task=Regression()"
             )
-        return cross_entropy(self.answer(output), labels.reshape([-1]))
+        return class_labels(self.name, labels.reshape([-1]), shape[:1], classes)
 
     def distance(self, student: Any, teacher: Any, labels: Any, real: Mask, temperature: float) -> paddle.Tensor:
         """Mean soft cross entropy over the rows."""
@@ -48,8 +53,16 @@ class SequenceClassification(TaskKind):
         """The metrics of the most likely classes."""
         classes = np.asarray(predictions).argmax(axis=-1)
         wanted = np.asarray(labels).reshape(-1)
-        counted = wanted != IGNORED
+        counted = counted_labels(self.name, wanted)
         return {name: METRICS[name](wanted[counted], classes[counted]) for name in self.metric_names}
+
+
+def counted_labels(kind: str, labels: np.ndarray) -> np.ndarray:
+    """Which labels count, bool of their shape; raises `ConfigError` where none does."""
+    counted: np.ndarray = labels != IGNORED
+    if not counted.any():
+        raise ConfigError(f"{kind}: no label counts, as all are {IGNORED}, so there is nothing to score")
+    return counted
 
 
 def known_metrics(names: Sequence[str]) -> tuple[str, ...]:

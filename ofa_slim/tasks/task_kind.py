@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -45,6 +45,18 @@ class TaskKind(ABC):
 
         Returns: scalar, float32.
         """
+
+    def prepared(self, labels: Any, shape: Sequence[int], classes: int | None = None) -> Any:
+        """Labels as `loss` and PaddleNLP's own losses take them.
+
+        Args:
+            labels: as in `loss`.
+            shape: ``[batch, length]`` of the token ids.
+            classes: how many the model has; None where that is not known.
+
+        Raises: ConfigError for labels of another type or shape, or of a class that the model does not have.
+        """
+        return labels
 
     def distill(
         self,

@@ -9,8 +9,16 @@ import numpy as np
 import paddle
 
 from ofa_slim.errors import ConfigError
-from ofa_slim.tasks.losses import IGNORED, Mask, cross_entropy, intersection, label_mask, soft_cross_entropy
+from ofa_slim.tasks.losses import (
+    Mask,
+    class_labels,
+    cross_entropy,
+    intersection,
+    label_mask,
+    soft_cross_entropy,
+)
 from ofa_slim.tasks.metrics import accuracy
+from ofa_slim.tasks.sequence_classification import counted_labels
 from ofa_slim.tasks.task_kind import Predictions, TaskKind
 
 
@@ -34,7 +42,12 @@ class TokenClassification(TaskKind):
 
     def loss(self, output: Any, labels: Any, real: Mask = None) -> paddle.Tensor:
         """Mean cross entropy over the labelled tokens."""
-        return cross_entropy(self.answer(output), labels, real)
+        logits = self.answer(output)
+        return cross_entropy(logits, self.prepared(labels, logits.shape[:2], int(logits.shape[-1])), real)
+
+    def prepared(self, labels: Any, shape: Sequence[int], classes: int | None = None) -> paddle.Tensor:
+        """A class for each token, int64 [batch, length]; raises `ConfigError` for others."""
+        return class_labels(self.name, labels, shape, classes)
 
     def distance(self, student: Any, teacher: Any, labels: Any, real: Mask, temperature: float) -> paddle.Tensor:
         """Mean soft cross entropy over the labelled tokens, or over all real ones without labels."""
@@ -43,7 +56,7 @@ class TokenClassification(TaskKind):
     def metrics(self, predictions: Predictions, labels: Predictions) -> dict[str, float]:
         """Accuracy of the tokens, and with `tags` precision, recall and F1 of the entities."""
         classes, wanted = np.asarray(predictions).argmax(axis=-1), np.asarray(labels)
-        counted = wanted != IGNORED
+        counted = counted_labels(self.name, wanted)
         found = {"accuracy": accuracy(wanted[counted], classes[counted])}
         if self.tags:
             from seqeval.metrics import f1_score, precision_score, recall_score  # it imports scikit-learn

@@ -61,6 +61,19 @@ class TaskLosses:
             return inputs, None
         return inputs, labels[0] if len(labels) == 1 else tuple(labels)
 
+    def prepared(self, batch: Mapping[str, Any], classes: int | None = None) -> dict[str, Any]:
+        """A batch with its labels as the kind of task takes them; see `TaskKind.prepared`.
+
+        Those of a criterion of the user's own stay as they are.
+        """
+        inputs, labels = self.split(batch)
+        ids = next((value for value in inputs.values() if isinstance(value, paddle.Tensor)), None)
+        if self._criterion is not None or labels is None or ids is None:
+            return dict(batch)
+        found = self.kind.prepared(labels, ids.shape, classes)
+        several = dict(zip(self.label_names, found if len(self.label_names) > 1 else (found,), strict=True))
+        return {name: several.get(name, value) for name, value in batch.items()}
+
     def padding_mask(self, inputs: Mapping[str, Any]) -> paddle.Tensor | None:
         """Which positions are not padding; see `ofa_slim.tasks.padding_mask`."""
         return padding_mask(inputs, self._pad_token_id)

@@ -37,7 +37,7 @@ def test_metrics_count_decisions_classes_and_whole_rows() -> None:
 @pytest.mark.parametrize(
     ("task", "labels", "message"),
     [
-        (TASK, LABELS[:, :2], r"labels of shape \[2, 2\], expected \[2, 3\]"),
+        (TASK, LABELS[:, :2], r"labels are float32 \[2, 2\], expected numbers \[2, 3\]"),
         (SequenceClassification(), LABELS, r"labels are float32 \[2, 3\].*MultiLabelClassification"),
         (SequenceClassification(), LABELS.astype("int64"), r"labels are int64 \[2, 3\]"),
         (SequenceClassification(), LABELS[:, 0], r"labels are float32 \[2\].*Regression"),

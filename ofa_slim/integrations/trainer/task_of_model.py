@@ -45,6 +45,14 @@ def kind_of(model: nn.Layer, dataset: Any = None) -> TaskKind:
     )
 
 
+def classes_of(model: nn.Layer) -> int | None:
+    """How many classes one of PaddleNLP's classifiers has; None for other models."""
+    if not type(model).__name__.endswith(("ForSequenceClassification", "ForTokenClassification")):
+        return None
+    count = getattr(getattr(model, "config", None), "num_labels", None)
+    return count if isinstance(count, int) else None
+
+
 def _several_labels(dataset: Any) -> bool:
     """Whether the first row of a dataset has a list of labels; False where it cannot be looked at."""
     try:

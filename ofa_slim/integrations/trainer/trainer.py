@@ -18,7 +18,7 @@ from ofa_slim.errors import ConfigError
 from ofa_slim.integrations.trainer.arguments import ORIGINAL, OFAArguments
 from ofa_slim.integrations.trainer.best import Best
 from ofa_slim.integrations.trainer.callback import OFACallback
-from ofa_slim.integrations.trainer.task_of_model import kind_of
+from ofa_slim.integrations.trainer.task_of_model import classes_of, kind_of
 from ofa_slim.ofa import OFA
 from ofa_slim.ordering.scores import reorder_neuron_head
 from ofa_slim.tasks import LanguageModelling, TaskKind
@@ -129,7 +129,9 @@ class OFATrainer(Trainer):
         elif not self._ordered:
             loader = self.get_train_dataloader() if self.eval_dataset is None else self.get_eval_dataloader(self._first)
             limit = self.ofa_args.importance_batches or None
-            heads, neurons = block_importance(self.model, self._losses, loader, self.task.name, limit)
+            heads, neurons = block_importance(
+                self.model, self._losses, map(self._prepare_inputs, loader), self.task.name, limit
+            )
             mean = parallel.mean_over_ranks  # each process scores its own batches
             reorder_neuron_head(self.model, [mean(scores) for scores in heads], [mean(scores) for scores in neurons])
         self._ordered = True  # an optimizer's moments would not be reordered with the weights
@@ -138,6 +140,10 @@ class OFATrainer(Trainer):
             if name not in self._best:
                 self._keep(name, {})
         return output
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """PaddleNLP's, and the labels as the kind of task takes them; checked."""
+        return self._losses.prepared(super()._prepare_inputs(inputs), classes_of(self.model))
 
     def training_step(self, model: nn.Layer, inputs: dict[str, Any]) -> paddle.Tensor:
         """Forward and backward of a batch's sub-networks.
