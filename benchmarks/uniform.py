@@ -5,7 +5,8 @@ width, every depth is tried with the largest width that fits. All are in the sam
 trained alone for as long (see `harder.py`), and scored in 8 bits as read back. Differences are paired: over the same
 rows, with an interval of 95 % from their standard error. With --ablate the chosen sizes of a share also do
 without each of the steps: trying fewer blocks, leaving whole parts out, the order (|parameter * gradient| in its
-place), the refitting, the training.
+place), the refitting, the training. With --vocabulary copies of the chosen ones also do without the tokens that no
+training text has.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import paddle
 from paddle import nn
 
 from closed_form import as_supernet, inputs
-from harder import FORMAT, Written, add_training_options, finish_of, table_of
+from harder import FORMAT, Written, add_training_options, finish_of, table_of, with_fewer_tokens
 from ofa_slim.closed_form import Calibration, Curve, measure_curves, reorder_by_obs, repair, statistics
 from ofa_slim.closed_form.calibration import without_labels
 from ofa_slim.export.cut import export_subnet
@@ -115,8 +116,9 @@ class Seed:
         whole: Supernet | None = None,
         refit: bool = True,
         trained: bool = True,
+        fewer_tokens: bool = False,
     ) -> dict[str, Any]:
-        """Cuts, refits, trains and writes a network; returns what it is."""
+        """Cuts, refits, trains and writes a network, where asked also with fewer tokens; returns what it is."""
         paddle.seed(self.seed)
         small = export_subnet(whole or self.whole, config)
         if refit:
@@ -126,6 +128,8 @@ class Seed:
             finish = finish_of(self.options, self.seed, len(self.train))
             finished(small, self.model, loader, without_labels, finish, None)
         self.written.add(f"{name}-seed-{self.seed}", small)
+        if fewer_tokens:
+            with_fewer_tokens(f"{name}-fewer-tokens-seed-{self.seed}", small, self.written, self.options)
         return {"model": name, "seed": self.seed, "share": self.time_of(config) / self.largest, "config": dict(config)}
 
     def better(self, first: str, second: str) -> dict[str, float]:
@@ -136,7 +140,7 @@ class Seed:
     def against_uniform(self, share: float) -> Iterator[dict[str, Any]]:
         """The chosen network of a share, and those of the same width at every depth."""
         chosen = f"{share:g}-chosen"
-        yield self.add(chosen, self.chosen(share, self.curves))
+        yield self.add(chosen, self.chosen(share, self.curves), fewer_tokens=self.options.vocabulary)
         for blocks in self.options.blocks:
             config = same_width(self.whole, blocks, self.time_of, share * self.largest)
             if config is not None:
@@ -167,8 +171,9 @@ def main() -> None:
     add_options(parser)
     parser.set_defaults(seeds=[1])
     parser.add_argument("--shares", type=float, nargs="*", default=[0.35, 0.25])
-    parser.add_argument("--blocks", type=int, nargs="+", default=[1, 2, 3, 4, 5, 6], help="depths of the same width")
+    parser.add_argument("--blocks", type=int, nargs="*", default=[1, 2, 3, 4, 5, 6], help="depths of the same width")
     parser.add_argument("--ablate", type=float, nargs="*", default=[], metavar="SHARE")
+    parser.add_argument("--vocabulary", action="store_true", help="the chosen networks with fewer tokens too")
     add_training_options(parser)
     options = parser.parse_args()
     if reason := missing(options):
