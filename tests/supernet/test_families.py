@@ -21,13 +21,14 @@ from ofa_slim import (
     Convert,
     DistillConfig,
     RunConfig,
+    SubnetConfig,
     dynabert_config,
     load_subnet,
     save_subnet,
     supernet,
     to_static,
 )
-from ofa_slim.errors import ConfigError, ExportError, ImportanceError
+from ofa_slim.errors import ConfigError, ConvertError, ExportError, ImportanceError
 from ofa_slim.importance import compute_neuron_head_importance, reorder_head, reorder_neuron_head
 from ofa_slim.measure.cost import CostModel
 from ofa_slim.supernet.layers import ElasticLayer
@@ -459,3 +460,24 @@ def test_a_program_of_a_llama_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="cannot make a program of the forward of LlamaForCausalLM"):
         to_static(language_model(), tmp_path / "static")
     assert not list(tmp_path.iterdir())
+
+
+def test_shares_of_uneven_heads_are_rounded_down_so_that_what_was_exported_goes_on() -> None:
+    first = converted("bert")
+    uneven = first.export(config=SubnetConfig({"encoder.0.heads": HEADS - 1, "encoder.1.heads": 1}))
+    again = OFA(Convert(supernet(expand_ratio=[1.0, 0.5, 0.25])).convert(uneven))
+    sizes = [again.search_space[f"encoder.{block}.heads"].choices for block in range(2)]
+    expected = [sorted({max(1, int(share * heads)) for share in (1.0, 0.5, 0.25)}) for heads in (HEADS - 1, 1)]
+    assert [list(choices) for choices in sizes] == expected
+    config, batch = again.search_space.smallest(), inputs("bert")
+    with again.subnet(config):
+        wanted = outputs(again.model, batch)
+    assert same(outputs(again.export(config=config), batch), wanted)
+
+
+def test_a_share_of_equal_heads_has_to_give_a_whole_number() -> None:
+    equal = converted("bert").export(
+        config=SubnetConfig({f"encoder.{block}.heads": HEADS - 1 for block in range(LAYERS)})
+    )
+    with pytest.raises(ConvertError, match="is not a whole number; the ratios that give one are"):
+        Convert(supernet(expand_ratio=[1.0, 0.5])).convert(equal)

@@ -25,7 +25,8 @@ class BlockAxis:
         name: the last part of the axis's name.
         counted: ``(path in the block, role)`` whose size is the axis's size.
         slots: ``(path in the block, role)`` of everything it cuts.
-        whole: whether a ratio must give a whole number (of heads).
+        whole: whether a ratio must give a whole number (of heads); where blocks have different sizes it is rounded
+            down, as hardly a ratio would do for all of them.
         beside: ``(path in the stack, role)`` of what it cuts outside the blocks. Every block uses such a part, so
             all blocks share the axis.
         doubled: the one of `slots`, if any, that holds the axis twice, one half after the other (a gate beside what it
@@ -165,7 +166,8 @@ def stack_axes(model: nn.Layer, stack: Stack) -> Iterator[Axis | Fixed]:
                 places = [(joined(path, place), role) for place, role in row.slots]
                 counted_at = (joined(path, row.counted[0]), row.counted[1])
                 doubled = row.doubled and (joined(path, row.doubled[0]), row.doubled[1])
-                axis = _axis(f"{stack.name}.{number}.{row.name}", model, counted_at, places, doubled, row.whole)
+                whole = row.whole and not _uneven(stack, row)
+                axis = _axis(f"{stack.name}.{number}.{row.name}", model, counted_at, places, doubled, whole)
                 yield replace(axis, bypasses=_bypasses(model, path, row)) if isinstance(axis, Axis) else axis
     reason = family.fixed_depth(holder)
     if reason is not None:
@@ -173,6 +175,14 @@ def stack_axes(model: nn.Layer, stack: Stack) -> Iterator[Axis | Fixed]:
         return
     places = [(joined(stack.path, place), role) for place, role in family.depth]
     yield _axis(f"{stack.name}.depth", model, places[0], places, whole=True, task="depth")
+
+
+def _uneven(stack: Stack, row: BlockAxis) -> bool:
+    """Whether blocks have different sizes of an axis, as those of an exported sub-network may."""
+    path, role = row.counted
+    layers = [layer_or_none(block, path) for block in stack.blocks.values()]
+    found = [max_sizes(layer) for layer in layers if layer is not None]
+    return len({sizes[role] for sizes in found if sizes and role in sizes}) > 1
 
 
 def stream_writers(stack: Stack) -> list[str]:
