@@ -107,6 +107,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2048, help="of the calibration")
     parser.add_argument("--curve_rows", type=int, default=128, help="of them, for the curves of the allocation")
     parser.add_argument("--copies", type=int, default=3)
+    parser.add_argument("--no_copies", action="store_true", help="train on the rows alone")
     parser.add_argument("--finish_rate", type=float, default=2e-4, help="highest learning rate of the training")
     options = parser.parse_args()
     results: list[dict[str, Any]] = []
@@ -118,8 +119,11 @@ def main() -> None:
                 small, config = chosen(model, train, options, seed)
                 judged.add(f"refitted-{seed}", small, config=config)
                 special, mask = tokenizer.all_special_ids, tokenizer.mask_token_id
-                more = augmented(train, options.copies, np.random.default_rng(seed), special=special, mask=mask)
-                for name, rows, epochs in (("trained", train, options.copies + 1), ("trained-with-copies", more, 1)):
+                ways = [("trained", train, options.copies + 1)]
+                if not options.no_copies:
+                    more = augmented(train, options.copies, np.random.default_rng(seed), special=special, mask=mask)
+                    ways.append(("trained-with-copies", more, 1))
+                for name, rows, epochs in ways:
                     paddle.seed(seed)
                     loader = Batches(rows, BATCH, np.random.default_rng(seed))
                     answers = TeacherCache(options.output_dir / "answers", len(train), max_bytes=2**33)
