@@ -92,6 +92,10 @@ class supernet:
                 raise ConvertError(
                     f"expand_ratio {ratio}: single layers cannot grow; only one list for all can have ratios above 1"
                 )
+        for entry in self.channel or ():
+            listed = isinstance(entry, Sequence) and not isinstance(entry, (str, bytes))
+            if entry is not None and not listed and type(entry) is not int:
+                raise ConvertError(f"channel {entry!r} is neither a whole number nor a list of them for one layer")
         for name in ("kernel_size", "hidden_size"):
             for size in getattr(self, name) or ():
                 if isinstance(size, bool) or not isinstance(size, int) or size < 1:

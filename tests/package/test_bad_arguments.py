@@ -68,6 +68,7 @@ CALLS: dict[str, tuple[Callable[[Any, Path], Any], list[Any]]] = {
     "Training epochs": (lambda wrong, path: Training(epochs=wrong), NO_NUMBER),
     "Finish epochs": (lambda wrong, path: Finish(epochs=wrong), NO_NUMBER),
     "expand_ratio": (lambda wrong, path: supernet(expand_ratio=wrong), NO_LIST),
+    "channel": (lambda wrong, path: supernet(channel=wrong), [*NO_LIST, [8.0], ["8"], [True], [NOTHING]]),
     "convert": (lambda wrong, path: Convert(supernet(expand_ratio=[1.0])).convert(wrong), NO_MODEL),
     "set_state_dict model": (lambda wrong, path: set_state_dict(wrong, {}), NO_MODEL),
     "set_state_dict": (lambda wrong, path: set_state_dict(bert(), wrong), [None, 3, "x", []]),
