@@ -15,7 +15,8 @@ from paddle import nn
 
 from ofa_slim.base.modes import rest_dropout
 from ofa_slim.base.progress import progress
-from ofa_slim.errors import OfaSlimError, StoppedError
+from ofa_slim.base.unwrap import unwrap
+from ofa_slim.errors import ConfigError, OfaSlimError, StoppedError
 from ofa_slim.train import parallel
 from ofa_slim.train.checkpoint import CheckpointManager, stop_on_signals
 from ofa_slim.train.feeds import Feed
@@ -103,10 +104,16 @@ def train(
         options: what surrounds it.
         draws: what `step` draws from, if it does.
 
-    Raises: DivergedError where the loss is not finite; StoppedError on SIGTERM or SIGINT, after a checkpoint.
+    Raises: ConfigError where no parameter trains; DivergedError where the loss is not finite; StoppedError on SIGTERM
+        or SIGINT, after a checkpoint.
     """
     if not feed.steps:
         return
+    parameters = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
+    if not parameters:
+        raise ConfigError(
+            f"{title}: no parameter of {type(unwrap(model)).__name__} trains; all have stop_gradient=True"
+        )
     rate, optimizer = _optimizer(model, schedule, feed.steps)
     scaler = paddle.amp.GradScaler() if options.amp == "fp16" else None
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "scheduler": rate, "feed": feed}
@@ -114,7 +121,6 @@ def train(
     checkpoints = None if options.checkpoints is None else CheckpointManager(options.checkpoints, options.recipe)
     done = (checkpoints.restore(parts) if checkpoints else None) or 0
     losses = LossReader(title, checkpoints)
-    parameters = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
     model.train()
     if not options.dropout:
         rest_dropout(model)
@@ -126,7 +132,7 @@ def train(
                 paddle.seed(derived_seed(options.seed, number, paddle.distributed.get_rank()))
             group = feed.next_group()
             for batch, weight in group:
-                with _precision(options.amp):
+                with paddle.enable_grad(), _precision(options.amp):
                     step_losses = step(batch, weight / len(group), scaler)
                 losses.add(number, step_losses, weight)
             parallel.reduce_gradients(parameters)

@@ -55,7 +55,8 @@ def train_subnets(
     losses: dict[int, paddle.Tensor] = {}
     active = supernet.active
     try:
-        with shared(stem) as shared_layers, _without_sync(model), whole_backward():
+        # Whatever the caller's process was left in: a step without gradients would train nothing.
+        with paddle.enable_grad(), shared(stem) as shared_layers, _without_sync(model), whole_backward():
             for number in order:
                 supernet.activate(configs[number])
                 arguments = {**supernet.forward_arguments(configs[number]), **batch.kwargs}

@@ -180,6 +180,25 @@ def test_what_is_left_out_stays_out_while_the_rest_trains_alone() -> None:
 
 
 @pytest.mark.slow
+def test_it_trains_the_same_where_gradients_were_switched_off() -> None:
+    rows = [inputs("bert", 8, 9, seed) for seed in range(2)]
+    model, found = FAMILIES["bert"](), []
+    for gradients in (True, False):
+        with paddle.set_grad_enabled(gradients):
+            small = ofa_slim.compress(model, rows, budget={"flops_ratio": 0.6}, finish=Finish(epochs=2)).model
+        found.append({name: value.numpy() for name, value in small.state_dict().items()})
+    assert all(np.array_equal(value, found[1][name]) for name, value in found[0].items())
+
+
+def test_a_model_of_which_nothing_trains_is_refused() -> None:
+    rows = [inputs("bert", 8, 9, seed) for seed in range(2)]
+    model = FAMILIES["bert"]()
+    for parameter in model.parameters():
+        parameter.stop_gradient = True
+    with pytest.raises(ConfigError, match="no parameter of BertForSequenceClassification trains; all have stop_gradie"):
+        ofa_slim.compress(model, rows, budget={"flops_ratio": 0.6}, finish=Finish(epochs=2))
+
+
 def test_formats_are_checked_by_the_rows_of_the_loader(tmp_path: Path) -> None:
     found = ofa_slim.compress(cnn(), images(), like_the_original, {"params_ratio": 0.5}, QUICK)
     found.save(tmp_path, formats=["inference"])

@@ -40,6 +40,19 @@ def soft(student: paddle.Tensor, teacher: paddle.Tensor) -> paddle.Tensor:
     return F.cross_entropy(student, F.softmax(teacher), soft_label=True)
 
 
+def test_a_step_trains_whatever_the_process_was_left_in() -> None:
+    ofa, inputs = learning(), batch()
+    chosen = [ofa.search_space.smallest(), ofa.search_space.largest()]
+    ofa.train_step(inputs, soft, chosen)
+    expected = gradients(ofa)
+    with paddle.no_grad():
+        ofa.train_step(inputs, soft, chosen)
+    found = gradients(ofa)
+    assert expected
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
 def published_loop(ofa: OFA, inputs: Any, chosen: list[Any]) -> list[float]:
     losses = []
     for config in chosen:

@@ -92,6 +92,8 @@ class OFATrainer(Trainer):
         )
         self._fill_in()
         distill = self._teaching(teacher)
+        if all(parameter.stop_gradient for parameter in self.model.parameters()):
+            raise ConfigError(f"no parameter of {type(self.model).__name__} trains; all have stop_gradient=True")
         run = elastic_blocks(self.model, settings.widths, settings.depths)
         self.ofa = OFA(self.model, run, distill)
         space = self.ofa.search_space
