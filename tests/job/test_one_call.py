@@ -179,7 +179,6 @@ def test_what_is_left_out_stays_out_while_the_rest_trains_alone() -> None:
     assert found.report.divergence[2] < found.report.divergence[1]
 
 
-@pytest.mark.slow
 def test_it_trains_the_same_where_gradients_were_switched_off() -> None:
     rows = [inputs("bert", 8, 9, seed) for seed in range(2)]
     model, found = FAMILIES["bert"](), []
@@ -199,6 +198,7 @@ def test_a_model_of_which_nothing_trains_is_refused() -> None:
         ofa_slim.compress(model, rows, budget={"flops_ratio": 0.6}, finish=Finish(epochs=2))
 
 
+@pytest.mark.slow
 def test_formats_are_checked_by_the_rows_of_the_loader(tmp_path: Path) -> None:
     found = ofa_slim.compress(cnn(), images(), like_the_original, {"params_ratio": 0.5}, QUICK)
     found.save(tmp_path, formats=["inference"])
