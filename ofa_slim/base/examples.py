@@ -230,14 +230,14 @@ def _fit_to_embeddings(
 ) -> None:
     """Fills each integer input that an embedding reads with random rows of its table, and padding.
 
-    Raises: ExportError where the model does not run on the example.
-
     Args:
         model: as in `random_example`.
         example: the inputs.
         rng: of the rows.
         extra: as in `random_example`.
         kept: ids of the inputs that stay as they are.
+
+    Raises: ExportError where the model does not run on the example.
     """
     read_by: dict[int, nn.Embedding] = {}
 
