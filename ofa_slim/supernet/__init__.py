@@ -1,7 +1,7 @@
 """Supernets: the table of layers, the search space, and converting a model."""
 
 from ofa_slim.supernet.axis import Axis, Bypass, Slot
-from ofa_slim.supernet.convert import Convert, set_state_dict, supernet
+from ofa_slim.supernet.convert import Convert, supernet
 from ofa_slim.supernet.families import BlockAxis, Family, register_family
 from ofa_slim.supernet.handle import Supernet
 from ofa_slim.supernet.layers import (
@@ -32,6 +32,7 @@ from ofa_slim.supernet.layers import (
     SuperSyncBatchNorm,
 )
 from ofa_slim.supernet.layers.elastic import AttributeSized, register_elastic
+from ofa_slim.supernet.load_weights import set_state_dict
 from ofa_slim.supernet.space import SearchSpace
 from ofa_slim.supernet.subnet_config import SubnetConfig
 

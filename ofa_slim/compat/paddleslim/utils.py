@@ -13,7 +13,7 @@ import ofa_slim.ofa as plain
 from ofa_slim.base.unwrap import unwrap
 from ofa_slim.compat.paddleslim.conversion import weighted_layers
 from ofa_slim.errors import ConfigError
-from ofa_slim.supernet import convert
+from ofa_slim.supernet import load_weights
 from ofa_slim.supernet.axis import DEPTH
 from ofa_slim.supernet.published import LayerDict
 
@@ -52,7 +52,7 @@ def set_state_dict(model: nn.Layer, state_dict: Mapping[str, Any]) -> None:
 
     Raises: ConvertError where a tensor does not fit; then nothing is loaded.
     """
-    missing, _ = convert.set_state_dict(model, remove_model_fn(model, state_dict))
+    missing, _ = load_weights.set_state_dict(model, remove_model_fn(model, state_dict))
     for key in missing:
         logger.info("%s is not in state_dict", key)
 
