@@ -8,6 +8,7 @@ from typing import Any
 import paddle
 from paddle import nn
 
+from ofa_slim.base.checks import check_layer
 from ofa_slim.base.copies import copied
 from ofa_slim.base.examples import Example, compare, random_example
 from ofa_slim.closed_form import repair_if_better
@@ -187,8 +188,7 @@ def _run_as_supernet(
 
 
 def _check_origin(supernet: nn.Layer, origin: nn.Layer, grown: Sequence[str]) -> None:
-    if not isinstance(origin, nn.Layer):
-        raise ExportError(f"origin_model is a {type(origin).__name__}, not a paddle.nn.Layer")
+    check_layer(origin, "origin_model", ExportError)
     if any(isinstance(layer, ElasticLayer) for layer in origin.sublayers(include_self=True)):
         raise ExportError("origin_model is a supernet; give a plain model of the original, or leave it out")
     own, its = make_plain(copied(supernet)).state_dict(), origin.state_dict()

@@ -74,9 +74,11 @@ class Finish:
 
 
 def check_counts(settings: Any, least: dict[str, int]) -> None:
-    """Raises ConfigError for an attribute that is not a whole number of at least so much."""
+    """Makes attributes plain whole numbers; raises ConfigError for one that is none of at least so much."""
     for name, smallest in least.items():
-        check_whole(getattr(settings, name), name, smallest, ConfigError)
+        value = getattr(settings, name)
+        check_whole(value, name, smallest, ConfigError)
+        object.__setattr__(settings, name, int(value))  # they are frozen, and go into JSON, which takes none of NumPy's
 
 
 def check_training(rate: Any, loss: Any) -> None:

@@ -91,7 +91,7 @@ def class_labels(kind: str, labels: paddle.Tensor, shape: Sequence[int], classes
     """
     if labels.is_floating_point() or list(labels.shape) != list(shape):
         raise ConfigError(
-            f"{kind}: labels are {_described(labels)}, expected whole numbers {list(shape)}: classes, or {IGNORED} "
+            f"{kind}: labels are {described(labels)}, expected whole numbers {list(shape)}: classes, or {IGNORED} "
             "where none counts"
         )
     if classes is not None and labels.place.is_cpu_place():
@@ -117,16 +117,17 @@ def number_labels(kind: str, labels: paddle.Tensor, shape: Sequence[int], binary
     Raises: ConfigError for another shape, and for a label that is not finite, or not from 0 to 1.
     """
     if list(labels.shape) != list(shape):
-        raise ConfigError(f"{kind}: labels are {_described(labels)}, expected numbers {list(shape)}")
+        raise ConfigError(f"{kind}: labels are {described(labels)}, expected numbers {list(shape)}")
     if labels.place.is_cpu_place():
         values = labels.astype("float32").numpy()
         wrong = values[~((values >= 0) & (values <= 1)) if binary else ~np.isfinite(values)]
         if wrong.size:
-            raise ConfigError(f"{kind}: label {wrong[0]} is not {'0 or 1' if binary else 'a finite number'}")
+            raise ConfigError(f"{kind}: label {wrong[0]} is not {'from 0 to 1' if binary else 'a finite number'}")
     return labels.astype("float32")
 
 
-def _described(labels: paddle.Tensor) -> str:
+def described(labels: paddle.Tensor) -> str:
+    """The type and shape of labels, for messages."""
     return f"{str(labels.dtype).removeprefix('paddle.')} {list(labels.shape)}"
 
 

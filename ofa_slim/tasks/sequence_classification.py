@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 
 from ofa_slim.errors import ConfigError, nearest
-from ofa_slim.tasks.losses import IGNORED, Mask, class_labels, cross_entropy, label_mask, soft_cross_entropy
+from ofa_slim.tasks.losses import IGNORED, Mask, class_labels, cross_entropy, described, label_mask, soft_cross_entropy
 from ofa_slim.tasks.metrics import METRICS
 from ofa_slim.tasks.task_kind import Predictions, TaskKind
 
@@ -37,9 +37,8 @@ class SequenceClassification(TaskKind):
     def prepared(self, labels: Any, shape: Sequence[int], classes: int | None = None) -> paddle.Tensor:
         """One class for each row, int64 [batch]; raises `ConfigError` for others."""
         if labels.is_floating_point() or labels.size != shape[0]:
-            kind = str(labels.dtype).removeprefix("paddle.")
             raise ConfigError(
-                f"{self.name}: labels are {kind} {list(labels.shape)}, not one whole number for each row; several "
+                f"{self.name}: labels are {described(labels)}, not one whole number for each row; several "
                 "labels for each row need task=MultiLabelClassification(), numbers to predict task=Regression()"
             )
         return class_labels(self.name, labels.reshape([-1]), shape[:1], classes)

@@ -65,7 +65,7 @@ def test_types_that_say_the_same_are_trained_and_scored(classes: int, label: Lab
         ("sequence", 3, lambda row: row % 5, "label 3 is no class of the model, which are 0 to 2"),
         ("sequence", 3, lambda row: -1, "label -1 is no class"),
         ("sequence", 3, lambda row: np.float32(1), r"labels are float32 \[8\]"),
-        ("sequence", 3, lambda row: np.float32([0, 2, 1]), "label 2.0 is not 0 or 1"),
+        ("sequence", 3, lambda row: np.float32([0, 2, 1]), "label 2.0 is not from 0 to 1"),
         ("sequence", 3, lambda row: np.float32([0, 1]), r"labels are float32 \[8, 2\], expected numbers \[8, 3\]"),
         ("sequence", 1, lambda row: np.float32("nan"), "label nan is not a finite number"),
         ("sequence", 1, lambda row: np.float32([1, 2]), r"labels are float32 \[8, 2\], expected numbers \[8, 1\]"),

@@ -189,6 +189,15 @@ def test_it_trains_the_same_where_gradients_were_switched_off() -> None:
     assert all(np.array_equal(value, found[1][name]) for name, value in found[0].items())
 
 
+def test_whole_numbers_of_numpy_are_kept_as_plain_ones(tmp_path: Path) -> None:
+    rows = [inputs("bert", 8, 9, seed) for seed in range(2)]
+    finish = Finish(epochs=np.int64(1), seed=np.int32(3), trial_steps=np.int64(2))
+    ofa_slim.compress(
+        FAMILIES["bert"](), rows, budget={"flops_ratio": 0.5}, omit=True, finish=finish, directory=tmp_path
+    )
+    assert [type(value) for value in (finish.epochs, finish.seed, Training(epochs=np.int64(2)).epochs)] == [int] * 3
+
+
 def test_a_model_of_which_nothing_trains_is_refused() -> None:
     rows = [inputs("bert", 8, 9, seed) for seed in range(2)]
     model = FAMILIES["bert"]()

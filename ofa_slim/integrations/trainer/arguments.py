@@ -78,7 +78,9 @@ class OFAArguments:
         if self.temperature == 0:
             raise ConfigError("temperature 0 would divide by zero")
         for name in ("subnets", "importance_batches"):
-            check_whole(getattr(self, name), name, 0, ConfigError)
+            value = getattr(self, name)
+            check_whole(value, name, 0, ConfigError)
+            setattr(self, name, int(value))
         if self.teacher == NONE:
             # Without a teacher the task's own loss is the only one.
             self.lambda_task = self.lambda_task or 1.0
